@@ -1,0 +1,1 @@
+"""A content-addressed builder and cache of environment images."""

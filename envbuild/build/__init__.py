@@ -1,0 +1,1 @@
+"""Building an image: the plan, the assembly and the engine."""

@@ -1,0 +1,1 @@
+"""Conda packages: solving, linking and turning into layers."""

@@ -1,0 +1,127 @@
+"""The errors that envbuild raises, named by whose fault they are.
+
+Each message says what was seen and what was expected; ``hint`` says what to do next; ``retryable`` says
+whether the same call may succeed later without any change.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EnvbuildError(Exception):
+    """The root of every error that envbuild raises on purpose.
+
+    Attributes:
+        hint: What the caller can do next, one sentence, or None.
+        retryable: Whether the same call may succeed later without any change.
+        exit_code: The process exit code that the command line gives this error.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.retryable = retryable
+
+
+class SpecError(EnvbuildError):
+    """A definition, a reference or a setting that a user wrote cannot be understood.
+
+    Attributes:
+        source: The file's name as the user wrote it, or None where there is no file.
+        line: Line, from 1.
+        column: Column in characters, from 1.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        source: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.source = source
+        self.line = line
+        self.column = column
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.source, self.line, self.column) if part is not None)
+        return f"{place}: {self.message}" if place else self.message
+
+
+class CacheMiss(EnvbuildError):
+    """No registry holds the key, and building was forbidden."""
+
+    exit_code = 3
+
+
+class RegistryError(EnvbuildError):
+    """A registry answered with something that is neither a hit nor a miss."""
+
+    exit_code = 4
+
+
+class NotFound(RegistryError):
+    """The registry answered, and what was asked for is not there: a miss, not an outage."""
+
+
+class Unavailable(RegistryError):
+    """The registry could not be asked, or was in trouble: unknown, never a miss."""
+
+    def __init__(self, message: str, *, hint: str | None = None, retryable: bool = True) -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+
+
+class Unauthorized(RegistryError):
+    """The registry refused the credentials, or wanted some."""
+
+
+class TagMoved(RegistryError):
+    """A tag names another manifest than the one just written or read."""
+
+
+class SolveError(EnvbuildError):
+    """No set of packages satisfies the definition, or the channels could not be read."""
+
+    exit_code = 5
+
+
+class BuildError(EnvbuildError):
+    """The image could not be built: a package, a Docker step or an engine failed."""
+
+    exit_code = 6
+
+
+class BuildLimit(BuildError):
+    """A build used more time, memory or disk than it was given."""
+
+
+class IntegrityError(EnvbuildError):
+    """Bytes are not what their digest, size or signature says; they were not used."""
+
+    exit_code = 7
+
+
+class DeadlineExceeded(EnvbuildError):
+    """The call's time ran out before there was an answer."""
+
+    exit_code = 8
+
+    def __init__(self, message: str, *, hint: str | None = None, retryable: bool = True) -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+
+
+class StorageError(EnvbuildError):
+    """The local cache directory cannot be used safely."""
+
+
+class StorageFull(StorageError):
+    """The disk that holds the cache or a layout is full."""

@@ -1,0 +1,118 @@
+"""A solved environment: the base's digest, the packages' records, one platform.
+
+The lock has one canonical byte form; :attr:`Lock.key` is the hash over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import rfc8785
+
+if TYPE_CHECKING:
+    from envbuild.digest import Digest
+    from envbuild.platform import Platform
+
+NoArch = Literal["python", "generic"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PackageRecord:
+    """What is known of one Conda package before it is fetched.
+
+    Attributes:
+        name: The package's name, lower case.
+        version: The version as the channel writes it.
+        build: The build string.
+        build_number: The build number.
+        subdir: ``linux-64``, ``noarch`` and so on.
+        url: Where the package is, without credentials or tokens; ``https:``, ``http:`` or ``file:``.
+        sha256: The digest of the package file.
+        size: The package file's size in bytes, or None where the channel does not say.
+        md5: The package file's MD5 as the channel gives it, or None; never used to verify.
+        noarch: ``python``, ``generic`` or None.
+        depends: The package's own requirements, as match specs.
+        python_site_packages_path: Where this python keeps its packages, relative to the prefix, or None.
+    """
+
+    name: str
+    version: str
+    build: str
+    build_number: int
+    subdir: str
+    url: str
+    sha256: Digest
+    size: int | None = None
+    md5: str | None = None
+    noarch: NoArch | None = None
+    depends: tuple[str, ...] = ()
+    python_site_packages_path: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The package's file name, the last part of the URL."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells this package from every other: the fields that keys are made of."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "build": self.build,
+            "subdir": self.subdir,
+            "sha256": self.sha256.hex,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.version}-{self.build}"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One solution for one platform.
+
+    Attributes:
+        platform: The platform it was solved for.
+        packages: The packages, sorted by name.
+    """
+
+    platform: Platform
+    packages: tuple[PackageRecord, ...]
+
+    @classmethod
+    def of(cls, platform: Platform, packages: list[PackageRecord] | tuple[PackageRecord, ...]) -> Lock:
+        """A lock with its packages in the one order."""
+        return cls(platform, tuple(sorted(packages)))
+
+    @cached_property
+    def by_name(self) -> dict[str, PackageRecord]:
+        """The packages by name."""
+        return {package.name: package for package in self.packages}
+
+    @property
+    def python(self) -> PackageRecord | None:
+        """The record of the environment's python, or None."""
+        return self.by_name.get("python")
+
+    def key(self, *, base: Digest | None, steps: str | None, variables: dict[str, str], layout: int) -> str:
+        """The lock key, 64 hex digits: equal for any two definitions whose images are the same.
+
+        Args:
+            base: The digest of the base's manifest; None for ``scratch``.
+            steps: The steps key, or None where there are no steps.
+            variables: The user's variables.
+            layout: The version of the prefix layout.
+        """
+        form: dict[str, Any] = {
+            "base": str(base) if base else "scratch",
+            "steps": steps,
+            "platform": str(self.platform),
+            "packages": [package.identity for package in self.packages],
+            "variables": variables,
+            "layout": layout,
+        }
+        return hashlib.sha256(b"envbuild/lock/v1\x00" + rfc8785.dumps(form)).hexdigest()

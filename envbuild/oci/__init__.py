@@ -1,0 +1,1 @@
+"""Images as the OCI specifications have them: manifests, registries and layouts."""

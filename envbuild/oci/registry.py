@@ -1,0 +1,139 @@
+"""The ``Registry`` protocol: one repository, whose bytes are verified against their digest on every read.
+
+Back ends: :mod:`envbuild.oci.layout` (a folder) and :mod:`envbuild.oci.remote` (a registry server). One
+contract suite in the tests runs on each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Protocol, Self
+
+from envbuild.errors import NotFound, TagMoved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from envbuild.deadline import Deadline
+    from envbuild.digest import Descriptor, Digest
+    from envbuild.oci.manifest import ImageIndex, Manifest
+    from envbuild.reference import Repository, Tag
+
+BlobOpener = Callable[[], IO[bytes]]
+"""Opens a blob's content from its first byte; called again for each retry."""
+
+
+class Registry(Protocol):
+    """One repository of images.
+
+    Every method may raise :class:`~envbuild.errors.Unavailable`, :class:`~envbuild.errors.Unauthorized`,
+    :class:`~envbuild.errors.DeadlineExceeded` and, where bytes are read,
+    :class:`~envbuild.errors.IntegrityError`. Instances may be used by several threads at once.
+    """
+
+    @property
+    def repository(self) -> Repository:
+        """The repository that this is."""
+        ...
+
+    def by(self, deadline: Deadline) -> Self:
+        """The same repository, on the same connections, for a call with that deadline."""
+        ...
+
+    def get_manifest(self, reference: Tag | Digest) -> Manifest | ImageIndex:
+        """The manifest that a tag or digest names, hashed and compared.
+
+        Raises:
+            NotFound: There is none: a miss.
+        """
+        ...
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether the blob is in this repository."""
+        ...
+
+    def open_blob(self, descriptor: Descriptor) -> IO[bytes]:
+        """A stream of the blob's bytes that raises before its end if they are not the descriptor's.
+
+        Raises:
+            NotFound: There is no such blob.
+        """
+        ...
+
+    def put_blob(self, descriptor: Descriptor, content: BlobOpener) -> bool:
+        """Store a blob unless it is there already; False if it was.
+
+        Raises:
+            IntegrityError: The content is not what the descriptor says; nothing was stored.
+        """
+        ...
+
+    def mount_blob(self, descriptor: Descriptor, source: Repository) -> bool:
+        """Take a blob over from another repository of the same host without moving bytes.
+
+        Returns:
+            False if that is not possible here; then the bytes must be put.
+        """
+        ...
+
+    def put_manifest(self, manifest: Manifest | ImageIndex, tag: Tag | None = None) -> None:
+        """Store a manifest under its digest and, if a tag is given, move the tag to it.
+
+        Most callers want :func:`publish`, which never moves an existing tag.
+
+        Raises:
+            NotFound: A blob or manifest that it names is not in the repository.
+        """
+        ...
+
+    def delete_manifest(self, digest: Digest) -> None:
+        """Delete a manifest and every tag on it.
+
+        Raises:
+            NotFound: There is none.
+        """
+        ...
+
+    def tags(self) -> Iterator[Tag]:
+        """Every tag of the repository, in no particular order."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections and files. Closing twice is harmless."""
+        ...
+
+
+def find_manifest(registry: Registry, reference: Tag | Digest) -> Manifest | ImageIndex | None:
+    """The manifest, or None where the registry says that there is none."""
+    try:
+        return registry.get_manifest(reference)
+    except NotFound:
+        return None
+
+
+def publish(registry: Registry, manifest: Manifest | ImageIndex, tag: Tag) -> Manifest | ImageIndex:
+    """Store a manifest, then tag it, unless the tag is there already: an existing tag wins.
+
+    The blobs must have been put before. The tag is read back after writing.
+
+    Returns:
+        What the tag names in the end: the given manifest, or the one that was there first.
+
+    Raises:
+        TagMoved: The tag that was just written names another manifest when read back.
+    """
+    if (existing := find_manifest(registry, tag)) is not None:
+        return existing
+    registry.put_manifest(manifest)
+    if (existing := find_manifest(registry, tag)) is not None:
+        return existing
+    registry.put_manifest(manifest, tag)
+    seen = registry.get_manifest(tag)
+    if seen.descriptor.digest != manifest.descriptor.digest:
+        raise TagMoved(
+            f"{registry.repository}:{tag} was written as {manifest.descriptor.digest} and now names "
+            f"{seen.descriptor.digest}",
+            hint="another writer published the same key at the same moment; resolve again to adopt its image",
+            retryable=True,
+        )
+    return seen

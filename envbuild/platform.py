@@ -1,0 +1,61 @@
+"""The platform of an image, and the Conda subdir that belongs to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from envbuild.errors import SpecError
+
+_SUBDIRS = {
+    ("linux", "amd64", None): "linux-64",
+    ("linux", "arm64", None): "linux-aarch64",
+    ("linux", "ppc64le", None): "linux-ppc64le",
+    ("linux", "s390x", None): "linux-s390x",
+    ("linux", "riscv64", None): "linux-riscv64",
+}
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Platform:
+    """An OCI platform: operating system, architecture and, rarely, a variant."""
+
+    os: str
+    architecture: str
+    variant: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse ``linux/amd64``, ``linux/arm64`` (also ``linux/arm64/v8``) or a Conda subdir as ``linux-64``.
+
+        Raises:
+            SpecError: envbuild cannot build for that platform.
+        """
+        for (os, architecture, variant), subdir in _SUBDIRS.items():
+            if text == subdir:
+                return cls(os, architecture, variant)
+        parts = text.lower().split("/")
+        if parts[1:] == ["arm64", "v8"]:
+            parts.pop()
+        architecture = _MACHINES.get(parts[1], parts[1]) if len(parts) == 2 else ""
+        if len(parts) != 2 or (parts[0], architecture, None) not in _SUBDIRS:
+            known = ", ".join(f"{os}/{arch}" for os, arch, _ in _SUBDIRS)
+            raise SpecError(f"platform {text!r} is not known", hint=f"use one of {known}")
+        return cls(parts[0], architecture)
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+    @property
+    def subdir(self) -> str:
+        """The Conda subdir, as ``linux-64``."""
+        return _SUBDIRS[self.os, self.architecture, None]
+
+    def to_json(self) -> dict[str, str]:
+        """The JSON object of an image index's entry."""
+        entry = {"architecture": self.architecture, "os": self.os}
+        return {**entry, "variant": self.variant} if self.variant else entry
+
+
+LINUX_AMD64 = Platform("linux", "amd64")

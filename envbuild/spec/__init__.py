@@ -1,0 +1,1 @@
+"""What a user wrote: documents, Conda and pip sections, Docker steps."""
