@@ -1,0 +1,242 @@
+"""Settings: ``envbuild.toml`` or ``[tool.envbuild]``, ``ENVBUILD_*``, flags, in rising precedence."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from envbuild.errors import SpecError
+from envbuild.reference import Repository
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Builder = Literal["auto", "layers", "docker", "buildx"]
+OnUnavailable = Literal["fail", "build"]
+CompressionName = Literal["gzip", "zstd"]
+
+FILE_NAME = "envbuild.toml"
+DEFAULT_CHANNEL_ALIAS = "https://conda.anaconda.org"
+MAX_LAYERS = 125
+"""What Docker's overlay driver can stack (its own limit is 125 layers and the container's)."""
+
+
+def _default_cache() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("envbuild")
+
+
+def _default_workspace() -> Repository:
+    import platformdirs
+
+    return Repository("", str(platformdirs.user_data_path("envbuild") / "images"))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a call may be told apart from the definition itself.
+
+    Attributes:
+        workspace: Where images are looked up first and pushed; by default a layout in the user's data folder.
+        global_: A second repository that is looked up and never written by itself, or None.
+        base: The base image of definitions that name none, or None.
+        builder: How images are built.
+        on_unavailable: What an unknown answer of a registry means: fail, or build all the same.
+        promote: Whether a hit in the global repository is copied to the workspace.
+        index_ttl: Seconds for which a local index entry is trusted without asking the registry.
+        base_ttl: Seconds for which a base tag's digest is remembered.
+        channel_alias: The URL under which channel names stand.
+        insecure: Registry hosts that are spoken to over plain HTTP (loopback hosts always are).
+        compression: How new layers are compressed.
+        max_layers: The largest number of layers of an image, the base's included.
+        glibc: The glibc version to solve for, instead of the one found in the base.
+        cuda: The CUDA version to solve for (``__cuda``), or None.
+        jobs: How many things are done at once.
+        timeout: Seconds after which a call gives up, or None.
+        docker_host: The engine's address, or None for the usual places.
+        cache_dir: The folder of the index, the locks and the repodata; disposable.
+    """
+
+    workspace: Repository = field(default_factory=_default_workspace)
+    global_: Repository | None = None
+    base: str | None = None
+    builder: Builder = "auto"
+    on_unavailable: OnUnavailable = "fail"
+    promote: bool = False
+    index_ttl: float = 600.0
+    base_ttl: float = 3600.0
+    channel_alias: str = DEFAULT_CHANNEL_ALIAS
+    insecure: frozenset[str] = frozenset()
+    compression: CompressionName = "gzip"
+    max_layers: int = 100
+    glibc: str | None = None
+    cuda: str | None = None
+    jobs: int = field(default_factory=lambda: min(8, 2 * (os.cpu_count() or 1)))
+    timeout: float | None = None
+    docker_host: str | None = None
+    cache_dir: Path = field(default_factory=_default_cache)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        **flags: Any,
+    ) -> Self:
+        """The settings that hold in a folder.
+
+        Args:
+            folder: Where to look for ``envbuild.toml`` or ``pyproject.toml``, upwards to the root; the
+                current folder if None.
+            environ: The environment; :data:`os.environ` if None.
+            flags: Settings by name that win over all others; None means not given.
+
+        Raises:
+            SpecError: A setting is unknown or has a value that does not fit.
+        """
+        return cls().updated(folder, os.environ if environ is None else environ, flags)
+
+    def updated(self, folder: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Self:
+        """These settings with a folder's file, an environment and flags on top of them."""
+        changes: dict[str, Any] = {}
+        path, table = _find_table(folder or Path.cwd())
+        for name, value in table.items():
+            setting = _setting(name, f"{path}")
+            changes[setting] = _PARSERS[setting](value, f"{path}: {name}", path.parent if path else None)
+        for setting, parse in _PARSERS.items():
+            variable = f"ENVBUILD_{setting.rstrip('_').upper()}"
+            if environ.get(variable):
+                changes[setting] = parse(environ[variable], variable, None)
+        for name, value in flags.items():
+            if value is not None:
+                changes[name] = _PARSERS[_setting(name, "flags")](value, f"--{name.strip('_')}", None)
+        return replace(self, **changes)
+
+
+def _setting(name: str, where: str) -> str:
+    setting = "global_" if name == "global" else name.replace("-", "_")
+    if setting not in _PARSERS:
+        known = [known.rstrip("_") for known in _PARSERS]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known settings: {', '.join(known)}"
+        raise SpecError(f"{where}: setting {name!r} is not known", hint=hint)
+    return setting
+
+
+def _find_table(folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    for parent in (folder.absolute(), *folder.absolute().parents):
+        own = parent / FILE_NAME
+        if own.is_file():
+            return own, _read_toml(own)
+        project = parent / "pyproject.toml"
+        if project.is_file():
+            table = _read_toml(project).get("tool", {}).get("envbuild")
+            if table is not None:
+                return project, table
+    return None, {}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SpecError(f"cannot be read as TOML: {error}", source=str(path)) from None
+
+
+def _text(value: Any, where: str, _folder: Path | None) -> str:
+    if not isinstance(value, str) or not value:
+        raise SpecError(f"{where} is {value!r}, expected text")
+    return value
+
+
+def _repository(value: Any, where: str, folder: Path | None) -> Repository:
+    if isinstance(value, Repository):
+        return value
+    text = _text(value, where, None)
+    if folder is not None and text.startswith("oci:"):
+        text = f"oci:{folder / Path(text.removeprefix('oci:')).expanduser()}"
+    return Repository.parse(text)
+
+
+def _choice(kind: Any) -> Callable[[Any, str, Path | None], Any]:
+    def parse(value: Any, where: str, _folder: Path | None) -> Any:
+        if value not in get_args(kind):
+            raise SpecError(f"{where} is {value!r}, expected one of {', '.join(get_args(kind))}")
+        return value
+
+    return parse
+
+
+def _flag(value: Any, where: str, _folder: Path | None) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise SpecError(f"{where} is {value!r}, expected true or false")
+
+
+def _seconds(value: Any, where: str, _folder: Path | None) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds < float("inf") or isinstance(value, bool):
+        raise SpecError(f"{where} is {value!r}, expected seconds, 0 or more")
+    return seconds
+
+
+def _number(least: int, most: int) -> Callable[[Any, str, Path | None], int]:
+    def parse(value: Any, where: str, _folder: Path | None) -> int:
+        text = str(value)
+        if (
+            isinstance(value, bool)
+            or not text.isascii()
+            or not text.isdigit()
+            or not least <= int(text) <= most
+        ):
+            raise SpecError(f"{where} is {value!r}, expected a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _hosts(value: Any, where: str, _folder: Path | None) -> frozenset[str]:
+    hosts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(hosts, list | tuple | set | frozenset) or not all(
+        isinstance(host, str) for host in hosts
+    ):
+        raise SpecError(f"{where} is {value!r}, expected a list of hosts")
+    return frozenset(host.strip().lower() for host in hosts if host.strip())
+
+
+def _folder(value: Any, where: str, folder: Path | None) -> Path:
+    path = value if isinstance(value, Path) else Path(_text(value, where, None))
+    return ((folder or Path.cwd()) / path.expanduser()).absolute()
+
+
+_PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
+    "workspace": _repository,
+    "global_": _repository,
+    "base": _text,
+    "builder": _choice(Builder),
+    "on_unavailable": _choice(OnUnavailable),
+    "promote": _flag,
+    "index_ttl": _seconds,
+    "base_ttl": _seconds,
+    "channel_alias": _text,
+    "insecure": _hosts,
+    "compression": _choice(CompressionName),
+    "max_layers": _number(1, MAX_LAYERS),
+    "glibc": _text,
+    "cuda": _text,
+    "jobs": _number(1, 256),
+    "timeout": _seconds,
+    "docker_host": _text,
+    "cache_dir": _folder,
+}
