@@ -1,0 +1,140 @@
+"""Putting an image together from layers: its config and its manifest. No daemon and no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from envbuild.build.base import EPOCH, BaseImage
+from envbuild.digest import Descriptor
+from envbuild.oci.manifest import (
+    DOCKER_LAYER_GZIP,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
+    Manifest,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from envbuild.digest import Digest
+
+KEY_ANNOTATION: Final = "io.envbuild.key"
+LOCK_ANNOTATION: Final = "io.envbuild.lock"
+STEPS_ANNOTATION: Final = "io.envbuild.steps"
+SCHEME_ANNOTATION: Final = "io.envbuild.scheme"
+BASE_DIGEST_ANNOTATION: Final = "org.opencontainers.image.base.digest"
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_LAYER_TYPES: Final = {
+    DOCKER_LAYER_GZIP: OCI_LAYER_GZIP,
+    "application/vnd.docker.image.rootfs.diff.tar": OCI_LAYER,
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": OCI_LAYER_ZSTD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer to put on top.
+
+    Attributes:
+        descriptor: The compressed blob.
+        diff_id: The digest of the tar in it.
+        title: What people read in the image's history.
+    """
+
+    descriptor: Descriptor
+    diff_id: Digest
+    title: str
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """An image ready to be pushed once its layers are there.
+
+    Attributes:
+        manifest: The manifest.
+        config: The config's bytes.
+    """
+
+    manifest: Manifest
+    config: bytes
+
+
+def assemble(
+    base: BaseImage,
+    layers: tuple[Layer, ...],
+    *,
+    environment: Mapping[str, str],
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
+) -> Assembled:
+    """An image of a base and layers on top of it.
+
+    The base's user, working directory, entry point, command and ports are kept. Equal arguments give equal
+    bytes: the time of creation is the base's.
+
+    Args:
+        base: The base; its layers come first.
+        layers: The layers on top, lowest first.
+        environment: Variables that are added to the base's or replace them.
+        labels: Labels that are added to the base's or replace them.
+        annotations: The manifest's annotations.
+    """
+    config = encode(_config(base, layers, environment, labels))
+    descriptors = (*(_oci_layer(layer) for layer in base.manifest.layers), *(x.descriptor for x in layers))
+    manifest = Manifest.build(
+        Descriptor.of(config, OCI_CONFIG), descriptors, annotations, media_type=OCI_MANIFEST
+    )
+    return Assembled(manifest, config)
+
+
+def reannotated(manifest: Manifest, annotations: Mapping[str, str]) -> Manifest:
+    """The same image under other annotations."""
+    return Manifest.build(manifest.config, manifest.layers, annotations, media_type=manifest.media_type)
+
+
+def conda_environment(base: BaseImage, prefix: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment's image: the prefix first on the base's ``PATH``, the user's last."""
+    path = _variables(base.config).get("PATH", DEFAULT_PATH)
+    return {"PATH": f"{prefix}/bin:{path}", "CONDA_PREFIX": prefix, **variables}
+
+
+def _config(
+    base: BaseImage, layers: tuple[Layer, ...], environment: Mapping[str, str], labels: Mapping[str, str]
+) -> dict[str, Any]:
+    document = dict(base.config)
+    created = document.get("created") or EPOCH
+    runtime = dict(document.get("config") or {})
+    variables = {**_variables(base.config), **environment}
+    runtime["Env"] = [f"{name}={value}" for name, value in variables.items()]
+    merged = {**(runtime.get("Labels") or {}), **labels}
+    if merged:
+        runtime["Labels"] = dict(sorted(merged.items()))
+    history = [*(document.get("history") or []), *(_history(layer, created) for layer in layers)]
+    diff_ids = [*base.config["rootfs"]["diff_ids"], *(str(layer.diff_id) for layer in layers)]
+    document |= {
+        "created": created,
+        "config": runtime,
+        "history": history,
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }
+    return document
+
+
+def _history(layer: Layer, created: str) -> dict[str, str]:
+    return {"created": created, "created_by": f"envbuild {layer.title}"}
+
+
+def _variables(config: Mapping[str, Any]) -> dict[str, str]:
+    entries = (config.get("config") or {}).get("Env") or []
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
+def _oci_layer(layer: Descriptor) -> Descriptor:
+    """A base's layer as an OCI manifest may name it; URLs and annotations of the base are not taken over."""
+    return Descriptor(_LAYER_TYPES.get(layer.media_type, layer.media_type), layer.digest, layer.size)

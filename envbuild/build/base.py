@@ -1,0 +1,190 @@
+"""The image that an environment is put on: a base from a registry or layout, or nothing at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zlib
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from envbuild.digest import CHUNK, Descriptor, Digest
+from envbuild.errors import BuildError, IntegrityError
+from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from envbuild.oci.registry import Registry
+    from envbuild.platform import Platform
+    from envbuild.reference import ImageReference, Tag
+
+MAX_CONFIG: Final = 8 << 20
+EPOCH: Final = "1970-01-01T00:00:00Z"
+_GLIBC: Final = re.compile(rb"GNU C Library [^\n]{0,80}release version (\d+\.\d+)")
+_OVERLAP: Final = 256
+_NOT_FOUND: Final = "none"
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """A base: its manifest and config, and where its layers are.
+
+    Attributes:
+        reference: The base's reference; None for ``scratch``.
+        manifest: The platform's manifest; one without layers for ``scratch``.
+        config: The config document, parsed; never changed.
+        registry: Where the layers can be read; None for ``scratch``.
+    """
+
+    reference: ImageReference | None
+    manifest: Manifest
+    config: dict[str, Any] = field(hash=False)
+    registry: Registry | None
+
+    @classmethod
+    def scratch(cls, platform: Platform) -> BaseImage:
+        """A base with nothing in it."""
+        config = {**platform.to_json(), "config": {}, "rootfs": {"type": "layers", "diff_ids": []}}
+        manifest = Manifest.build(Descriptor.of(encode(config), OCI_CONFIG), (), {})
+        return cls(None, manifest, config, None)
+
+    @classmethod
+    def read(cls, registry: Registry, reference: Tag | Digest, platform: Platform) -> BaseImage:
+        """Read a base from where it is; an index gives the manifest of the platform.
+
+        Raises:
+            NotFound: There is no such image.
+            BuildError: The image is not for this platform.
+            IntegrityError: Bytes are not what their digest says.
+        """
+        manifest = registry.get_manifest(reference)
+        if isinstance(manifest, ImageIndex):
+            manifest = _choose(registry, manifest, reference, platform)
+        with registry.open_blob(manifest.config) as stream:
+            content = read_all(stream, MAX_CONFIG, f"the config of {registry.repository}")
+        return cls(
+            registry.repository.at(manifest.descriptor.digest),
+            manifest,
+            _parse_config(content, manifest, platform, f"{registry.repository}@{manifest.descriptor.digest}"),
+            registry,
+        )
+
+    @property
+    def digest(self) -> Digest | None:
+        """The digest of the platform's manifest; None for ``scratch``."""
+        return self.reference.digest if self.reference else None
+
+    @property
+    def diff_ids(self) -> tuple[Digest, ...]:
+        """The digests of the layers' tars, lowest first."""
+        return tuple(Digest.parse(text) for text in self.config["rootfs"]["diff_ids"])
+
+    def open_layer(self, layer: Descriptor) -> IO[bytes]:
+        """The verified bytes of one of the base's layers, compressed as they are stored."""
+        if self.registry is None:
+            raise BuildError("a scratch base has no layers")
+        return self.registry.open_blob(layer)
+
+
+def _choose(registry: Registry, index: ImageIndex, reference: Tag | Digest, platform: Platform) -> Manifest:
+    entry = index.for_platform(platform)
+    if entry is None:
+        offered = sorted({str(entry.platform) for entry in index.manifests if entry.platform})
+        raise BuildError(
+            f"the base {registry.repository} at {reference} has no image for {platform}",
+            hint=f"it has {', '.join(offered) or 'no platforms'}: choose another base or --platform",
+        )
+    manifest = registry.get_manifest(entry.digest)
+    if not isinstance(manifest, Manifest):
+        raise IntegrityError(f"{registry.repository}@{entry.digest} is an index inside an index")
+    return manifest
+
+
+def _parse_config(content: bytes, manifest: Manifest, platform: Platform, what: str) -> dict[str, Any]:
+    try:
+        config = json.loads(content)
+        diff_ids = config["rootfs"]["diff_ids"]
+        seen = (config.get("os"), config.get("architecture"))
+    except (ValueError, KeyError, TypeError):
+        raise IntegrityError(f"{what} has a config that is not an image's") from None
+    if len(diff_ids) != len(manifest.layers):
+        raise IntegrityError(f"{what} has {len(manifest.layers)} layers and {len(diff_ids)} diff ids")
+    if seen != (platform.os, platform.architecture):
+        raise BuildError(
+            f"the base {what} is for {seen[0]}/{seen[1]}, not for {platform}",
+            hint="choose another base or --platform",
+        )
+    result: dict[str, Any] = config
+    return result
+
+
+def read_all(stream: IO[bytes], at_most: int, what: str) -> bytes:
+    """Read a small stream to its verified end.
+
+    Raises:
+        IntegrityError: It has more bytes than that.
+    """
+    content = io.BytesIO()
+    while chunk := stream.read(CHUNK):
+        content.write(chunk)
+        if content.tell() > at_most:
+            raise IntegrityError(f"{what} has more than {at_most} bytes")
+    return content.getvalue()
+
+
+def glibc_version(
+    base: BaseImage, remembered: Callable[[str], str | None], remember: Callable[[str, str], None]
+) -> str | None:
+    """The version of the base's glibc as ``2.36``, or None where there is none.
+
+    It is read from the library itself, which names its release in one line of text. Layers are searched from
+    the lowest up and the first answer holds: distributions do not change the release within one image. What
+    was found is remembered by the layer's digest; a layer is read to its verified end before it is believed.
+    """
+    for layer in base.manifest.layers:
+        name = f"glibc {layer.digest}"
+        known = remembered(name)
+        if known is None:
+            with base.open_layer(layer) as stream:
+                known = _find_glibc(decompressed(stream, layer.media_type)) or _NOT_FOUND
+                while stream.read(CHUNK):
+                    pass
+            remember(name, known)
+        if known != _NOT_FOUND:
+            return known
+    return None
+
+
+def _find_glibc(chunks: Iterator[bytes]) -> str | None:
+    tail = b""
+    for chunk in chunks:
+        window = tail + chunk
+        if found := _GLIBC.search(window):
+            return found[1].decode()
+        tail = window[-_OVERLAP:]
+    return None
+
+
+def decompressed(stream: IO[bytes], media_type: str) -> Iterator[bytes]:
+    """A layer's tar in chunks, whatever its compression.
+
+    Raises:
+        IntegrityError: The bytes are not what the media type says.
+    """
+    if media_type.endswith("zstd"):
+        import zstandard
+
+        source: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
+    elif media_type.endswith("gzip"):
+        from isal import igzip
+
+        source = igzip.GzipFile(fileobj=stream, mode="rb")  # type: ignore[no-untyped-call, assignment]
+    else:
+        source = stream
+    try:
+        while chunk := source.read(CHUNK):
+            yield chunk
+    except (EOFError, zlib.error, OSError) as error:
+        raise IntegrityError(f"a layer of type {media_type} cannot be decompressed: {error}") from None

@@ -1,0 +1,262 @@
+"""Solving a Conda section for a platform; the only module that imports ``rattler``."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import functools
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from envbuild.digest import Digest
+from envbuild.errors import SolveError
+from envbuild.lock import Lock, PackageRecord
+from envbuild.spec.channel import strip_credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+
+    import rattler
+
+    from envbuild.deadline import Deadline
+    from envbuild.lock import NoArch
+    from envbuild.platform import Platform
+    from envbuild.spec.conda import CondaSection
+
+_GATEWAY_SECONDS: Final = 600.0
+_ARCHSPEC: Final = {
+    "amd64": "x86_64",
+    "arm64": "aarch64",
+    "ppc64le": "ppc64le",
+    "s390x": "s390x",
+    "riscv64": "riscv64",
+}
+_LINUX: Final = "4.18"
+"""The kernel that containers are solved for: the oldest that supported distributions run."""
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualPackages:
+    """What the base image and the machines that will run it offer to packages.
+
+    Attributes:
+        glibc: The base's glibc version as ``2.36``, or None where it has none.
+        cuda: The CUDA version of the machines' drivers as ``12.4``, or None.
+    """
+
+    glibc: str | None
+    cuda: str | None = None
+
+    def of(self, platform: Platform) -> tuple[tuple[str, str, str], ...]:
+        """Name, version and build of each virtual package; never anything of the host's."""
+        packages = [
+            ("__unix", "0", "0"),
+            ("__linux", _LINUX, "0"),
+            ("__archspec", "1", _ARCHSPEC[platform.architecture]),
+        ]
+        if self.glibc is not None:
+            packages.append(("__glibc", self.glibc, "0"))
+        if self.cuda is not None:
+            packages.append(("__cuda", self.cuda, "0"))
+        return tuple(packages)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A lock, and where its packages are fetched from.
+
+    Attributes:
+        lock: The packages, free of credentials.
+        urls: For each package's URL the URL to fetch it from, which may hold credentials.
+    """
+
+    lock: Lock
+    urls: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"Solution({len(self.lock.packages)} packages for {self.lock.platform})"
+
+
+@dataclass(frozen=True, slots=True)
+class SolveRequest:
+    """What to solve, apart from where.
+
+    Attributes:
+        conda: Channels and match specs.
+        platform: The platform to solve for.
+        virtual_packages: What the base offers.
+        channel_priority: ``strict``, ``flexible`` or ``disabled``.
+        as_of: Packages newer than this are not there, or None.
+        channel_alias: The URL under which channel names stand.
+    """
+
+    conda: CondaSection
+    platform: Platform
+    virtual_packages: VirtualPackages
+    channel_priority: str
+    as_of: dt.datetime | None
+    channel_alias: str
+
+
+def solve(request: SolveRequest, *, cache_dir: Path, deadline: Deadline) -> Solution:
+    """Find the packages that satisfy a Conda section.
+
+    Args:
+        request: What to solve.
+        cache_dir: Where repodata is kept between calls.
+        deadline: When to give up.
+
+    Raises:
+        SolveError: Nothing satisfies the section, with the solver's reasons; or a channel cannot be read
+            (then ``retryable``).
+        DeadlineExceeded: The time ran out.
+    """
+    deadline.check("solving")
+    records = _run(_solve(request, cache_dir, deadline))
+    urls = {strip_credentials(record.url): record.url for record in records}
+    packages = [_package_record(record) for record in records]
+    return Solution(Lock.of(request.platform, packages), urls)
+
+
+async def _solve(request: SolveRequest, cache_dir: Path, deadline: Deadline) -> list[rattler.RepoDataRecord]:
+    import rattler
+    from rattler.exceptions import FetchRepoDataError, GatewayError, SolverError
+
+    remaining = deadline.remaining(at_most=3600.0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rattler.exceptions.GatewayWarning)
+            return await asyncio.wait_for(
+                rattler.solve(
+                    sources=_channels(request),
+                    specs=_specs(request),
+                    gateway=_gateway(cache_dir, int(time.monotonic() / _GATEWAY_SECONDS)),
+                    platforms=[rattler.Subdir(request.platform.subdir), rattler.Subdir("noarch")],
+                    virtual_packages=_virtual_packages(request),
+                    channel_priority=getattr(rattler.ChannelPriority, request.channel_priority.capitalize()),
+                    exclude_newer=request.as_of,
+                    timeout=dt.timedelta(seconds=remaining),
+                ),
+                timeout=remaining,
+            )
+    except TimeoutError:
+        deadline.check("solving")
+        raise SolveError("the solver found no answer within an hour", hint="pin more packages") from None
+    except SolverError as error:
+        raise _unsolvable(request, error) from None
+    except (GatewayError, FetchRepoDataError) as error:
+        raise SolveError(
+            f"a channel could not be read: {_redact(str(error), request)}",
+            hint="check the channel's name, the network and the credentials; channel names stand under "
+            f"{strip_credentials(request.channel_alias)}",
+            retryable=True,
+        ) from None
+
+
+def _channels(request: SolveRequest) -> list[rattler.Channel]:
+    import rattler
+
+    channels = request.conda.channels
+    return [rattler.Channel(url) for channel in channels for url in channel.urls(request.channel_alias)]
+
+
+def _specs(request: SolveRequest) -> list[rattler.MatchSpec]:
+    import rattler
+    from rattler.exceptions import InvalidMatchSpecError
+
+    specs = []
+    for dependency in request.conda.dependencies:
+        text = dependency.for_solver(request.channel_alias)
+        try:
+            specs.append(rattler.MatchSpec(text))
+        except InvalidMatchSpecError as error:
+            raise SolveError(f"the solver does not understand {dependency.canonical()!r}: {error}") from None
+    return specs
+
+
+def _virtual_packages(request: SolveRequest) -> list[rattler.GenericVirtualPackage]:
+    from rattler import BuildString, GenericVirtualPackage, PackageName, Version
+
+    return [
+        GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
+        for name, version, build in request.virtual_packages.of(request.platform)
+    ]
+
+
+@functools.lru_cache(maxsize=4)
+def _gateway(cache_dir: Path, _period: int) -> rattler.Gateway:
+    """A gateway keeps repodata in memory; a new one each period sees what is new in the channels."""
+    import rattler
+
+    return rattler.Gateway(cache_dir=cache_dir / "repodata")
+
+
+def _unsolvable(request: SolveRequest, error: Exception) -> SolveError:
+    text = _redact(str(error), request).strip()
+    hint = "loosen or correct the dependencies that the solver names"
+    if "__glibc" in text:
+        seen = request.virtual_packages.glibc
+        offered = f"the base offers glibc {seen}" if seen else "the base has no glibc"
+        hint = f"{offered}: choose a newer base, or older packages"
+    elif "__cuda" in text:
+        hint = "say which CUDA version the machines have with --cuda"
+    return SolveError(f"no set of packages satisfies the environment:\n{text}", hint=hint)
+
+
+def _redact(text: str, request: SolveRequest) -> str:
+    for channel in request.conda.channels:
+        for url in channel.urls(request.channel_alias):
+            text = text.replace(url, strip_credentials(url))
+    return text
+
+
+def _package_record(record: rattler.RepoDataRecord) -> PackageRecord:
+    name = record.name.normalized
+    if record.sha256 is None:
+        raise SolveError(
+            f"{name} {record.version} in {strip_credentials(record.url)} has no sha256 in its channel",
+            hint="index the channel again with a tool that writes sha256",
+        )
+    kind = record.noarch
+    noarch = "python" if kind.python else "generic" if kind.generic else None
+    return PackageRecord(
+        name=name,
+        version=str(record.version),
+        build=str(record.build),
+        build_number=record.build_number,
+        subdir=record.subdir,
+        url=strip_credentials(record.url),
+        sha256=Digest(record.sha256.hex()),
+        size=record.size,
+        md5=record.md5.hex() if record.md5 else None,
+        noarch=cast("NoArch | None", noarch),
+        depends=tuple(record.depends),
+        python_site_packages_path=record.python_site_packages_path,
+    )
+
+
+def _run(coroutine: Coroutine[Any, Any, list[rattler.RepoDataRecord]]) -> list[rattler.RepoDataRecord]:
+    """Run a coroutine to its end, also for a caller who is inside an event loop already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append((asyncio.run(coroutine), None))
+        except BaseException as error:  # noqa: BLE001 - handed to the caller below
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=work, name="envbuild-solve")
+    thread.start()
+    thread.join()
+    records, error = outcome[0]
+    if error is not None:
+        raise error
+    return cast("list[rattler.RepoDataRecord]", records)
