@@ -71,11 +71,13 @@ class LayerEntry:
         descriptor: The compressed blob.
         diff_id: The digest of the tar in it.
         paths: The layer's path hashes, as the layer writer gives them.
+        repository: Where the blob was seen last.
     """
 
     descriptor: Descriptor
     diff_id: Digest
     paths: bytes
+    repository: Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class Index:
                         "size": entry.descriptor.size,
                         "diff": entry.diff_id.hex,
                         "paths": entry.paths.hex(),
+                        "in": str(entry.repository),
                     },
                 )
                 for key, entry in entries.items()
@@ -332,4 +335,6 @@ def _image_entry(name: str, body: Any) -> ImageEntry:
 
 def _layer_entry(_key: str, body: Any) -> LayerEntry:
     descriptor = Descriptor(body["type"], Digest(body["digest"]), body["size"])
-    return LayerEntry(descriptor, Digest(body["diff"]), bytes.fromhex(body["paths"]))
+    return LayerEntry(
+        descriptor, Digest(body["diff"]), bytes.fromhex(body["paths"]), Repository.parse(body["in"])
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from envbuild.build.base import EPOCH, BaseImage
+from envbuild.build.base import EPOCH
 from envbuild.digest import Descriptor
 from envbuild.oci.manifest import (
     DOCKER_LAYER_GZIP,
@@ -21,10 +21,9 @@ from envbuild.oci.manifest import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from envbuild.build.base import BaseImage
     from envbuild.digest import Digest
 
-KEY_ANNOTATION: Final = "io.envbuild.key"
-LOCK_ANNOTATION: Final = "io.envbuild.lock"
 STEPS_ANNOTATION: Final = "io.envbuild.steps"
 SCHEME_ANNOTATION: Final = "io.envbuild.scheme"
 BASE_DIGEST_ANNOTATION: Final = "org.opencontainers.image.base.digest"

@@ -1,0 +1,172 @@
+"""Looking a key up: the index, then the workspace and the global repository at the same time.
+
+An answer is a hit, a miss or unknown; unknown is never taken for a miss.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from envbuild.errors import EnvbuildError, IntegrityError, NotFound, RegistryError
+from envbuild.index import ImageEntry
+from envbuild.progress import Event
+
+if TYPE_CHECKING:
+    from envbuild.config import Config
+    from envbuild.deadline import Deadline
+    from envbuild.digest import Digest
+    from envbuild.index import Index
+    from envbuild.key import Key
+    from envbuild.oci.manifest import ImageIndex, Manifest
+    from envbuild.oci.registries import Registries
+    from envbuild.progress import Progress
+    from envbuild.reference import ImageReference, Repository, Tag
+
+KEY_ANNOTATION: Final = "io.envbuild.key"
+LOCK_ANNOTATION: Final = "io.envbuild.lock"
+
+Place = Literal["index", "workspace", "global"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An image that was found and is what was asked for.
+
+    Attributes:
+        reference: Where it is.
+        lock_key: The lock key that it carries, or None.
+        source: Who knew it.
+    """
+
+    reference: ImageReference
+    lock_key: str | None
+    source: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Finds keys.
+
+    Attributes:
+        config: Which repositories there are, and what an unknown answer means.
+        index: The local index.
+        registries: Asks repositories.
+        progress: Told of unknown answers that did not matter.
+    """
+
+    config: Config
+    index: Index
+    registries: Registries
+    progress: Progress
+
+    def find(self, key: Key, deadline: Deadline) -> Hit | None:
+        """The image of a key, or None where every repository says that it has none.
+
+        Raises:
+            RegistryError: No repository has it, and at least one could not be asked.
+            IntegrityError: A repository has another image under the key's tag.
+            DeadlineExceeded: The time ran out.
+        """
+        if (hit := self._indexed(key, deadline)) is not None:
+            return hit
+        answers = self._ask_all(key, deadline)
+        for answer in answers.values():
+            if isinstance(answer, Hit):
+                self._report_unknown(answers)
+                self._remember(key, answer)
+                return answer
+            if isinstance(answer, IntegrityError):
+                raise answer
+        self._fail_on_unknown(answers)
+        return None
+
+    def _indexed(self, key: Key, deadline: Deadline) -> Hit | None:
+        """What the index knows, if it is fresh or the registry confirms it; else it is forgotten."""
+        for repository in self._repositories().values():
+            entry = self.index.image(str(key), repository)
+            if entry is None:
+                continue
+            hit = Hit(entry.reference, entry.lock_key, "index")
+            if 0 <= time.time() - entry.confirmed_at < self.config.index_ttl:
+                return hit
+            if self._confirmed(key, entry, deadline):
+                return hit
+        return None
+
+    def _confirmed(self, key: Key, entry: ImageEntry, deadline: Deadline) -> bool:
+        try:
+            manifest = self._get(entry.reference.repository, entry.reference.digest, deadline)
+        except NotFound:
+            self.index.evict_image(str(key), entry.reference.repository)
+            return False
+        _verify(manifest, key, str(entry.reference))
+        self.index.put_image(ImageEntry(str(key), entry.reference, entry.lock_key, time.time()))
+        return True
+
+    def _ask_all(self, key: Key, deadline: Deadline) -> dict[Place, Hit | EnvbuildError | None]:
+        """One answer a place, in the order in which they count; asked at the same time."""
+        places = self._repositories()
+        answers: dict[Place, Hit | EnvbuildError | None] = dict.fromkeys(places)
+
+        def ask(place: Place) -> None:
+            try:
+                answers[place] = self._ask(place, places[place], key, deadline)
+            except EnvbuildError as error:
+                answers[place] = error
+
+        others = [threading.Thread(target=ask, args=(place,), daemon=True) for place in list(places)[1:]]
+        for thread in others:
+            thread.start()
+        ask(next(iter(places)))
+        for thread in others:
+            thread.join()
+        return answers
+
+    def _ask(self, place: Place, repository: Repository, key: Key, deadline: Deadline) -> Hit | None:
+        try:
+            manifest = self._get(repository, key.tag, deadline)
+        except NotFound:
+            return None
+        _verify(manifest, key, f"{repository}:{key.tag}")
+        reference = repository.at(manifest.descriptor.digest)
+        return Hit(reference, manifest.annotations.get(LOCK_ANNOTATION), place)
+
+    def _get(
+        self, repository: Repository, reference: Tag | Digest, deadline: Deadline
+    ) -> Manifest | ImageIndex:
+        return self.registries.probe(repository, reference, deadline)
+
+    def _repositories(self) -> dict[Place, Repository]:
+        places: dict[Place, Repository] = {"workspace": self.config.workspace}
+        if self.config.global_ is not None and self.config.global_ != self.config.workspace:
+            places["global"] = self.config.global_
+        return places
+
+    def _remember(self, key: Key, hit: Hit) -> None:
+        self.index.put_image(ImageEntry(str(key), hit.reference, hit.lock_key, time.time()))
+
+    def _report_unknown(self, answers: dict[Place, Hit | EnvbuildError | None]) -> None:
+        for place, answer in answers.items():
+            if isinstance(answer, EnvbuildError):
+                self.progress(Event("resolve", place, "output", text=f"could not be asked: {answer}"))
+
+    def _fail_on_unknown(self, answers: dict[Place, Hit | EnvbuildError | None]) -> None:
+        for place, answer in answers.items():
+            if not isinstance(answer, EnvbuildError):
+                continue
+            if isinstance(answer, RegistryError) and self.config.on_unavailable == "build":
+                self.progress(Event("resolve", place, "output", text=f"taken for a miss: {answer}"))
+                continue
+            raise answer
+
+
+def _verify(manifest: Manifest | ImageIndex, key: Key, what: str) -> None:
+    seen = manifest.annotations.get(KEY_ANNOTATION)
+    if seen != str(key):
+        raise IntegrityError(
+            f"{what} carries the key {seen or 'of nothing'}, expected {key}",
+            hint="the tag was moved or written by something else: delete it, then resolve again",
+        )

@@ -1,0 +1,72 @@
+"""Every repository that a call uses, opened once."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from envbuild.deadline import Deadline
+    from envbuild.digest import Digest
+    from envbuild.oci.manifest import ImageIndex, Manifest
+    from envbuild.oci.open import Settings
+    from envbuild.oci.probe import Prober
+    from envbuild.oci.registry import Registry
+    from envbuild.reference import Repository, Tag
+
+
+class Registries:
+    """Opens repositories and keeps them open. May be used by several threads.
+
+    Args:
+        settings: How registries are spoken to.
+    """
+
+    def __init__(self, insecure: frozenset[str]) -> None:
+        self._insecure = insecure
+        self._opened: dict[Repository, Registry] = {}
+        self._prober: Prober | None = None
+        self._guard = threading.Lock()
+
+    def open(self, repository: Repository) -> Registry:
+        """The repository, ready to be used."""
+        with self._guard:
+            if repository not in self._opened:
+                from envbuild.oci.open import open_registry
+
+                self._opened[repository] = open_registry(repository, settings=self._settings())
+            return self._opened[repository]
+
+    def probe(
+        self, repository: Repository, reference: Tag | Digest, deadline: Deadline
+    ) -> Manifest | ImageIndex:
+        """The manifest that a tag or digest names, read over the thin path.
+
+        Raises:
+            NotFound: There is none.
+            Unavailable: The registry could not be asked.
+        """
+        if repository.is_layout:
+            return self.open(repository).by(deadline).get_manifest(reference)
+        with self._guard:
+            if self._prober is None:
+                from envbuild.oci.probe import Prober
+
+                self._prober = Prober(self._settings())
+            prober = self._prober
+        return prober.probe(repository, reference, deadline)
+
+    def close(self) -> None:
+        """Give back every connection. Closing twice is harmless."""
+        with self._guard:
+            for registry in self._opened.values():
+                registry.close()
+            self._opened.clear()
+            if self._prober is not None:
+                self._prober.close()
+                self._prober = None
+
+    def _settings(self) -> Settings:
+        from envbuild.oci.open import Settings
+
+        return Settings(insecure_hosts=self._insecure)

@@ -1,0 +1,239 @@
+"""From a definition to the digest-pinned reference of its image: index, workspace, global, else build."""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+from envbuild.build.bases import Bases
+from envbuild.deadline import Deadline
+from envbuild.errors import CacheMiss, RegistryError, SpecError
+from envbuild.index import ImageEntry, Index
+from envbuild.key import CanonicalForm
+from envbuild.lookup import Lookup
+from envbuild.oci.registries import Registries
+from envbuild.progress import Event, silent
+from envbuild.storage import key_lock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from envbuild.build.job import Built, Job
+    from envbuild.config import Config
+    from envbuild.key import Key
+    from envbuild.lookup import Hit
+    from envbuild.platform import Platform
+    from envbuild.progress import Progress
+    from envbuild.reference import ImageReference
+    from envbuild.spec.environment import EnvironmentSpec
+
+
+class Source(enum.StrEnum):
+    """Where an image was found."""
+
+    INDEX = "index"
+    WORKSPACE = "workspace"
+    GLOBAL = "global"
+    BUILT = "built"
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """The answer: an image that was there or was built.
+
+    Attributes:
+        reference: ``repository@sha256:…``.
+        key: The definition's key.
+        lock_key: The key of its solution, 64 hex digits; None where the image says none.
+        source: Where it was found.
+        platform: The platform it is for.
+        seconds: How long the call took.
+        layers_made: Layers that were made; 0 unless it was built.
+        layers_reused: Package layers that were known already; 0 unless it was built.
+        bytes_uploaded: Bytes of blobs sent to the workspace.
+    """
+
+    reference: ImageReference
+    key: Key
+    lock_key: str | None
+    source: Source
+    platform: Platform
+    seconds: float
+    layers_made: int = 0
+    layers_reused: int = 0
+    bytes_uploaded: int = 0
+
+
+class Resolver:
+    """Resolves definitions. Keeps connections and caches; may be used by several threads.
+
+    Args:
+        config: The settings.
+        progress: Told what is going on.
+    """
+
+    def __init__(self, config: Config, *, progress: Progress = silent) -> None:
+        self.config = config
+        self.progress = progress
+        self.index = Index(config.cache_dir)
+        self.registries = Registries(config.insecure)
+        self.bases = Bases(self.registries, self.index, config.base_ttl)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back connections and files. Closing twice is harmless."""
+        self.registries.close()
+        self.index.close()
+
+    def load(self, spec: EnvironmentSpec | Path | str) -> EnvironmentSpec:
+        """A definition with the configured base where it names none.
+
+        Raises:
+            SpecError: The definition cannot be understood.
+        """
+        from envbuild.spec.environment import EnvironmentSpec, load
+
+        return spec if isinstance(spec, EnvironmentSpec) else load(spec)
+
+    def key(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> Key:
+        """The key of a definition. Reads from registries at most, to resolve a base's tag.
+
+        Raises:
+            SpecError: The definition cannot be understood.
+        """
+        return self.form(spec, timeout=timeout).key
+
+    def form(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> CanonicalForm:
+        """The canonical form of a definition, from which the key is made."""
+        spec = self.load(spec)
+        platform = _one_platform(spec)
+        digest = self.bases.digest(spec.require_base(), platform, Deadline.after(timeout))
+        return CanonicalForm.of(spec, digest, platform)
+
+    def resolve(
+        self,
+        spec: EnvironmentSpec | Path | str,
+        *,
+        build: bool = True,
+        timeout: float | None = None,
+    ) -> ResolvedImage:
+        """The image of a definition: found, or built and pushed to the workspace.
+
+        Args:
+            spec: A definition or the path of one.
+            build: Whether a miss may be built.
+            timeout: Seconds after which to give up; the configured time if None.
+
+        Raises:
+            SpecError: The definition cannot be understood.
+            CacheMiss: It is nowhere, and ``build`` is false.
+            RegistryError: A registry could not be asked; nothing was built.
+            SolveError: Nothing satisfies the definition.
+            BuildError: The build failed.
+            IntegrityError: What was found is not what it says it is.
+            DeadlineExceeded: The time ran out.
+        """
+        started = time.monotonic()
+        deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
+        spec = self.load(spec)
+        platform = _one_platform(spec)
+        form = CanonicalForm.of(spec, self.bases.digest(spec.require_base(), platform, deadline), platform)
+        image = self._find(form.key, platform, deadline)
+        if image is None:
+            if not build:
+                raise CacheMiss(
+                    f"no registry holds {form.key.tag}", hint="resolve without --no-build to build it"
+                )
+            image = self._build_once(spec, form, platform, deadline)
+        return replace(image, seconds=time.monotonic() - started)
+
+    def _find(self, key: Key, platform: Platform, deadline: Deadline) -> ResolvedImage | None:
+        lookup = Lookup(self.config, self.index, self.registries, self.progress)
+        hit = lookup.find(key, deadline)
+        if hit is None:
+            return None
+        if hit.source == "global" and self.config.promote:
+            hit = self._promote(hit, key, deadline)
+        return _resolved(hit, key, platform)
+
+    def _promote(self, hit: Hit, key: Key, deadline: Deadline) -> Hit:
+        """Copy a global hit to the workspace; a failure leaves the hit where it is."""
+        from envbuild.oci.copy import copy_image
+        from envbuild.oci.registry import publish
+
+        source = self.registries.open(hit.reference.repository).by(deadline)
+        target = self.registries.open(self.config.workspace).by(deadline)
+        try:
+            manifest = source.get_manifest(hit.reference.digest)
+            copy_image(source, target, manifest, jobs=self.config.jobs, progress=self.progress)
+            seen = publish(target, manifest, key.tag)
+        except RegistryError as error:
+            self.progress(Event("resolve", str(key), "output", text=f"not promoted: {error}"))
+            return hit
+        reference = target.repository.at(seen.descriptor.digest)
+        self.index.put_image(ImageEntry(str(key), reference, hit.lock_key, time.time()))
+        return replace(hit, reference=reference)
+
+    def _build_once(
+        self, spec: EnvironmentSpec, form: CanonicalForm, platform: Platform, deadline: Deadline
+    ) -> ResolvedImage:
+        """Build under the key's lock; whoever waited for it finds what the holder built."""
+        key = form.key
+        with key_lock(self.config.cache_dir, str(key), deadline):
+            if (image := self._find(key, platform, deadline)) is not None:
+                return image
+            built = self._build(self._job(spec, form, platform, deadline))
+            reference = self.config.workspace.at(built.digest)
+            self.index.put_image(ImageEntry(str(key), reference, built.lock_key, time.time()))
+        return ResolvedImage(
+            reference,
+            key,
+            built.lock_key,
+            Source.BUILT,
+            platform,
+            0.0,
+            built.layers_made,
+            built.layers_reused,
+            built.bytes_uploaded,
+        )
+
+    def _job(self, spec: EnvironmentSpec, form: CanonicalForm, platform: Platform, deadline: Deadline) -> Job:
+        from envbuild.build.job import Job
+
+        base = self.bases.image(spec.require_base(), platform, deadline)
+        return Job(spec, form.key, platform, base, deadline)
+
+    def _build(self, job: Job) -> Built:
+        from envbuild.build.layers import LayersBuilder
+
+        builder = LayersBuilder(self.config, self.index, self.registries, self.progress)
+        self.progress(Event("resolve", str(job.key), "start", text="building"))
+        return builder.build(job)
+
+
+def _one_platform(spec: EnvironmentSpec) -> Platform:
+    if len(spec.platforms) != 1:
+        names = ", ".join(str(platform) for platform in spec.platforms)
+        raise SpecError(
+            f"the definition is for {names}: one platform is resolved at a time",
+            source=spec.source,
+            hint="say which with --platform",
+        )
+    return spec.platforms[0]
+
+
+def _resolved(hit: Hit, key: Key, platform: Platform) -> ResolvedImage:
+    return ResolvedImage(hit.reference, key, hit.lock_key, Source(hit.source), platform, 0.0)
