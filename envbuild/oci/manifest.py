@@ -145,6 +145,15 @@ def encode(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def is_manifest(raw: bytes) -> bool:
+    """Whether the bytes mean to be a manifest or an index, good or bad."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("schemaVersion") == 2
+
+
 def parse_manifest(raw: bytes, media_type: str | None, what: str) -> Manifest | ImageIndex:
     """Parse a manifest or an index.
 
