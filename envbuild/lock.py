@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NoArch = Literal["python", "generic"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class PackageRecord:
     """What is known of one Conda package before it is fetched.
 
@@ -67,6 +67,13 @@ class PackageRecord:
             "sha256": self.sha256.hex,
         }
 
+    def __lt__(self, other: PackageRecord) -> bool:
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[str, ...]:
+        return (*self.identity.values(), self.url)
+
     def __str__(self) -> str:
         return f"{self.name}-{self.version}-{self.build}"
 
@@ -98,7 +105,16 @@ class Lock:
         """The record of the environment's python, or None."""
         return self.by_name.get("python")
 
-    def key(self, *, base: Digest | None, steps: str | None, variables: dict[str, str], layout: int) -> str:
+    def key(
+        self,
+        *,
+        base: Digest | None,
+        steps: str | None,
+        variables: dict[str, str],
+        layout: int,
+        pip: Any = None,
+        steps_after: Any = None,
+    ) -> str:
         """The lock key, 64 hex digits: equal for any two definitions whose images are the same.
 
         Args:
@@ -106,6 +122,8 @@ class Lock:
             steps: The steps key, or None where there are no steps.
             variables: The user's variables.
             layout: The version of the prefix layout.
+            pip: The canonical form of the pip section, as JSON, or None.
+            steps_after: The canonical form of the steps after the environment, as JSON, or None.
         """
         form: dict[str, Any] = {
             "base": str(base) if base else "scratch",
@@ -114,5 +132,7 @@ class Lock:
             "packages": [package.identity for package in self.packages],
             "variables": variables,
             "layout": layout,
+            "pip": pip,
+            "steps_after": steps_after,
         }
         return hashlib.sha256(b"envbuild/lock/v1\x00" + rfc8785.dumps(form)).hexdigest()

@@ -17,7 +17,7 @@ _SUBDIRS = {
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Platform:
     """An OCI platform: operating system, architecture and, rarely, a variant."""
 
@@ -35,27 +35,39 @@ class Platform:
         for (os, architecture, variant), subdir in _SUBDIRS.items():
             if text == subdir:
                 return cls(os, architecture, variant)
-        parts = text.lower().split("/")
+        parts = [_MACHINES.get(part, part) for part in text.lower().split("/")]
         if parts[1:] == ["arm64", "v8"]:
             parts.pop()
-        architecture = _MACHINES.get(parts[1], parts[1]) if len(parts) == 2 else ""
-        if len(parts) != 2 or (parts[0], architecture, None) not in _SUBDIRS:
-            known = ", ".join(f"{os}/{arch}" for os, arch, _ in _SUBDIRS)
-            raise SpecError(f"platform {text!r} is not known", hint=f"use one of {known}")
-        return cls(parts[0], architecture)
+        if len(parts) != 2 or (parts[0], parts[1], None) not in _SUBDIRS:
+            raise SpecError(f"platform {text!r} is not known", hint=f"use one of {_known()}")
+        return cls(parts[0], parts[1])
+
+    def __lt__(self, other: Platform) -> bool:
+        return str(self) < str(other)
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
     @property
     def subdir(self) -> str:
-        """The Conda subdir, as ``linux-64``."""
-        return _SUBDIRS[self.os, self.architecture, None]
+        """The Conda subdir, as ``linux-64``.
+
+        Raises:
+            SpecError: Conda has no packages for this platform, or only with another variant.
+        """
+        try:
+            return _SUBDIRS[self.os, self.architecture, self.variant]
+        except KeyError:
+            raise SpecError(f"platform {self} has no Conda subdir", hint=f"use one of {_known()}") from None
 
     def to_json(self) -> dict[str, str]:
         """The JSON object of an image index's entry."""
         entry = {"architecture": self.architecture, "os": self.os}
         return {**entry, "variant": self.variant} if self.variant else entry
+
+
+def _known() -> str:
+    return ", ".join(f"{os}/{architecture}" for os, architecture, _ in _SUBDIRS)
 
 
 LINUX_AMD64 = Platform("linux", "amd64")

@@ -19,6 +19,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"[A-Za-z0-9+._-]+:[0-9A-Fa-f]{32,}")
 _DOCKER_HUB = "docker.io"
 LAYOUT_SCHEME = "oci:"
 
@@ -145,11 +146,20 @@ def parse_reference(text: str, default_tag: str = "latest") -> ImageReference | 
     Raises:
         SpecError: The text is not a reference.
     """
-    name, at, digest = text.partition("@")
-    repository, tag = _split_tag(name)
-    if at:
+    name, digest = _split_digest(text)
+    repository, written = _split_tag(name)
+    tag = Tag(written if written is not None else default_tag)
+    if digest is not None:
         return ImageReference(Repository.parse(repository), Digest.parse(digest))
-    return TaggedReference(Repository.parse(repository), Tag(tag if tag is not None else default_tag))
+    return TaggedReference(Repository.parse(repository), tag)
+
+
+def _split_digest(text: str) -> tuple[str, str | None]:
+    name, at, digest = text.rpartition("@")
+    # A folder's name may hold an @, a repository's may not.
+    if not at or (text.startswith(LAYOUT_SCHEME) and not _DIGEST.fullmatch(digest)):
+        return text, None
+    return name, digest
 
 
 def _split_tag(name: str) -> tuple[str, str | None]:

@@ -1,0 +1,39 @@
+"""A deadline is one moment, however often it is asked."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from envbuild.deadline import NO_DEADLINE, Deadline
+from envbuild.errors import DeadlineExceeded
+
+
+def test_none_means_no_end() -> None:
+    assert Deadline.after(None) == NO_DEADLINE
+    assert NO_DEADLINE.remaining() == math.inf
+    assert NO_DEADLINE.remaining(at_most=5.0) == 5.0
+    NO_DEADLINE.check("waiting")
+
+
+def test_time_runs_down_and_is_capped() -> None:
+    deadline = Deadline.after(60)
+    first = deadline.remaining()
+    time.sleep(0.002)
+    assert 59 < deadline.remaining() < first <= 60
+    assert deadline.remaining(at_most=2.0) == 2.0
+    deadline.check("waiting")
+
+
+@pytest.mark.parametrize("seconds", [0, -1, -math.inf])
+def test_past_it_nothing_is_left(seconds: float) -> None:
+    deadline = Deadline.after(seconds)
+    assert deadline.remaining() == 0.0
+    assert deadline.remaining(at_most=9.0) == 0.0
+    with pytest.raises(DeadlineExceeded, match="while solving") as caught:
+        deadline.check("solving")
+    assert caught.value.retryable
+    assert caught.value.hint is not None
+    assert "--timeout" in caught.value.hint

@@ -1,0 +1,71 @@
+"""Errors say whose fault they are, where, and what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from envbuild import errors
+
+EXIT_CODES = {
+    "EnvbuildError": 1,
+    "SpecError": 2,
+    "CacheMiss": 3,
+    "RegistryError": 4,
+    "NotFound": 4,
+    "Unavailable": 4,
+    "Unauthorized": 4,
+    "TagMoved": 4,
+    "SolveError": 5,
+    "BuildError": 6,
+    "BuildLimit": 6,
+    "IntegrityError": 7,
+    "DeadlineExceeded": 8,
+    "StorageError": 1,
+    "StorageFull": 1,
+}
+
+
+def test_every_error_has_the_exit_code_of_its_kind() -> None:
+    found = {
+        name: value.exit_code
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.EnvbuildError)
+    }
+    assert found == EXIT_CODES
+
+
+@pytest.mark.parametrize("name", EXIT_CODES)
+def test_every_error_carries_its_message_and_hint(name: str) -> None:
+    error = getattr(errors, name)("it is broken", hint="mend it")
+    assert (str(error), error.message, error.hint) == ("it is broken", "it is broken", "mend it")
+    assert isinstance(error, errors.EnvbuildError)
+
+
+@pytest.mark.parametrize("name", EXIT_CODES)
+def test_only_outages_and_deadlines_are_worth_a_retry(name: str) -> None:
+    assert getattr(errors, name)("x").retryable == (name in {"Unavailable", "DeadlineExceeded"})
+
+
+def test_retryable_can_be_said() -> None:
+    assert errors.RegistryError("x", retryable=True).retryable
+    assert not errors.Unavailable("x", retryable=False).retryable
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ({}, "seen x"),
+        ({"source": "a.yml"}, "a.yml: seen x"),
+        ({"source": "a.yml", "line": 3}, "a.yml:3: seen x"),
+        ({"source": "a.yml", "line": 3, "column": 7}, "a.yml:3:7: seen x"),
+    ],
+)
+def test_a_spec_error_names_its_place(place: dict[str, str | int], expected: str) -> None:
+    error = errors.SpecError("seen x", **place)  # type: ignore[arg-type]
+    assert str(error) == expected
+    assert error.message == "seen x"
+
+
+def test_a_miss_is_neither_an_outage_nor_a_registry_in_trouble() -> None:
+    assert not issubclass(errors.NotFound, errors.Unavailable)
+    assert not issubclass(errors.CacheMiss, errors.RegistryError)
