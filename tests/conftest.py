@@ -1,0 +1,90 @@
+"""Fixtures that start real parts: registries, a Docker Engine. Nothing here skips: what is missing fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from filelock import FileLock
+from parts.docker_engine import DockerEngine
+from parts.registry_server import RegistryServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_SETTINGS = ("ENVBUILD_", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_user(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests see neither the credentials nor the settings of whoever runs them."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(_SETTINGS):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path_factory.getbasetemp() / "no-docker-config"))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """A registry that anybody may read and write."""
+    yield from _serve(tmp_path_factory, "registry", authenticated=False)
+
+
+@pytest.fixture(scope="session")
+def second_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """Another one, on another port and so on another host."""
+    yield from _serve(tmp_path_factory, "second", authenticated=False)
+
+
+@pytest.fixture(scope="session")
+def htpasswd_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """A registry that asks for ``registry_server.USERNAME`` and ``PASSWORD``."""
+    yield from _serve(tmp_path_factory, "htpasswd", authenticated=True)
+
+
+@pytest.fixture
+def stoppable_registry(tmp_path: Path) -> Iterator[RegistryServer]:
+    """A registry of the test's own, which it may stop and start."""
+    server = RegistryServer(tmp_path / "stoppable-registry")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> DockerEngine:
+    """A Docker Engine: the one that ``DOCKER_HOST`` names, else one that this session starts and ends."""
+    if (given := DockerEngine.given()) is not None:
+        return given
+    own = DockerEngine.in_folder(_shared_folder(tmp_path_factory) / "engine")
+    with FileLock(_shared_folder(tmp_path_factory) / "engine.lock"):
+        if not own.answers():
+            own.start()
+    return own
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the engine that a worker of this session started, once all workers are done."""
+    if hasattr(session.config, "workerinput"):
+        return
+    factory = getattr(session.config, "_tmp_path_factory", None)
+    if factory is not None and (folder := factory.getbasetemp() / "engine").exists():
+        DockerEngine.in_folder(folder).stop()
+
+
+def _shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """The folder that all workers of the session have in common."""
+    base = factory.getbasetemp()
+    return base.parent if base.name.startswith("popen-") else base
+
+
+def _serve(factory: pytest.TempPathFactory, name: str, *, authenticated: bool) -> Iterator[RegistryServer]:
+    server = RegistryServer(factory.mktemp(name), authenticated=authenticated)
+    server.start()
+    yield server
+    server.stop()

@@ -1,0 +1,14 @@
+"""Finding the programs that real parts are made of."""
+
+from __future__ import annotations
+
+import shutil
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program; without it the test fails, it is never skipped."""
+    path = shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin") or shutil.which(name)
+    if path is None:
+        message = f"the tests need {name!r}: apt-get install {package} (or: make test)"
+        raise RuntimeError(message)
+    return path
