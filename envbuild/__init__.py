@@ -1,1 +1,110 @@
-"""A content-addressed builder and cache of environment images."""
+"""A content-addressed builder and cache of environment images.
+
+>>> import envbuild
+>>> image = envbuild.resolve("environment.yml", base="debian:12-slim")  # doctest: +SKIP
+>>> str(image.reference)  # doctest: +SKIP
+'registry.example.com/team/envs@sha256:...'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from envbuild.config import Config
+    from envbuild.errors import EnvbuildError
+    from envbuild.key import Key
+    from envbuild.progress import Progress
+    from envbuild.reference import ImageReference
+    from envbuild.resolver import ResolvedImage, Resolver, Source
+    from envbuild.spec.environment import EnvironmentSpec, load
+
+__all__ = [
+    "Config",
+    "EnvbuildError",
+    "EnvironmentSpec",
+    "ImageReference",
+    "Key",
+    "ResolvedImage",
+    "Resolver",
+    "Source",
+    "key",
+    "load",
+    "resolve",
+]
+
+_HOMES = {
+    "Config": "envbuild.config",
+    "EnvbuildError": "envbuild.errors",
+    "EnvironmentSpec": "envbuild.spec.environment",
+    "ImageReference": "envbuild.reference",
+    "Key": "envbuild.key",
+    "ResolvedImage": "envbuild.resolver",
+    "Resolver": "envbuild.resolver",
+    "Source": "envbuild.resolver",
+    "load": "envbuild.spec.environment",
+}
+_DEFINITION = ("base", "steps", "platforms", "as_of")
+
+
+def resolve(
+    spec: EnvironmentSpec | Path | str,
+    *,
+    build: bool = True,
+    timeout: float | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> ResolvedImage:
+    """The image of a definition: found, or built and pushed to the workspace.
+
+    For many definitions keep a :class:`Resolver`: it keeps connections and caches.
+
+    Args:
+        spec: A definition, or the path of one.
+        build: Whether a miss may be built; if not, it raises :class:`~envbuild.errors.CacheMiss`.
+        timeout: Seconds after which to give up.
+        progress: Told what is going on.
+        settings: ``base``, ``steps``, ``platforms``, ``as_of`` are laid over the definition; every other name
+            is one of :class:`~envbuild.config.Config`'s, as ``workspace``.
+
+    Raises:
+        EnvbuildError: One of its kinds; see :mod:`envbuild.errors`.
+    """
+    from envbuild.progress import silent
+    from envbuild.resolver import Resolver
+
+    loaded, config = _prepare(spec, settings)
+    with Resolver(config, progress=progress or silent) as resolver:
+        return resolver.resolve(loaded, build=build, timeout=timeout)
+
+
+def key(spec: EnvironmentSpec | Path | str, **settings: Any) -> Key:
+    """The key of a definition; ``str(key)`` is its 64 hex digits. Settings as in :func:`resolve`."""
+    from envbuild.resolver import Resolver
+
+    loaded, config = _prepare(spec, settings)
+    with Resolver(config) as resolver:
+        return resolver.key(loaded)
+
+
+def _prepare(spec: EnvironmentSpec | Path | str, settings: dict[str, Any]) -> tuple[EnvironmentSpec, Config]:
+    from envbuild.config import Config
+    from envbuild.spec.environment import EnvironmentSpec, load
+
+    overrides = {name: settings.pop(name) for name in _DEFINITION if settings.get(name) is not None}
+    config = Config.load(**settings)
+    if not isinstance(spec, EnvironmentSpec):
+        return load(spec, **overrides), config
+    if overrides:
+        names = ", ".join(overrides)
+        raise TypeError(f"{names} cannot be laid over a loaded definition: give them to load()")
+    return spec, config
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'envbuild' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

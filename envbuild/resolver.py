@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from envbuild.build.job import Built, Job
     from envbuild.config import Config
     from envbuild.key import Key
     from envbuild.lookup import Hit
@@ -99,14 +98,17 @@ class Resolver:
         self.index.close()
 
     def load(self, spec: EnvironmentSpec | Path | str) -> EnvironmentSpec:
-        """A definition with the configured base where it names none.
+        """A definition, with the configured base where it names none.
 
         Raises:
             SpecError: The definition cannot be understood.
         """
         from envbuild.spec.environment import EnvironmentSpec, load
 
-        return spec if isinstance(spec, EnvironmentSpec) else load(spec)
+        loaded = spec if isinstance(spec, EnvironmentSpec) else load(spec)
+        if not loaded.has_base and self.config.base is not None:
+            return loaded.with_base(self.config.base)
+        return loaded
 
     def key(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> Key:
         """The key of a definition. Reads from registries at most, to resolve a base's tag.
@@ -118,10 +120,7 @@ class Resolver:
 
     def form(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> CanonicalForm:
         """The canonical form of a definition, from which the key is made."""
-        spec = self.load(spec)
-        platform = _one_platform(spec)
-        digest = self.bases.digest(spec.require_base(), platform, Deadline.after(timeout))
-        return CanonicalForm.of(spec, digest, platform)
+        return self._request(spec, timeout).form
 
     def resolve(
         self,
@@ -147,27 +146,44 @@ class Resolver:
             DeadlineExceeded: The time ran out.
         """
         started = time.monotonic()
-        deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
-        spec = self.load(spec)
-        platform = _one_platform(spec)
-        form = CanonicalForm.of(spec, self.bases.digest(spec.require_base(), platform, deadline), platform)
-        image = self._find(form.key, platform, deadline)
+        request = self._request(spec, timeout)
+        image = self._find(request)
         if image is None:
             if not build:
                 raise CacheMiss(
-                    f"no registry holds {form.key.tag}", hint="resolve without --no-build to build it"
+                    f"no registry holds {request.key.tag}", hint="resolve without --no-build to build it"
                 )
-            image = self._build_once(spec, form, platform, deadline)
+            image = self._build_once(request)
         return replace(image, seconds=time.monotonic() - started)
 
-    def _find(self, key: Key, platform: Platform, deadline: Deadline) -> ResolvedImage | None:
+    def build(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> ResolvedImage:
+        """Build the image of a definition without asking whether it is there; arguments and errors as above.
+
+        If the workspace has an image of the same key, that one stays and is the answer.
+        """
+        started = time.monotonic()
+        request = self._request(spec, timeout)
+        with key_lock(self.config.cache_dir, str(request.key), request.deadline):
+            image = self._build(request)
+        return replace(image, seconds=time.monotonic() - started)
+
+    def _request(self, spec: EnvironmentSpec | Path | str, timeout: float | None) -> _Request:
+        deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
+        loaded = self.load(spec)
+        platform = _one_platform(loaded)
+        digest = self.bases.digest(loaded.require_base(), platform, deadline)
+        return _Request(loaded, CanonicalForm.of(loaded, digest, platform), platform, deadline)
+
+    def _find(self, request: _Request) -> ResolvedImage | None:
         lookup = Lookup(self.config, self.index, self.registries, self.progress)
-        hit = lookup.find(key, deadline)
+        hit = lookup.find(request.key, request.deadline)
         if hit is None:
             return None
         if hit.source == "global" and self.config.promote:
-            hit = self._promote(hit, key, deadline)
-        return _resolved(hit, key, platform)
+            hit = self._promote(hit, request.key, request.deadline)
+        return ResolvedImage(
+            hit.reference, request.key, hit.lock_key, Source(hit.source), request.platform, 0.0
+        )
 
     def _promote(self, hit: Hit, key: Key, deadline: Deadline) -> Hit:
         """Copy a global hit to the workspace; a failure leaves the hit where it is."""
@@ -187,41 +203,47 @@ class Resolver:
         self.index.put_image(ImageEntry(str(key), reference, hit.lock_key, time.time()))
         return replace(hit, reference=reference)
 
-    def _build_once(
-        self, spec: EnvironmentSpec, form: CanonicalForm, platform: Platform, deadline: Deadline
-    ) -> ResolvedImage:
+    def _build_once(self, request: _Request) -> ResolvedImage:
         """Build under the key's lock; whoever waited for it finds what the holder built."""
-        key = form.key
-        with key_lock(self.config.cache_dir, str(key), deadline):
-            if (image := self._find(key, platform, deadline)) is not None:
-                return image
-            built = self._build(self._job(spec, form, platform, deadline))
-            reference = self.config.workspace.at(built.digest)
-            self.index.put_image(ImageEntry(str(key), reference, built.lock_key, time.time()))
+        with key_lock(self.config.cache_dir, str(request.key), request.deadline):
+            return self._find(request) or self._build(request)
+
+    def _build(self, request: _Request) -> ResolvedImage:
+        from envbuild.build.job import Job
+        from envbuild.build.layers import LayersBuilder
+
+        self.progress(Event("resolve", str(request.key), "start", text="building"))
+        base = self.bases.image(request.spec.require_base(), request.platform, request.deadline)
+        builder = LayersBuilder(self.config, self.index, self.registries, self.progress)
+        built = builder.build(Job(request.spec, request.key, request.platform, base, request.deadline))
+        reference = self.config.workspace.at(built.digest)
+        self.index.put_image(ImageEntry(str(request.key), reference, built.lock_key, time.time()))
         return ResolvedImage(
             reference,
-            key,
+            request.key,
             built.lock_key,
             Source.BUILT,
-            platform,
+            request.platform,
             0.0,
             built.layers_made,
             built.layers_reused,
             built.bytes_uploaded,
         )
 
-    def _job(self, spec: EnvironmentSpec, form: CanonicalForm, platform: Platform, deadline: Deadline) -> Job:
-        from envbuild.build.job import Job
 
-        base = self.bases.image(spec.require_base(), platform, deadline)
-        return Job(spec, form.key, platform, base, deadline)
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A definition on its way: loaded, with its base resolved."""
 
-    def _build(self, job: Job) -> Built:
-        from envbuild.build.layers import LayersBuilder
+    spec: EnvironmentSpec
+    form: CanonicalForm
+    platform: Platform
+    deadline: Deadline
 
-        builder = LayersBuilder(self.config, self.index, self.registries, self.progress)
-        self.progress(Event("resolve", str(job.key), "start", text="building"))
-        return builder.build(job)
+    @property
+    def key(self) -> Key:
+        """The definition's key."""
+        return self.form.key
 
 
 def _one_platform(spec: EnvironmentSpec) -> Platform:
@@ -233,7 +255,3 @@ def _one_platform(spec: EnvironmentSpec) -> Platform:
             hint="say which with --platform",
         )
     return spec.platforms[0]
-
-
-def _resolved(hit: Hit, key: Key, platform: Platform) -> ResolvedImage:
-    return ResolvedImage(hit.reference, key, hit.lock_key, Source(hit.source), platform, 0.0)

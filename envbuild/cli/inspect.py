@@ -1,0 +1,99 @@
+"""``envbuild inspect``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from envbuild.cli.options import amount, common
+from envbuild.deadline import Deadline
+from envbuild.errors import IntegrityError
+from envbuild.oci.manifest import ImageIndex
+from envbuild.reference import ImageReference, parse_reference
+from envbuild.resolver import Resolver
+
+if TYPE_CHECKING:
+    from envbuild.cli.options import Common
+    from envbuild.oci.manifest import Manifest
+    from envbuild.oci.registry import Registry
+    from envbuild.reference import TaggedReference
+
+
+@click.command()
+@click.argument("image", metavar="REF|SPEC")
+@common
+def inspect(image: str, options: Common) -> None:
+    """Show what an image is made of: its keys, its base, its variables and its layers.
+
+    Give a reference, or a definition whose image is looked up; nothing is built or written.
+    """
+    with Resolver(options.config) as resolver:
+        if image == "-" or Path(image).exists():
+            found: ImageReference | TaggedReference = resolver.resolve(
+                options.load(image), build=False
+            ).reference
+        else:
+            found = parse_reference(image)
+        wanted = found.digest if isinstance(found, ImageReference) else found.tag
+        registry = resolver.registries.open(found.repository).by(Deadline.after(options.config.timeout))
+        document = describe(registry, registry.get_manifest(wanted))
+    if options.as_json:
+        click.echo(json.dumps(document, ensure_ascii=False))
+    else:
+        _print(document)
+
+
+def describe(registry: Registry, manifest: Manifest | ImageIndex) -> dict[str, Any]:
+    """An image or an index as a JSON object."""
+    document: dict[str, Any] = {
+        "reference": str(registry.repository.at(manifest.descriptor.digest)),
+        "media_type": manifest.media_type,
+        "annotations": dict(manifest.annotations),
+    }
+    if isinstance(manifest, ImageIndex):
+        return document | {"manifests": [entry.to_json() for entry in manifest.manifests]}
+    from envbuild.build.base import MAX_CONFIG, read_all
+
+    with registry.open_blob(manifest.config) as stream:
+        content = read_all(stream, MAX_CONFIG, f"the config of {registry.repository}")
+    try:
+        config = json.loads(content)
+    except ValueError as error:
+        raise IntegrityError(f"the config of {document['reference']} is not JSON: {error}") from None
+    titles = [
+        step.get("created_by", "") for step in config.get("history") or [] if not step.get("empty_layer")
+    ]
+    titles += [""] * (len(manifest.layers) - len(titles))
+    runtime = config.get("config") or {}
+    return document | {
+        "platform": f"{config.get('os')}/{config.get('architecture')}",
+        "created": config.get("created"),
+        "environment": runtime.get("Env") or [],
+        "labels": runtime.get("Labels") or {},
+        "size": sum(blob.size for blob in manifest.blobs),
+        "layers": [
+            {"digest": str(layer.digest), "size": layer.size, "media_type": layer.media_type, "title": title}
+            for layer, title in zip(manifest.layers, titles, strict=False)
+        ],
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    click.echo(document["reference"])
+    for name in ("platform", "created"):
+        if document.get(name):
+            click.echo(f"{name:<12}{document[name]}")
+    for name, value in document["annotations"].items():
+        click.echo(f"{name}  {value}")
+    for variable in document.get("environment", ()):
+        click.echo(f"env         {variable}")
+    for entry in document.get("manifests", ()):
+        platform = entry.get("platform") or {}
+        click.echo(f"{entry['digest']}  {platform.get('os')}/{platform.get('architecture')}")
+    for layer in document.get("layers", ()):
+        click.echo(f"{amount(layer['size']):>10}  {layer['digest'][7:19]}  {layer['title'][:80]}")
+    if "size" in document:
+        click.echo(f"{amount(document['size']):>10}  in {len(document['layers'])} layers")

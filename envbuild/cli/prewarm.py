@@ -1,0 +1,67 @@
+"""``envbuild prewarm``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from envbuild.cli import describe
+from envbuild.cli.options import amount, common
+from envbuild.cli.progress import shown
+from envbuild.cli.resolve import as_json
+from envbuild.prewarm import definitions
+from envbuild.prewarm import prewarm as run
+from envbuild.resolver import Resolver
+
+if TYPE_CHECKING:
+    from envbuild.cli.options import Common
+    from envbuild.prewarm import Outcome
+
+
+@click.command()
+@click.argument("places", metavar="FILE|FOLDER...", nargs=-1, required=True)
+@click.option("--no-build", is_flag=True, help="Only look; a miss counts as failed.")
+@common
+def prewarm(places: tuple[str, ...], no_build: bool, options: Common) -> int:
+    """Resolve many definitions at once; one that fails does not stop the rest.
+
+    Exits with 0 only if every image is there in the end.
+    """
+    sources = definitions(places)
+    outcomes: dict[str, Outcome] = {}
+    with shown(options) as progress, Resolver(options.config, progress=progress) as resolver:
+        results = run(
+            sources,
+            lambda source: resolver.resolve(options.load(source), build=not no_build),
+            jobs=options.config.jobs,
+        )
+        for outcome in results:
+            outcomes[outcome.source] = outcome
+            if options.as_json:
+                click.echo(json.dumps(_document(outcome), ensure_ascii=False))
+    if not options.as_json:
+        _table([outcomes[source] for source in sources])
+    return next((outcome.error.exit_code for outcome in outcomes.values() if outcome.error), 0)
+
+
+def _document(outcome: Outcome) -> dict[str, object]:
+    if outcome.error is not None:
+        return describe(outcome.error, outcome.source)
+    assert outcome.image is not None  # noqa: S101 - an outcome has one of the two
+    return {"spec": outcome.source, **as_json(outcome.image)}
+
+
+def _table(outcomes: list[Outcome]) -> None:
+    width = max(len(outcome.source) for outcome in outcomes)
+    for outcome in outcomes:
+        image = outcome.image
+        if image is None:
+            click.echo(f"{outcome.source:<{width}}  failed     {str(outcome.error).splitlines()[0]}")
+        else:
+            sent = amount(image.bytes_uploaded)
+            figures = f"{image.source:<9}  {image.seconds:7.2f} s  {sent:>9}"
+            click.echo(f"{outcome.source:<{width}}  {figures}  {image.reference}")
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    click.echo(f"{len(outcomes) - failed} there, {failed} failed")
