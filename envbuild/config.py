@@ -160,7 +160,10 @@ def _repository(value: Any, where: str, folder: Path | None) -> Repository:
     text = _text(value, where, None)
     if folder is not None and text.startswith("oci:"):
         text = f"oci:{folder / Path(text.removeprefix('oci:')).expanduser()}"
-    return Repository.parse(text)
+    try:
+        return Repository.parse(text)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}", hint=error.hint) from None
 
 
 def _choice(kind: Any) -> Callable[[Any, str, Path | None], Any]:

@@ -1,0 +1,85 @@
+"""Settings: where they come from and which wins."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from envbuild import config as module
+from envbuild.config import Config
+from envbuild.errors import SpecError
+from envbuild.reference import Repository
+
+
+def test_every_setting_has_a_parser() -> None:
+    assert set(module._PARSERS) == {field.name for field in fields(Config)}
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "envbuild.toml").write_text('workspace = "r.example.com/file"\njobs = 3\npromote = true\n')
+    environ = {"ENVBUILD_WORKSPACE": "r.example.com/environment", "ENVBUILD_JOBS": "5"}
+    config = Config.load(tmp_path, environ, workspace="r.example.com/flag")
+    assert config.workspace == Repository("r.example.com", "flag")
+    assert config.jobs == 5
+    assert config.promote is True
+
+
+def test_the_file_is_found_upwards_and_pyproject_serves_too(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.envbuild]\nglobal = "r.example.com/all"\n')
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    assert Config.load(inner, {}).global_ == Repository("r.example.com", "all")
+    (tmp_path / "a" / "envbuild.toml").write_text("jobs = 2\n")
+    assert Config.load(inner, {}).global_ is None
+
+
+def test_a_pyproject_without_a_table_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "envbuild.toml").write_text("jobs = 2\n")
+    inner = tmp_path / "project"
+    inner.mkdir()
+    (inner / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert Config.load(inner, {}).jobs == 2
+
+
+def test_a_layout_in_a_file_is_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "envbuild.toml").write_text('workspace = "oci:images"\n')
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    assert Config.load(inner, {}).workspace.folder == tmp_path / "images"
+
+
+def test_global_is_named_without_underscore_everywhere(tmp_path: Path) -> None:
+    assert Config.load(tmp_path, {"ENVBUILD_GLOBAL": "r.example.com/g"}).global_ is not None
+    assert Config.load(tmp_path, {}, global_="r.example.com/g").global_ is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("worksapce = 'x'", "did you mean 'workspace'"),
+        ("jobs = 0", "whole number from 1"),
+        ("jobs = true", "whole number"),
+        ("promote = 'perhaps'", "expected true or false"),
+        ("builder = 'make'", "one of auto, layers"),
+        ("index_ttl = -1", "expected seconds"),
+        ("index_ttl = true", "expected seconds"),
+        ("max_layers = 126", "from 1 to 125"),
+        ("insecure = 3", "list of hosts"),
+        ("workspace = 'UPPER case'", "not a repository"),
+        ("jobs = ", "cannot be read as TOML"),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_was_expected(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "envbuild.toml").write_text(text)
+    with pytest.raises(SpecError) as caught:
+        Config.load(tmp_path, {})
+    assert words in f"{caught.value} {caught.value.hint}"
+    assert "envbuild.toml" in str(caught.value)
+
+
+def test_hosts_are_read_from_a_list_or_from_text(tmp_path: Path) -> None:
+    (tmp_path / "envbuild.toml").write_text("insecure = ['A.example.com:5000']\n")
+    assert Config.load(tmp_path, {}).insecure == {"a.example.com:5000"}
+    assert Config.load(tmp_path, {"ENVBUILD_INSECURE": "b:1, c:2"}).insecure == {"b:1", "c:2"}

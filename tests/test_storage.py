@@ -1,0 +1,79 @@
+"""The lock of a key: one holder at a time, and a dead holder holds nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from envbuild.deadline import NO_DEADLINE, Deadline
+from envbuild.errors import DeadlineExceeded, StorageError
+from envbuild.storage import key_lock, private_folder
+
+
+def _hold(folder: Path, seconds: float) -> None:
+    with key_lock(folder, "k", NO_DEADLINE):
+        (folder / "held").touch()
+        time.sleep(seconds)
+
+
+def _holder(folder: Path) -> multiprocessing.process.BaseProcess:
+    worker = multiprocessing.get_context("spawn").Process(target=_hold, args=(folder, 60.0))
+    worker.start()
+    while not (folder / "held").exists():
+        time.sleep(0.02)
+    return worker
+
+
+def test_waiting_ends_with_the_deadline(tmp_path: Path) -> None:
+    worker = _holder(tmp_path)
+    started = time.monotonic()
+    with (
+        pytest.raises(DeadlineExceeded, match="another process"),
+        key_lock(tmp_path, "k", Deadline.after(0.3)),
+    ):
+        pass
+    assert 0.2 < time.monotonic() - started < 5
+    worker.kill()
+    worker.join()
+
+
+def test_a_killed_holder_frees_the_lock_at_once(tmp_path: Path) -> None:
+    worker = _holder(tmp_path)
+    worker.kill()
+    worker.join()
+    with key_lock(tmp_path, "k", Deadline.after(5)):
+        pass
+
+
+def test_threads_exclude_each_other(tmp_path: Path) -> None:
+    inside = 0
+    most = 0
+    guard = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most
+        with key_lock(tmp_path, "k", Deadline.after(60)):
+            with guard:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.01)
+            with guard:
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError) as caught:
+        private_folder(tmp_path / "file" / "x")
+    assert "--cache-dir" in str(caught.value.hint)
