@@ -1,0 +1,329 @@
+"""A package's files as they are installed under the prefix, without a disk.
+
+The result is what rattler 0.28 installs, but for what would differ from one run or machine to the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import posixpath
+import re
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self
+
+from envbuild.conda.meta import PathRecord, entry_point_script, prefix_record, record_of
+from envbuild.conda.package import PathType
+from envbuild.conda.relocate import relocate
+from envbuild.conda.tar import Kind, parents, safe_path
+from envbuild.errors import BuildError, IntegrityError
+from envbuild.platform import LINUX_AMD64
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from envbuild.conda.package import EntryPoint, Package, PathEntry
+    from envbuild.conda.tar import Member
+    from envbuild.lock import PackageRecord
+    from envbuild.platform import Platform
+
+FIXED_TIME: Final = 315_532_800
+"""1980-01-01, the time of whatever has none of its own: directories, links and generated files."""
+
+_HELD: Final = 32 << 20
+"""Files with a prefix in them are worked on in memory up to this size, else in an unlinked file."""
+
+_MAX_LINKS: Final = 40
+_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._-]+)+")
+
+
+@dataclass(frozen=True, slots=True)
+class PythonTarget:
+    """The python of an environment.
+
+    Attributes:
+        version: The full version, as ``3.11.9``.
+        site_packages: Where its packages are, relative to the prefix.
+    """
+
+    version: str
+    site_packages: str
+
+    @classmethod
+    def of(cls, record: PackageRecord) -> Self:
+        """The target that a python's record describes.
+
+        Raises:
+            BuildError: Its version has no minor part.
+        """
+        major, _, rest = record.version.partition(".")
+        minor = re.match(r"\d+", rest)
+        if minor is None:
+            raise BuildError(f"{record} has version {record.version!r}, expected MAJOR.MINOR and more")
+        usual = f"lib/python{major}.{minor[0]}/site-packages"
+        return cls(record.version, record.python_site_packages_path or usual)
+
+    @property
+    def short(self) -> str:
+        """``MAJOR.MINOR``."""
+        major, _, rest = self.version.partition(".")
+        minor = re.match(r"\d+", rest)
+        return f"{major}.{minor[0] if minor else rest}"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTarget:
+    """Where packages are installed.
+
+    Attributes:
+        prefix: The prefix in the image, an absolute path of plain ASCII names.
+        python: The environment's python, or None where there is none.
+        platform: The image's platform.
+    """
+
+    prefix: str = "/opt/env"
+    python: PythonTarget | None = None
+    platform: Platform = LINUX_AMD64
+
+    def __post_init__(self) -> None:
+        if not _PREFIX.fullmatch(self.prefix):
+            raise BuildError(f"the prefix {self.prefix!r} is not an absolute path of plain ASCII names")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedFile:
+    """Something that is installed, valid until the next one is asked for.
+
+    Attributes:
+        path: The path relative to the prefix, without ``..``.
+        kind: What it is.
+        mode: The permission bits.
+        mtime: Seconds since 1970.
+        size: The content's size in bytes; 0 for all but files.
+        chunks: The content in pieces; may be read once.
+        target: For a symbolic link its text; for a hard link the path, relative to the prefix, of a file
+            that came before.
+    """
+
+    path: str
+    kind: Kind
+    mode: int
+    mtime: int
+    size: int = 0
+    chunks: Iterable[bytes] = ()
+    target: str = ""
+
+    @classmethod
+    def generated(cls, path: str, content: bytes, mode: int = 0o644) -> Self:
+        """A file that stands in no package."""
+        return cls(path, Kind.FILE, mode, FIXED_TIME, len(content), (content,))
+
+
+def link(package: Package, record: PackageRecord, target: LinkTarget) -> Iterator[LinkedFile]:
+    """Install a package: its files in the package's order, its entry points, its record in ``conda-meta``.
+
+    The result depends on the package's bytes, its URL and the target, and on nothing else.
+
+    Args:
+        package: The opened package.
+        record: What the lock says of it.
+        target: Where it is installed.
+
+    Raises:
+        BuildError: It needs a script to be run when it is installed, a python that the environment lacks, or
+            more room for the prefix.
+        IntegrityError: It is not the package of the record, is damaged, or hostile.
+    """
+    _check(package, record, target)
+    return _Linker(package, record, target).files()
+
+
+@dataclass
+class _Linker:
+    """The state of one linking."""
+
+    package: Package
+    record: PackageRecord
+    target: LinkTarget
+    records: list[PathRecord] = field(default_factory=list)
+    plain: dict[str, PathRecord] = field(default_factory=dict)
+    """The files that were installed as they are, by their path in the package."""
+
+    def files(self) -> Iterator[LinkedFile]:
+        """Everything that is installed."""
+        points = {f"bin/{point.command}": point for point in self.package.entry_points}
+        places = _places(self.package, self.target, points)
+        meta = f"conda-meta/{self.record}.json"
+        _check_places(self.package, [*places.items(), *((place, place) for place in (*points, meta))])
+        for member in self.package.members():
+            if (place := places.pop(member.path, None)) is not None:
+                yield from self._member(member, self.package.paths[member.path], place)
+        if places:
+            raise IntegrityError(f"{self.package.what} lists {min(places)!r} and does not have it")
+        for place, point in points.items():
+            yield self._entry_point(place, point)
+        yield LinkedFile.generated(meta, prefix_record(self.package.index, self.record, self.records))
+
+    def _member(self, member: Member, entry: PathEntry, place: str) -> Iterator[LinkedFile]:
+        self._check_kind(member, entry)
+        record = record_of(entry, place)
+        self.records.append(record)
+        if member.kind is Kind.DIRECTORY:
+            record.path_type = PathType.DIRECTORY
+            yield LinkedFile(place, Kind.DIRECTORY, 0o755, FIXED_TIME)
+        elif member.kind is Kind.SYMLINK:
+            yield self._symlink(member, record)
+        elif entry.placeholder is not None:
+            yield from self._relocated(self._content_of(member), record)
+        elif (plain := self._plain(member)) is not None:
+            record.computed, record.size = plain.computed, plain.size
+            self.plain[member.path] = plain
+            yield LinkedFile(place, Kind.HARDLINK, member.mode & 0o777, FIXED_TIME, target=plain.place)
+        else:
+            yield from self._file(self._content_of(member), record)
+
+    def _plain(self, member: Member) -> PathRecord | None:
+        """For a hard link the file that it names, if that was installed as it is."""
+        if member.kind is not Kind.HARDLINK:
+            return None
+        return self.plain.get(safe_path(member.target, self.package.what))
+
+    def _check_kind(self, member: Member, entry: PathEntry) -> None:
+        """Refuse what the archive and the list tell differently; a link may be listed as a file."""
+        link_or_folder = member.kind in {Kind.SYMLINK, Kind.DIRECTORY}
+        expected = {
+            PathType.SOFTLINK: member.kind is Kind.SYMLINK,
+            PathType.DIRECTORY: member.kind is Kind.DIRECTORY,
+            PathType.HARDLINK: member.kind is not Kind.DIRECTORY,
+            None: True,
+        }[entry.path_type]
+        if not expected or (entry.placeholder is not None and link_or_folder):
+            listed = "a file with a prefix in it" if entry.placeholder is not None else entry.path_type
+            raise IntegrityError(
+                f"{self.package.what} has {member.path!r} as a {member.kind.name.lower()}, and lists {listed}"
+            )
+
+    def _content_of(self, member: Member) -> Member:
+        """The member that holds a file's content: for a hard link the one that it names in the end."""
+        steps = 0
+        while member.kind is Kind.HARDLINK and steps < _MAX_LINKS:
+            member = self.package.find(safe_path(member.target, self.package.what))
+            steps += 1
+        if member.kind is not Kind.FILE:
+            raise IntegrityError(f"{self.package.what} has a hard link to {member.path!r}, which is no file")
+        return member
+
+    def _symlink(self, member: Member, record: PathRecord) -> LinkedFile:
+        text, prefix, place = member.target, self.target.prefix, record.place
+        end = posixpath.normpath(posixpath.join(prefix, posixpath.dirname(place), text))
+        if not text or not f"{end}/".startswith(f"{prefix}/"):
+            raise IntegrityError(
+                f"{self.package.what} has a link from {place!r} to {text!r}, which is outside of {prefix}"
+            )
+        record.size = len(text.encode())
+        if record.entry is None or record.entry.path_type is not PathType.HARDLINK:
+            record.path_type = PathType.SOFTLINK
+            record.computed = hashlib.sha256(text.encode()).hexdigest()
+        return LinkedFile(place, Kind.SYMLINK, 0o777, FIXED_TIME, target=text)
+
+    def _file(self, member: Member, record: PathRecord) -> Iterator[LinkedFile]:
+        record.size = member.size
+        chunks = member.chunks()
+        if record.entry is None or record.entry.sha256 is None:
+            chunks = record.hashed(chunks)
+        yield LinkedFile(record.place, Kind.FILE, member.mode & 0o777, member.mtime, member.size, chunks)
+        _drain(chunks)
+        if record.entry is not None:
+            self.plain[record.entry.path] = record
+
+    def _relocated(self, member: Member, record: PathRecord) -> Iterator[LinkedFile]:
+        entry = record.entry
+        if entry is None or entry.placeholder is None or entry.file_mode is None:
+            raise IntegrityError(f"{self.package.what} lists {record.place!r} with half a prefix")
+        with _held(member) as content:
+            changed = relocate(content, entry.file_mode, entry.placeholder, self.target.prefix)
+            record.size, record.patched = changed.size, True
+            chunks = record.hashed(changed.chunks())
+            yield LinkedFile(record.place, Kind.FILE, member.mode & 0o777, member.mtime, changed.size, chunks)
+            _drain(chunks)
+
+    def _entry_point(self, place: str, point: EntryPoint) -> LinkedFile:
+        python = self.target.python
+        script = entry_point_script(point, self.target.prefix, python.short if python else "")
+        self.records.append(PathRecord.of_script(place, script))
+        return LinkedFile.generated(place, script, 0o755)
+
+
+def _drain(chunks: Iterator[bytes]) -> None:
+    """Read what a caller who looks only at the names has left."""
+    for _ in chunks:
+        pass
+
+
+@contextmanager
+def _held(member: Member) -> Iterator[bytes | mmap.mmap]:
+    """A member's content: bytes, or a map of an unlinked file where it is large."""
+    if member.size <= _HELD:
+        yield member.read()
+        return
+    with tempfile.TemporaryFile() as file:
+        for chunk in member.chunks():
+            file.write(chunk)
+        file.flush()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            yield mapped
+
+
+def _check(package: Package, record: PackageRecord, target: LinkTarget) -> None:
+    for name in ("name", "version", "build"):
+        seen, expected = package.index.get(name), getattr(record, name)
+        if seen != expected:
+            raise IntegrityError(f"{package.what} says its {name} is {seen!r}, the channel says {expected!r}")
+    if (package.noarch == "python") != (record.noarch == "python"):
+        raise IntegrityError(
+            f"{package.what} says its noarch is {package.noarch!r}, the channel says {record.noarch!r}"
+        )
+    if package.noarch == "python" and target.python is None:
+        raise BuildError(
+            f"{record} is a Python package, and the environment has no python",
+            hint="add python to the dependencies",
+        )
+    for when in ("post-link", "pre-link"):
+        script = f"bin/.{record.name}-{when}.sh"
+        if script in package.paths or script.replace("bin/", "python-scripts/", 1) in package.paths:
+            raise BuildError(
+                f"{record} runs a script when it is installed ({script}), expected a package of files alone",
+                hint="exclude the package, or choose a build of it without the script",
+            )
+
+
+def _places(package: Package, target: LinkTarget, points: dict[str, EntryPoint]) -> dict[str, str]:
+    """Where each path of the package goes; what an entry point replaces goes nowhere."""
+    places = {path: path for path in package.paths}
+    if package.noarch == "python" and target.python is not None:
+        site = safe_path(target.python.site_packages, package.what)
+        places = {path: _noarch_place(path, site) for path in package.paths}
+    return {path: place for path, place in places.items() if place not in points}
+
+
+def _noarch_place(path: str, site_packages: str) -> str:
+    folder, _, rest = path.partition("/")
+    if folder == "site-packages" and rest:
+        return f"{site_packages}/{rest}"
+    return f"bin/{rest}" if folder == "python-scripts" and rest else path
+
+
+def _check_places(package: Package, places: list[tuple[str, str]]) -> None:
+    """Refuse two things in one place, and a file where another file needs a folder."""
+    types = {place: entry.path_type for path, place in places if (entry := package.paths.get(path))}
+    taken = {place for _, place in places}
+    if len(taken) != len(places):
+        seen: set[str] = set()
+        twice = next(place for _, place in places if place in seen or seen.add(place))  # type: ignore[func-returns-value]
+        raise IntegrityError(f"{package.what} installs two files as {twice!r}")
+    folders = {parent for place in taken for parent in parents(place)}
+    for place in sorted(folders & taken):
+        if types.get(place) is not PathType.DIRECTORY:
+            raise IntegrityError(f"{package.what} has {place!r} both as a file and as a folder")

@@ -1,0 +1,335 @@
+"""A tar reader and header writer that are fast on many small files.
+
+Source: POSIX.1-2017, "pax" ("ustar Interchange Format", "pax Interchange Format"), and GNU tar's long names.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Protocol
+
+from envbuild.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BLOCK: Final = 512
+CHUNK: Final = 1 << 20
+END: Final = bytes(2 * BLOCK)
+"""What stands after the last member."""
+
+MAX_TIME: Final = 0o77777777777
+_MAX_SIZE: Final = 0o77777777777
+_MAX_EXTENSION: Final = 1 << 20
+_MAX_MEMBERS: Final = 2_000_000
+_HEADER: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
+_ZERO: Final = b"0000000\0"
+
+
+class Kind(StrEnum):
+    """What a member is, by its type flag."""
+
+    FILE = "0"
+    HARDLINK = "1"
+    SYMLINK = "2"
+    DIRECTORY = "5"
+
+
+_KINDS: Final = {b"0": Kind.FILE, b"\0": Kind.FILE, b"7": Kind.FILE} | {
+    kind.value.encode(): kind for kind in (Kind.HARDLINK, Kind.SYMLINK, Kind.DIRECTORY)
+}
+
+
+class Source(Protocol):
+    """Anything that bytes are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; none at the end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of an archive, valid until the next one is asked for.
+
+    Attributes:
+        path: The path, relative, without ``.``, ``..`` or empty parts.
+        kind: What it is.
+        mode: All twelve permission bits.
+        mtime: Seconds since 1970, between 0 and :data:`MAX_TIME`.
+        size: The content's size in bytes.
+        target: The target of a link as it stands in the archive, else empty.
+        archive: Where the content is read from.
+    """
+
+    path: str
+    kind: Kind
+    mode: int
+    mtime: int
+    size: int
+    target: str
+    archive: TarReader
+
+    def chunks(self) -> Iterator[bytes]:
+        """The content in pieces of at most :data:`CHUNK` bytes; may be asked for once."""
+        return self.archive.chunks()
+
+    def read(self) -> bytes:
+        """The whole content; may be asked for once."""
+        return self.archive.read_content()
+
+
+class TarReader:
+    """Reads members one after the other from a stream that need not be seekable."""
+
+    def __init__(self, source: Source, what: str) -> None:
+        self._source = source
+        self._what = what
+        self._buffer = b""
+        self._at = 0
+        self._left = 0
+        self._padding = 0
+        self._count = 0
+
+    def __iter__(self) -> Iterator[Member]:
+        """The members, in the archive's order.
+
+        Raises:
+            IntegrityError: The archive is damaged, hostile, or holds something else than files,
+                directories and links.
+        """
+        extra: dict[str, str] = {}
+        while (header := self._next_header()) is not None:
+            flag = header[156:157]
+            size = self._number(header[124:136])
+            if flag in b"xgLK":
+                self._enter(size)
+                extra = self._extended(flag, extra)
+                continue
+            member = self._member(header, flag, size, extra)
+            extra = {}
+            self._enter(member.size)
+            yield member
+
+    def chunks(self) -> Iterator[bytes]:
+        """What is left of the present member's content."""
+        while self._left:
+            if self._at == len(self._buffer):
+                self._fill()
+            at, end = self._at, self._at + min(self._left, len(self._buffer) - self._at)
+            self._at = end
+            self._left -= end - at
+            yield self._buffer if end - at == len(self._buffer) else self._buffer[at:end]
+
+    def read_content(self) -> bytes:
+        """What is left of the present member's content, whole."""
+        size, self._left = self._left, 0
+        return self._take(size)
+
+    def _enter(self, size: int) -> None:
+        self._left, self._padding = size, -size % BLOCK
+
+    def _next_header(self) -> bytes | None:
+        self._skip(self._left)
+        self._skip(self._padding)
+        self._left = self._padding = 0
+        if self._at == len(self._buffer):
+            self._buffer, self._at = self._source.read(CHUNK), 0
+        header = self._take(BLOCK) if self._buffer else b""
+        if not header.strip(b"\0"):
+            return None
+        self._count += 1
+        if self._count > _MAX_MEMBERS:
+            raise IntegrityError(f"{self._what} has more than {_MAX_MEMBERS} members")
+        expected = sum(header) - sum(header[148:156]) + 8 * 32
+        if self._number(header[148:156]) != expected:
+            raise IntegrityError(f"{self._what} has a tar header whose checksum is wrong")
+        return header
+
+    def _member(self, header: bytes, flag: bytes, size: int, extra: dict[str, str]) -> Member:
+        path = extra.get("path") or self._path(header)
+        kind = _KINDS.get(flag)
+        if kind is None:
+            raise IntegrityError(
+                f"{self._what} has {path!r} of tar type {flag!r}, expected files, directories and links"
+            )
+        if kind is Kind.FILE and path.endswith("/"):
+            kind = Kind.DIRECTORY
+        target = ""
+        if kind in {Kind.HARDLINK, Kind.SYMLINK}:
+            target = extra.get("linkpath") or self._text(header[157:257])
+        if kind is not Kind.FILE:
+            size = 0
+        elif "size" in extra:
+            size = self._decimal(extra["size"])
+        return Member(
+            "" if path in {".", "./"} else safe_path(path, self._what),
+            kind,
+            self._number(header[100:108]) & 0o7777,
+            self._time(header, extra),
+            size,
+            target,
+            self,
+        )
+
+    def _time(self, header: bytes, extra: dict[str, str]) -> int:
+        if "mtime" in extra:
+            text = extra["mtime"].partition(".")[0]
+            return 0 if text.startswith("-") else min(self._decimal(text), MAX_TIME)
+        field = header[136:148]
+        return 0 if field[0] == 0xFF else min(self._number(field), MAX_TIME)
+
+    def _path(self, header: bytes) -> str:
+        name = self._text(header[:100])
+        prefix = self._text(header[345:500]) if header[257:263] == b"ustar\0" else ""
+        return f"{prefix}/{name}" if prefix else name
+
+    def _extended(self, flag: bytes, extra: dict[str, str]) -> dict[str, str]:
+        if self._left > _MAX_EXTENSION:
+            raise IntegrityError(f"{self._what} has an extended tar header of {self._left} bytes")
+        content = self.read_content()
+        if flag == b"g":
+            return extra
+        if flag == b"x":
+            return extra | self._pax(content)
+        return extra | {"path" if flag == b"L" else "linkpath": self._text(content)}
+
+    def _pax(self, content: bytes) -> dict[str, str]:
+        records = {}
+        while content:
+            digits, blank, _ = content.partition(b" ")
+            length = self._decimal(digits.decode("ascii", "replace")) if blank else 0
+            record = content[len(digits) + 1 : length]
+            if not record.endswith(b"\n"):
+                raise IntegrityError(f"{self._what} has a damaged extended tar header")
+            name, _, value = record[:-1].partition(b"=")
+            if name in {b"path", b"linkpath", b"size", b"mtime"}:
+                records[name.decode()] = self._text(value)
+            elif name.startswith(b"GNU.sparse"):
+                raise IntegrityError(f"{self._what} has a sparse file, expected plain ones")
+            content = content[length:]
+        return records
+
+    def _text(self, field: bytes) -> str:
+        try:
+            return field.partition(b"\0")[0].decode()
+        except UnicodeDecodeError:
+            raise IntegrityError(f"{self._what} has a path that is not UTF-8: {field!r}") from None
+
+    def _number(self, field: bytes) -> int:
+        if field[0] == 0x80:
+            return int.from_bytes(field[1:])
+        digits = field.strip(b" \0")
+        try:
+            return int(digits, 8) if digits else 0
+        except ValueError:
+            raise IntegrityError(f"{self._what} has a tar header with the number {field!r}") from None
+
+    def _decimal(self, text: str) -> int:
+        if not text.isascii() or not text.isdigit() or len(text) > 20:
+            raise IntegrityError(f"{self._what} has an extended tar header with the number {text[:30]!r}")
+        return int(text)
+
+    def _fill(self) -> None:
+        self._buffer, self._at = self._source.read(CHUNK), 0
+        if not self._buffer:
+            raise IntegrityError(f"{self._what} ends in the middle of its archive")
+
+    def _take(self, size: int) -> bytes:
+        at = self._at
+        end = at + size
+        if end <= len(self._buffer):
+            self._at = end
+            return self._buffer[at:end]
+        pieces = []
+        while size:
+            if self._at == len(self._buffer):
+                self._fill()
+            piece = self._buffer[self._at : self._at + size]
+            self._at += len(piece)
+            size -= len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _skip(self, size: int) -> None:
+        while size > len(self._buffer) - self._at:
+            size -= len(self._buffer) - self._at
+            self._fill()
+        self._at += size
+
+
+def safe_path(path: str, what: str) -> str:
+    """A path of an archive, relative to where the archive is unpacked, in its one spelling.
+
+    Raises:
+        IntegrityError: It is absolute, or has ``..``, ``.`` or empty parts, or a NUL.
+    """
+    clean = path.removeprefix("./").rstrip("/")
+    if not {"", ".", ".."}.isdisjoint(clean.split("/")) or "\0" in clean:
+        raise IntegrityError(f"{what} has the path {path!r}, expected one inside the package")
+    return clean
+
+
+def parents(path: str) -> Iterator[str]:
+    """The folders that a relative path is in, the outermost first."""
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)
+
+
+def write_header(path: str, kind: Kind, *, mode: int, mtime: int, size: int = 0, target: str = "") -> bytes:
+    """The header of a member that belongs to user and group 0; extended where ustar is too narrow.
+
+    Args:
+        path: The path; a directory's ends with ``/``.
+        kind: What the member is.
+        mode: Permission bits.
+        mtime: Seconds since 1970, between 0 and :data:`MAX_TIME`.
+        size: The content's size; 0 for all but files.
+        target: The target of a link.
+    """
+    name, link = path.encode(), target.encode()
+    prefix, short = _split(name)
+    extra = []
+    if not (short and path.isascii()):
+        extra.append(_record(b"path", name))
+        prefix, short = b"", name[:100]
+    if len(link) > 100 or not target.isascii():
+        extra.append(_record(b"linkpath", link))
+    if size > _MAX_SIZE:
+        extra.append(_record(b"size", b"%d" % size))
+    header = _header(short, prefix, kind.value.encode(), mode, mtime, size % (_MAX_SIZE + 1), link[:100])
+    if not extra:
+        return header
+    body = b"".join(extra)
+    extended = _header(b"pax", b"", b"x", 0o644, mtime, len(body), b"")
+    return extended + body + bytes(-len(body) % BLOCK) + header
+
+
+def _header(name: bytes, prefix: bytes, flag: bytes, mode: int, mtime: int, size: int, link: bytes) -> bytes:
+    header = bytearray(
+        _HEADER.pack(
+            name, b"%07o\0" % mode, _ZERO, _ZERO, b"%011o\0" % size, b"%011o\0" % mtime,
+            b"        ", flag, link, b"ustar\0", b"00", b"", b"", _ZERO, _ZERO, prefix,
+        )
+    )  # fmt: skip
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def _split(name: bytes) -> tuple[bytes, bytes]:
+    """The prefix and name fields of a path; an empty name where it does not fit."""
+    if len(name) <= 100:
+        return b"", name
+    at = name.find(b"/", len(name) - 101)
+    return (name[:at], name[at + 1 :]) if 0 < at <= 155 and at + 1 < len(name) else (b"", b"")
+
+
+def _record(name: bytes, value: bytes) -> bytes:
+    length = size = len(name) + len(value) + 3
+    while length != (size + len(b"%d" % length)):
+        length = size + len(b"%d" % length)
+    return b"%d %s=%s\n" % (length, name, value)

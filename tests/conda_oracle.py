@@ -1,0 +1,131 @@
+"""What rattler itself installs, to compare with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import rattler
+from rattler.index import index_fs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from conda_packages import Package
+
+    from envbuild.conda.link import LinkedFile
+
+UNSTABLE = ("extracted_package_dir", "requested_specs", "link", "indexed_timestamp", "md5", "size")
+"""What rattler's record says of the machine, the channel's index or the moment."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """One installed path.
+
+    Attributes:
+        kind: ``file`` or ``link``.
+        content: The bytes of a file, or the text of a link.
+        mode: The permission bits of a file.
+    """
+
+    kind: str
+    content: bytes
+    mode: int
+
+
+async def index(channel: Path) -> None:
+    """Index a folder of packages."""
+    await index_fs(channel)
+
+
+def records(channel: Path) -> list[rattler.RepoDataRecord]:
+    """All packages of an indexed channel."""
+
+    async def query() -> list[list[rattler.RepoDataRecord]]:
+        names = set()
+        for file in (*channel.glob("*/*.conda"), *channel.glob("*/*.tar.bz2")):
+            names.add(file.name.rsplit("-", 2)[0])
+        gateway = rattler.Gateway(cache_dir=channel.parent / "repodata-cache")
+        return await gateway.query(
+            [rattler.Channel(channel.as_uri())],
+            [rattler.Subdir("linux-64"), rattler.Subdir("noarch")],
+            [rattler.MatchSpec(name) for name in sorted(names)],
+            recursive=False,
+        )
+
+    return [record for group in asyncio.run(query()) for record in group]
+
+
+def install(
+    record: rattler.RepoDataRecord, python: rattler.RepoDataRecord | None, prefix: Path, cache: Path
+) -> dict[str, Installed]:
+    """Install one package with rattler for ``/opt/env``; the paths relative to the prefix."""
+    wanted = [record] if python is None or record.name == python.name else [record, python]
+    ignored = None if python is None or record.name == python.name else {"python"}
+    asyncio.run(
+        rattler.install(
+            wanted,
+            target_prefix=prefix,
+            cache_dir=cache,
+            ignored_packages=ignored,
+            alternative_target_prefix="/opt/env",
+            platform=rattler.Subdir("linux-64"),
+            show_progress=False,
+        )
+    )
+    return dict(_walk(prefix))
+
+
+def _walk(prefix: Path) -> Iterator[tuple[str, Installed]]:
+    for path in sorted(prefix.rglob("*")):
+        name = str(path.relative_to(prefix))
+        state = path.lstat()
+        if stat.S_ISLNK(state.st_mode):
+            yield name, Installed("link", str(path.readlink()).encode(), 0o777)
+        elif stat.S_ISREG(state.st_mode) and name not in {"CACHEDIR.TAG", "conda-meta/history"}:
+            yield name, Installed("file", path.read_bytes(), stat.S_IMODE(state.st_mode))
+
+
+def collect(files: Iterable[LinkedFile]) -> dict[str, Installed]:
+    """What envbuild installs, in the same form; hard links are resolved."""
+    found: dict[str, Installed] = {}
+    for file in files:
+        content = b"".join(file.chunks)
+        if file.kind == "2":
+            found[file.path] = Installed("link", file.target.encode(), 0o777)
+        elif file.kind == "1":
+            found[file.path] = found[file.target]
+        elif file.kind == "0":
+            found[file.path] = Installed("file", content, file.mode)
+    return found
+
+
+def normalise(installed: dict[str, Installed], entry_points: Iterable[str]) -> dict[str, Any]:
+    """Leave out what is meant to differ: the form of the record, and the modes of generated files."""
+    scripts = set(entry_points)
+    return {name: _normal(name, each, scripts) for name, each in installed.items()}
+
+
+def _normal(name: str, each: Installed, scripts: set[str]) -> Any:
+    if name.startswith("conda-meta/"):
+        document = json.loads(each.content)
+        return {field: value for field, value in document.items() if field not in UNSTABLE}
+    mode = 0o755 if name in scripts else each.mode
+    return (each.kind, each.content, mode)
+
+
+def install_made(package: Package, python: Package | None, folder: Path, ending: str) -> dict[str, Installed]:
+    """Install a package that a test has written."""
+    channel = folder / "channel"
+    for each in (package, python):
+        if each is not None:
+            each.put(channel, ending if each is package else ".conda")
+    asyncio.run(index(channel))
+    by_name = {record.name.normalized: record for record in records(channel)}
+    interpreter = by_name[python.name] if python else None
+    return install(by_name[package.name], interpreter, folder / "prefix", folder / "cache")
