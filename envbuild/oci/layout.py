@@ -77,7 +77,7 @@ class LayoutRegistry:
     """
 
     repository: Repository
-    _deadline: Deadline = NO_DEADLINE
+    _deadline: Deadline = field(default=NO_DEADLINE, repr=False)
     _seen: _Seen = field(default_factory=_Seen, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,842 @@
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import pytest
+from oci_contract import ABSENT, RegistryContract, at_once, config_of, put, put_image, put_index, read
+
+from envbuild.deadline import Deadline
+from envbuild.digest import Descriptor, Digest
+from envbuild.errors import (
+    DeadlineExceeded,
+    EnvbuildError,
+    IntegrityError,
+    NotFound,
+    SpecError,
+    StorageError,
+    Unavailable,
+)
+from envbuild.oci.disk import TEMPORARY
+from envbuild.oci.layout import LOCK_FILE, LayoutRegistry
+from envbuild.oci.layout_index import REF_NAME
+from envbuild.oci.manifest import OCI_INDEX, OCI_LAYER_GZIP, ImageIndex, Manifest, encode
+from envbuild.oci.registry import publish
+from envbuild.reference import Repository, Tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from envbuild.oci.registry import Registry
+
+FORK = multiprocessing.get_context("fork")
+
+
+def layout(folder: Path) -> LayoutRegistry:
+    return LayoutRegistry(Repository("", str(folder)))
+
+
+def blob_path(registry: Registry, digest: Digest) -> Path:
+    return registry.repository.folder / "blobs" / "sha256" / digest.hex
+
+
+class LayoutBackend:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made = 0
+
+    def repository(self) -> Registry:
+        self._made += 1
+        return layout(self._folder / f"layout {self._made}")
+
+    def overwrite_blob(self, registry: Registry, digest: Digest, content: bytes) -> None:
+        blob_path(registry, digest).write_bytes(content)
+
+    def overwrite_manifest(self, registry: Registry, digest: Digest, content: bytes) -> None:
+        blob_path(registry, digest).write_bytes(content)
+
+
+class TestLayout(RegistryContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> LayoutBackend:
+        return LayoutBackend(tmp_path)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> LayoutRegistry:
+    return layout(tmp_path / "layout")
+
+
+def index_of(registry: Registry) -> dict[str, Any]:
+    document = json.loads((registry.repository.folder / "index.json").read_bytes())
+    assert isinstance(document, dict)
+    return document
+
+
+def write_index(registry: Registry, document: object) -> None:
+    (registry.repository.folder / "index.json").write_bytes(encode(document))
+
+
+def check_whole(registry: Registry) -> set[str]:
+    """Read all that a layout holds; its tags' names."""
+    folder = registry.repository.folder
+    for path in (folder / "blobs" / "sha256").iterdir():
+        assert Digest.of(path.read_bytes()).hex == path.name
+    names = set()
+    for tag in registry.tags():
+        manifest = registry.get_manifest(tag)
+        assert isinstance(manifest, Manifest)
+        for blob in manifest.blobs:
+            read(registry, blob)
+        names.add(tag.name)
+    return names
+
+
+# The folder
+
+
+def test_reads_do_not_make_the_folder(registry: LayoutRegistry) -> None:
+    with pytest.raises(NotFound):
+        registry.get_manifest(Tag("a"))
+    assert not registry.has_blob(ABSENT.digest)
+    assert list(registry.tags()) == []
+    assert not registry.repository.folder.exists()
+
+
+def test_an_empty_folder_becomes_a_layout(registry: LayoutRegistry) -> None:
+    folder = registry.repository.folder
+    folder.mkdir()
+    assert list(registry.tags()) == []
+    put(registry, b"blob")
+    assert json.loads((folder / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
+    assert index_of(registry) == {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+    assert {path.name for path in folder.iterdir()} <= {"oci-layout", "index.json", "blobs", LOCK_FILE}
+
+
+def test_parents_are_made(tmp_path: Path) -> None:
+    registry = layout(tmp_path / "a" / "b" / "c")
+    descriptor = put(registry, b"blob")
+    assert read(registry, descriptor) == b"blob"
+
+
+def test_folder_removed_and_made_again(registry: LayoutRegistry) -> None:
+    publish(registry, put_image(registry, "first"), Tag("a"))
+    shutil.rmtree(registry.repository.folder)
+    with pytest.raises(NotFound):
+        registry.get_manifest(Tag("a"))
+    publish(registry, put_image(registry, "second"), Tag("a"))
+    assert (registry.repository.folder / "oci-layout").exists()
+    assert check_whole(registry) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: (folder.mkdir(), (folder / "notes.txt").write_text("mine")),
+        lambda folder: folder.write_text("a file"),
+        lambda folder: (folder.mkdir(), (folder / "oci-layout").write_text('{"imageLayoutVersion":"9.0.0"}')),
+        lambda folder: (folder.mkdir(), (folder / "oci-layout").write_text("[]")),
+        lambda folder: (folder.mkdir(), (folder / "index.json").write_text('{"manifests":[]}')),
+    ],
+    ids=["other files", "a file", "other version", "other marker", "index alone"],
+)
+def test_what_is_no_layout_is_left_alone(registry: LayoutRegistry, make: Callable[[Path], object]) -> None:
+    folder = registry.repository.folder
+    make(folder)
+    before = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else folder.read_text()
+    with pytest.raises((StorageError, Unavailable)):
+        put(registry, b"blob")
+    with pytest.raises(StorageError):
+        registry.get_manifest(Tag("a"))
+    with pytest.raises(StorageError):
+        registry.has_blob(ABSENT.digest)
+    after = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else folder.read_text()
+    assert after == before
+
+
+def test_a_repository_on_a_host_is_refused() -> None:
+    with pytest.raises(SpecError):
+        LayoutRegistry(Repository.parse("registry.example.com/team/envs"))
+
+
+@pytest.mark.parametrize("linked", ["blobs", "blobs/sha256"])
+def test_links_are_read_and_never_written_through(
+    registry: LayoutRegistry, tmp_path: Path, linked: str
+) -> None:
+    publish(registry, put_image(registry, "image"), Tag("a"))
+    outside = tmp_path / "outside"
+    (registry.repository.folder / linked).rename(outside)
+    (registry.repository.folder / linked).symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    assert isinstance(registry.get_manifest(Tag("a")), Manifest)
+    with pytest.raises(StorageError, match="symbolic link"):
+        put(registry, b"new")
+    with pytest.raises(StorageError, match="symbolic link"):
+        registry.delete_manifest(registry.get_manifest(Tag("a")).descriptor.digest)
+    assert sorted(outside.rglob("*")) == before
+
+
+def test_links_in_place_of_files_are_replaced(registry: LayoutRegistry, tmp_path: Path) -> None:
+    publish(registry, put_image(registry, "first"), Tag("a"))
+    folder = registry.repository.folder
+    index, blob = tmp_path / "index", tmp_path / "blob"
+    (folder / "index.json").rename(index)
+    (folder / "index.json").symlink_to(index)
+    blob.write_bytes(b"")
+    blob_path(registry, Digest.of(b"content")).symlink_to(blob)
+    kept = index.read_bytes()
+    put(registry, b"content")
+    publish(registry, put_image(registry, "second"), Tag("b"))
+    assert index.read_bytes() == kept
+    assert blob.read_bytes() == b""
+    assert check_whole(registry) == {"a", "b"}
+
+
+def test_linked_lock_is_refused(registry: LayoutRegistry, tmp_path: Path) -> None:
+    manifest = put_image(registry, "image")
+    (registry.repository.folder / LOCK_FILE).unlink(missing_ok=True)
+    (tmp_path / "victim").write_text("kept")
+    (registry.repository.folder / LOCK_FILE).symlink_to(tmp_path / "victim")
+    with pytest.raises(Unavailable):
+        registry.put_manifest(manifest, Tag("a"))
+    assert (tmp_path / "victim").read_text() == "kept"
+
+
+# index.json
+
+
+def test_what_other_tools_wrote_is_kept(registry: LayoutRegistry) -> None:
+    put(registry, b"blob")
+    foreign = {
+        "mediaType": "application/vnd.example+json",
+        "digest": str(ABSENT.digest),
+        "size": 3,
+        "data": "AAAA",
+        "annotations": {REF_NAME: "docker.io/library/debian:12", "x": "y"},
+    }
+    write_index(
+        registry, {"schemaVersion": 2, "annotations": {"a": "b"}, "manifests": [foreign], "more": [1]}
+    )
+    publish(registry, put_image(registry, "image"), Tag("a"))
+    document = index_of(registry)
+    assert document["manifests"][0] == foreign
+    assert (document["annotations"], document["more"]) == ({"a": "b"}, [1])
+    assert list(registry.tags()) == [Tag("a")]
+
+
+def test_a_lone_image_without_a_name_is_latest(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    registry.put_manifest(manifest)
+    entry = manifest.descriptor.to_json()
+    write_index(registry, {"schemaVersion": 2, "manifests": [entry]})
+    assert registry.get_manifest(Tag("latest")) == manifest
+    with pytest.raises(NotFound):
+        registry.get_manifest(Tag("other"))
+    write_index(registry, {"schemaVersion": 2, "manifests": [entry, entry]})
+    with pytest.raises(NotFound):
+        registry.get_manifest(Tag("latest"))
+
+
+def test_the_first_of_two_entries_counts_and_a_new_one_replaces_both(registry: LayoutRegistry) -> None:
+    first, second, third = (put_image(registry, text) for text in ("first", "second", "third"))
+    for manifest in (first, second):
+        registry.put_manifest(manifest)
+    entries = [each.descriptor.annotated(**{REF_NAME: "a"}).to_json() for each in (first, second)]
+    write_index(registry, {"schemaVersion": 2, "manifests": entries})
+    assert registry.get_manifest(Tag("a")) == first
+    registry.put_manifest(third, Tag("a"))
+    assert registry.get_manifest(Tag("a")) == third
+    assert len(index_of(registry)["manifests"]) == 1
+
+
+def test_go_writes_an_empty_list_as_null(registry: LayoutRegistry) -> None:
+    put(registry, b"blob")
+    write_index(registry, {"schemaVersion": 2, "manifests": None})
+    assert list(registry.tags()) == []
+    publish(registry, put_image(registry, "image"), Tag("a"))
+    assert check_whole(registry) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff", b'{"manifests":{}}', b'{"manifests":[1]}', b"[" * 100_000],
+)
+def test_bad_index_is_typed_and_never_overwritten(registry: LayoutRegistry, content: bytes) -> None:
+    manifest = put_image(registry, "image")
+    path = registry.repository.folder / "index.json"
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError):
+        registry.get_manifest(Tag("a"))
+    with pytest.raises(IntegrityError):
+        registry.put_manifest(manifest, Tag("a"))
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": "sha256:../../../../etc/passwd"},
+        {"digest": "sha512:" + "0" * 128},
+        {"digest": None},
+        {"size": "1"},
+        {"mediaType": 7},
+    ],
+)
+def test_bad_entries_are_typed(registry: LayoutRegistry, change: dict[str, Any]) -> None:
+    publish(registry, put_image(registry, "image"), Tag("a"))
+    document = index_of(registry)
+    document["manifests"][0].update(change)
+    write_index(registry, document)
+    with pytest.raises(IntegrityError):
+        registry.get_manifest(Tag("a"))
+
+
+def test_a_change_behind_the_cache_is_seen_at_once(registry: LayoutRegistry) -> None:
+    first, second = put_image(registry, "first"), put_image(registry, "second")
+    other = layout(registry.repository.folder)
+    registry.put_manifest(first, Tag("a"))
+    time.sleep(0.15)
+    assert registry.get_manifest(Tag("a")) == first
+    for _ in range(200):
+        other.put_manifest(second, Tag("a"))
+        assert registry.get_manifest(Tag("a")) == second
+        other.put_manifest(first, Tag("a"))
+        assert registry.get_manifest(Tag("a")) == first
+
+
+def test_putting_a_tag_again_writes_nothing(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    registry.put_manifest(manifest, Tag("a"))
+    before = (registry.repository.folder / "index.json").stat().st_ino
+    registry.put_manifest(manifest, Tag("a"))
+    assert (registry.repository.folder / "index.json").stat().st_ino == before
+
+
+# Blobs
+
+
+def test_torn_blob_is_put_again(registry: LayoutRegistry) -> None:
+    content = b"content " * 100
+    descriptor = put(registry, content)
+    blob_path(registry, descriptor.digest).write_bytes(content[:10])
+    assert registry.put_blob(descriptor, lambda: io.BytesIO(content)) is True
+    assert read(registry, descriptor) == content
+
+
+def test_torn_blob_keeps_its_manifest_out(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    blob_path(registry, manifest.layers[0].digest).write_bytes(b"")
+    with pytest.raises(NotFound):
+        registry.put_manifest(manifest, Tag("a"))
+
+
+def test_corrupt_manifest_is_mended_by_putting_it(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    registry.put_manifest(manifest, Tag("a"))
+    blob_path(registry, manifest.descriptor.digest).write_bytes(manifest.raw[:-1] + b" ")
+    with pytest.raises(IntegrityError):
+        registry.get_manifest(Tag("a"))
+    registry.put_manifest(manifest, Tag("a"))
+    assert registry.get_manifest(Tag("a")) == manifest
+
+
+def test_mount_is_a_link(tmp_path: Path) -> None:
+    source, target = layout(tmp_path / "source"), layout(tmp_path / "target")
+    descriptor = put(source, b"content")
+    assert target.mount_blob(descriptor, source.repository)
+    assert blob_path(source, descriptor.digest).samefile(blob_path(target, descriptor.digest))
+    assert target.mount_blob(descriptor, source.repository)
+
+
+def test_mount_does_not_spread_corruption(tmp_path: Path) -> None:
+    source, target = layout(tmp_path / "source"), layout(tmp_path / "target")
+    descriptor = put(source, b"content")
+    blob_path(source, descriptor.digest).write_bytes(b"c0ntent")
+    assert not target.mount_blob(descriptor, source.repository)
+    assert not target.has_blob(descriptor.digest)
+
+
+def test_mount_replaces_a_torn_blob(tmp_path: Path) -> None:
+    source, target = layout(tmp_path / "source"), layout(tmp_path / "target")
+    for registry in (source, target):
+        descriptor = put(registry, b"content")
+    blob_path(target, descriptor.digest).write_bytes(b"cont")
+    assert target.mount_blob(descriptor, source.repository)
+    assert read(target, descriptor) == b"content"
+
+
+def test_mount_across_disks_is_not_possible(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        assert Path(other).stat().st_dev != tmp_path.stat().st_dev
+        source, target = layout(Path(other)), layout(tmp_path / "target")
+        descriptor = put(source, b"content")
+        assert not target.mount_blob(descriptor, source.repository)
+        assert not target.mount_blob(descriptor, Repository.parse("registry.example.com/team/envs"))
+        assert not target.has_blob(descriptor.digest)
+
+
+def test_corrupt_tagged_manifest_can_be_deleted(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    registry.put_manifest(manifest, Tag("a"))
+    blob_path(registry, manifest.descriptor.digest).write_bytes(b"rubbish")
+    registry.delete_manifest(manifest.descriptor.digest)
+    with pytest.raises(NotFound):
+        registry.get_manifest(Tag("a"))
+
+
+def test_a_layer_is_never_deleted_as_a_manifest(registry: LayoutRegistry) -> None:
+    large = put(registry, b"x" * (5 << 20))
+    small = put(registry, config_of("config"))
+    for blob in (large, small):
+        with pytest.raises(NotFound):
+            registry.delete_manifest(blob.digest)
+        assert registry.has_blob(blob.digest)
+
+
+# Other tools
+
+
+def skopeo(*arguments: str) -> str:
+    done = subprocess.run(["skopeo", *arguments], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_skopeo_inspects_what_we_write(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    publish(registry, manifest, Tag("v1"))
+    publish(registry, put_image(registry, "other"), Tag("v2"))
+    name = f"oci:{registry.repository.folder}:v1"
+    assert skopeo("inspect", "--raw", name).encode() == manifest.raw
+    seen = json.loads(skopeo("inspect", name))
+    assert seen["Digest"] == str(manifest.descriptor.digest)
+    assert seen["Layers"] == [str(layer.digest) for layer in manifest.layers]
+
+
+def test_skopeo_copies_from_us_and_we_read_it(registry: LayoutRegistry, tmp_path: Path) -> None:
+    manifest = put_image(registry, "image")
+    publish(registry, manifest, Tag("v1"))
+    other = layout(tmp_path / "other")
+    name = f"oci:{registry.repository.folder}:v1"
+    skopeo("copy", "--insecure-policy", "--preserve-digests", name, f"oci:{tmp_path}/other:named")
+    assert other.get_manifest(Tag("named")).raw == manifest.raw
+    assert check_whole(other) == {"named"}
+    publish(other, put_image(other, "ours"), Tag("ours"))
+    assert check_whole(other) == {"named", "ours"}
+
+
+def test_skopeo_writes_without_a_name(registry: LayoutRegistry, tmp_path: Path) -> None:
+    manifest = put_image(registry, "image")
+    publish(registry, manifest, Tag("v1"))
+    name = f"oci:{registry.repository.folder}:v1"
+    skopeo("copy", "--insecure-policy", "--preserve-digests", name, f"oci:{tmp_path}/other")
+    other = layout(tmp_path / "other")
+    assert other.get_manifest(Tag("latest")).raw == manifest.raw
+    assert list(other.tags()) == []
+
+
+def test_skopeo_copies_a_whole_index(registry: LayoutRegistry, tmp_path: Path) -> None:
+    index = put_index(registry, "two")
+    publish(registry, index, Tag("both"))
+    name = f"oci:{registry.repository.folder}:both"
+    skopeo("copy", "--insecure-policy", "--preserve-digests", "--all", name, f"oci:{tmp_path}/other:both")
+    other = layout(tmp_path / "other")
+    seen = other.get_manifest(Tag("both"))
+    assert isinstance(seen, ImageIndex)
+    assert seen.raw == index.raw
+    assert [other.get_manifest(entry.digest).descriptor.digest for entry in seen.manifests] == [
+        entry.digest for entry in index.manifests
+    ]
+
+
+def test_skopeo_adds_to_our_layout(registry: LayoutRegistry, tmp_path: Path) -> None:
+    publish(registry, put_image(registry, "ours"), Tag("ours"))
+    other = layout(tmp_path / "other")
+    publish(other, put_image(other, "theirs"), Tag("v1"))
+    folder = registry.repository.folder
+    skopeo("copy", "--insecure-policy", f"oci:{other.repository.folder}:v1", f"oci:{folder}:theirs")
+    assert check_whole(registry) == {"ours", "theirs"}
+
+
+# Trouble
+
+
+def in_a_child(work: Callable[[], None]) -> str:
+    """Run in a forked process; the name of the error's type, or what came back."""
+    reading, writing = os.pipe()
+
+    def run() -> None:
+        try:
+            work()
+            said = "done"
+        except EnvbuildError as error:
+            said = type(error).__name__
+        except BaseException as error:  # noqa: BLE001
+            said = repr(error)
+        os.write(writing, said.encode())
+
+    process = FORK.Process(target=run)
+    process.start()
+    os.close(writing)
+    process.join(60)
+    with os.fdopen(reading) as stream:
+        return stream.read()
+
+
+@pytest.fixture
+def open_tmp() -> Iterator[Path]:
+    """A folder that other users can reach."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def as_nobody() -> None:
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+def test_a_read_only_layout_can_be_read(open_tmp: Path) -> None:
+    registry = layout(open_tmp / "layout")
+    manifest = put_image(registry, "image")
+    publish(registry, manifest, Tag("a"))
+    folders = [registry.repository.folder / name for name in ("", "blobs", "blobs/sha256")]
+    for folder in folders:
+        folder.chmod(0o555)
+
+    def reading() -> None:
+        as_nobody()
+        assert registry.get_manifest(Tag("a")) == manifest
+        assert [len(read(registry, blob)) for blob in manifest.blobs] == [
+            blob.size for blob in manifest.blobs
+        ]
+        assert publish(registry, manifest, Tag("a")) == manifest
+        assert registry.put_blob(manifest.config, lambda: io.BytesIO(b"")) is False
+
+    def writing() -> None:
+        as_nobody()
+        put(registry, b"new")
+
+    def tagging() -> None:
+        as_nobody()
+        registry.put_manifest(manifest, Tag("b"))
+
+    try:
+        assert in_a_child(reading) == "done"
+        assert in_a_child(writing) == "Unavailable"
+        assert in_a_child(tagging) == "Unavailable"
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert check_whole(registry) == {"a"}
+
+
+def test_an_unreadable_layout_is_unknown_and_no_miss(open_tmp: Path) -> None:
+    registry = layout(open_tmp / "layout")
+    publish(registry, put_image(registry, "image"), Tag("a"))
+    registry.repository.folder.chmod(0o000)
+
+    def reading() -> None:
+        as_nobody()
+        layout(open_tmp / "layout").get_manifest(Tag("a"))
+
+    try:
+        assert in_a_child(reading) == "Unavailable"
+    finally:
+        registry.repository.folder.chmod(0o755)
+
+
+def test_a_full_file_is_storage_full(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    publish(registry, manifest, Tag("a"))
+
+    def limited(work: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+            work()
+
+        return run
+
+    assert in_a_child(limited(lambda: put(registry, b"x" * 5000))) == "StorageFull"
+    assert in_a_child(limited(lambda: registry.put_manifest(manifest, Tag("b")))) == "StorageFull"
+    assert check_whole(registry) == {"a"}
+    assert not list(registry.repository.folder.glob(f"{TEMPORARY}*"))
+
+
+FULL_DISK = """
+    import io, sys
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from oci_contract import put, put_image, read
+    from envbuild.errors import StorageFull
+    from envbuild.oci.layout import LayoutRegistry
+    from envbuild.oci.registry import publish
+    from envbuild.reference import Repository, Tag
+
+    registry = LayoutRegistry(Repository("", {folder!r} + "/layout"))
+    manifest = put_image(registry, "image")
+    publish(registry, manifest, Tag("first"))
+    stored, full = set(), 0
+    for number in range(400):
+        try:
+            put(registry, bytes([number % 256]) * (1500 + number))
+            registry.put_manifest(manifest, Tag(f"t{{number}}"))
+            stored.add(f"t{{number}}")
+        except StorageFull as error:
+            assert error.retryable and error.hint
+            full += 1
+    assert full >= 50 and stored, (full, stored)
+    assert {{tag.name for tag in registry.tags()}} == stored | {{"first"}}
+    assert registry.get_manifest(Tag("first")) == manifest
+    assert all(read(registry, blob) for blob in manifest.blobs)
+    assert not list(Path({folder!r}, "layout").glob(".envbuild-tmp-*"))
+    print("survived", full)
+"""
+
+
+def test_a_full_disk_is_storage_full_and_reads_go_on(tmp_path: Path) -> None:
+    """On a real disk of 256 KiB in a mount namespace of its own."""
+    (tmp_path / "disk").mkdir()
+    folder, tests = str(tmp_path / "disk"), str(Path(__file__).parent.parent)
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(FULL_DISK).format(tests=tests, folder=folder))
+    mount = 'mount -t tmpfs -o size=256k none "$1" && exec "$2" "$3"'
+    done = subprocess.run(
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            mount,
+            "sh",
+            folder,
+            sys.executable,
+            script,
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent.parent,
+        timeout=120,
+    )
+    assert done.stdout.startswith("survived"), done.stderr
+
+
+def test_waiting_for_the_lock_ends_at_the_deadline(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    with filelock.FileLock(registry.repository.folder / LOCK_FILE):
+        begun = time.monotonic()
+        failed: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                registry.by(Deadline.after(0.3)).put_manifest(manifest, Tag("a"))
+            except DeadlineExceeded as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(30)
+        assert len(failed) == 1
+        assert 0.2 < time.monotonic() - begun < 5
+        with pytest.raises(NotFound):
+            registry.get_manifest(Tag("a"))
+    registry.put_manifest(manifest, Tag("a"))
+
+
+def test_the_deadline_stops_a_slow_blob(registry: LayoutRegistry) -> None:
+    class Slow(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any, /) -> int:
+            time.sleep(0.05)
+            buffer[:1] = b"x"
+            return 1
+
+    descriptor = Descriptor.of(b"x" * 1000, OCI_LAYER_GZIP)
+    with pytest.raises(DeadlineExceeded):
+        registry.by(Deadline.after(0.3)).put_blob(descriptor, lambda: io.BufferedReader(Slow(), 1))
+    assert not registry.has_blob(descriptor.digest)
+    assert not list(registry.repository.folder.glob(f"{TEMPORARY}*"))
+
+
+def test_leftovers_are_swept_and_files_in_the_making_are_not(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    folder = registry.repository.folder
+    dead, fresh, held = (folder / f"{TEMPORARY}{name}" for name in ("dead", "fresh", "held"))
+    for path in (dead, fresh, held):
+        path.write_bytes(b"part")
+    for path in (dead, held):
+        os.utime(path, (1, 1))
+    with held.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        registry.put_manifest(manifest, Tag("a"))
+    assert [path.exists() for path in (dead, fresh, held)] == [False, True, True]
+
+
+# Many processes
+
+
+def publish_many(folder: Path, worker: int, count: int) -> None:
+    registry = layout(folder)
+    for step in range(count):
+        publish(registry, put_image(registry, f"{worker}-{step}"), Tag(f"{worker}-{step}"))
+        publish(registry, put_image(registry, f"shared {step}"), Tag(f"shared-{step}"))
+        assert registry.get_manifest(Tag(f"{worker}-{step}")) is not None
+
+
+def test_sixteen_processes_write_one_layout(registry: LayoutRegistry) -> None:
+    folder, count = registry.repository.folder, 10
+    processes = [FORK.Process(target=publish_many, args=(folder, worker, count)) for worker in range(16)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 16
+    expected = {f"{worker}-{step}" for worker in range(16) for step in range(count)}
+    assert check_whole(registry) == expected | {f"shared-{step}" for step in range(count)}
+    assert not list(folder.glob(f"{TEMPORARY}*"))
+
+
+def publish_for_ever(folder: Path, worker: int, written: int) -> None:
+    registry = layout(folder)
+    step = 0
+    while True:
+        name = f"{worker}-{step}"
+        put(registry, name.encode() * 50_000)
+        publish(registry, put_image(registry, name), Tag(name))
+        os.write(written, f"{name}\n".encode())
+        step += 1
+
+
+def test_kills_leave_a_good_layout(registry: LayoutRegistry) -> None:
+    """Writers killed at any moment; what one of them said it had published is there."""
+    folder, rounds, writers = registry.repository.folder, 40, 4
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "r") as said:
+        for number in range(rounds):
+            processes = [
+                FORK.Process(target=publish_for_ever, args=(folder, number * writers + worker, writing))
+                for worker in range(writers)
+            ]
+            for process in processes:
+                process.start()
+            time.sleep(0.01 + 0.05 * (number % 7))
+            for process in processes:
+                process.kill()
+            for process in processes:
+                process.join(30)
+        os.close(writing)
+        published = set(said.read().split())
+    tags = check_whole(registry)
+    assert published <= tags
+    assert len(published) > rounds
+    publish(registry, put_image(registry, "after"), Tag("after"))
+
+
+PUBLISH_ONE = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from oci_contract import put_image
+    from envbuild.oci.layout import LayoutRegistry
+    from envbuild.oci.registry import publish
+    from envbuild.reference import Repository, Tag
+    import filelock
+    registry = LayoutRegistry(Repository("", sys.argv[1]))
+    publish(registry, put_image(registry, "image"), Tag("new"))
+"""
+
+
+@pytest.mark.parametrize("fault", ["signal=KILL", "error=EIO", "error=ENOSPC"])
+@pytest.mark.parametrize("call", ["write", "fsync", "rename,renameat,renameat2", "mkdir,mkdirat"])
+def test_a_fault_at_each_call_leaves_the_old_or_the_new_state(tmp_path: Path, call: str, fault: str) -> None:
+    """``strace`` kills or fails the process at its first, second, … call, until it gets through."""
+    tests = str(Path(__file__).parent.parent)
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(PUBLISH_ONE).format(tests=tests))
+    for when in range(1, 40):
+        registry = layout(tmp_path / f"layout {when}")
+        trace = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}"]
+        inject = ["-e", f"inject={call}:{fault}:when={when}"]
+        done = subprocess.run(
+            [*trace, *inject, sys.executable, "-B", str(script), str(registry.repository.folder)],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=Path(tests).parent,
+            timeout=60,
+        )
+        with contextlib.suppress(NotFound):
+            check_state(registry)
+        publish(registry, put_image(registry, "image"), Tag("new"))
+        assert check_whole(registry) == {"new"}
+        if done.returncode == 0:
+            break
+        assert fault == "signal=KILL" or "envbuild.errors." in done.stderr, done.stderr
+    assert done.returncode == 0
+    assert when > 1
+
+
+def check_state(registry: LayoutRegistry) -> None:
+    """The tag is there with all that belongs to it, or is not there."""
+    manifest = registry.get_manifest(Tag("new"))
+    assert isinstance(manifest, Manifest)
+    for blob in manifest.blobs:
+        read(registry, blob)
+
+
+# Size
+
+
+def test_ten_thousand_tags_stay_usable(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    registry.put_manifest(manifest)
+    entries = [
+        manifest.descriptor.annotated(**{REF_NAME: f"k1-{number:064x}"}).to_json() for number in range(10_000)
+    ]
+    write_index(registry, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+    time.sleep(0.15)
+    tag = Tag(f"k1-{9_999:064x}")
+    assert seconds(lambda: layout(registry.repository.folder).get_manifest(tag)) < 1
+    registry.get_manifest(tag)
+    assert seconds(lambda: registry.get_manifest(tag)) < 0.05
+    assert seconds(lambda: registry.put_manifest(manifest, Tag("new"))) < 2
+    assert len(list(registry.tags())) == 10_001
+
+
+def seconds(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def test_threads_share_one_instance(registry: LayoutRegistry) -> None:
+    def work(number: int) -> None:
+        for step in range(10):
+            name = f"{number}-{step}"
+            publish(registry, put_image(registry, name), Tag(name))
+
+    at_once(8, work)
+    assert len(check_whole(registry)) == 80
