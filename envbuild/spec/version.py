@@ -31,7 +31,8 @@ _MAX_ALTERNATIVES = 64
 _MAX_NESTING = 16
 
 _SEGMENT = r"[0-9a-z]+"
-_PART = rf"{_SEGMENT}(?:[._-]{_SEGMENT})*(?:[._-]?[_-])?"
+# A dash at the end is refused: the solver takes it for a version of its own, against its own order.
+_PART = rf"{_SEGMENT}(?:[._-]{_SEGMENT})*(?:[._]?_)?"
 _VERSION = re.compile(rf"(?:([0-9]+)!)?({_PART})(?:\+({_PART}))?")
 _COMPONENT = re.compile(r"[0-9]+|[a-z]+")
 _TOKEN = re.compile(r"\s*(?:([(),|])|([<>=!~]*)\s*([A-Za-z0-9!_.*+-]+))")
@@ -100,7 +101,7 @@ def _component(text: str) -> Component:
 
 
 def _segments(text: str) -> tuple[Segment, ...]:
-    tail = text[-1] in "_-"
+    tail = text[-1] == "_"
     parts = re.split(r"[._-]", text[:-1] if tail else text)
     own_segment = parts[-1] == ""  # a separator stands before the last underscore
     segments = [_segment(part) for part in parts if part]
