@@ -30,6 +30,8 @@ DOCKERFILE: Final = ".envbuild.Dockerfile"
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BLOCK = tarfile.BLOCKSIZE
+_SMALL: Final = 1 << 20
+"""Known layers up to this size are kept: a step that changes nothing makes the same empty layer again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class SavedLayer:
 
     Attributes:
         diff_id: The digest of the uncompressed tar.
-        path: The uncompressed tar, or None for a layer that was known already and not kept.
+        path: The uncompressed tar, or None for a big layer that was known already and not kept.
         needles: The names of the needles that were found in it.
     """
 
@@ -160,7 +162,7 @@ def unpack_image(
     Args:
         stream: The archive.
         folder: An empty folder for the layers; entry names of the archive are never used as paths.
-        known: Diff IDs of layers that need not be kept.
+        known: Diff IDs of layers that need not be kept if they are big.
         needles: Finds forbidden things in a piece of a layer and gives their names.
         overlap: How many bytes the pieces given to ``needles`` overlap.
         max_bytes: How many bytes the kept layers may have in all.
@@ -182,7 +184,9 @@ def unpack_image(
         spool.layer(str(name), diff_id)
         for name, diff_id in zip(listed.get("Layers") or (), diff_ids(config), strict=True)
     )
-    size = sum(layer.path.stat().st_size for layer in layers if layer.path is not None)
+    size = sum(
+        layer.path.stat().st_size for layer in layers if layer.path is not None and layer.diff_id not in known
+    )
     if max_bytes is not None and size > max_bytes:
         raise BuildLimit(f"the steps wrote {size} bytes, at most {max_bytes} are allowed")
     return SavedImage(config, layers)
@@ -226,7 +230,7 @@ class _Spool:
             self._links[name] = posixpath.normpath(entry.linkname)
         elif entry.isreg() and (content := files.extractfile(entry)) is not None:
             self._files[name] = self._write(content)
-            if self._files[name].digest in self._known:
+            if self._files[name].digest in self._known and entry.size > _SMALL:
                 self._files[name].path.unlink()
 
     def _write(self, content: Any) -> _Spooled:
@@ -264,9 +268,9 @@ class _Spool:
         return entries[0]
 
     def layer(self, name: str, diff_id: Digest) -> SavedLayer:
-        if diff_id in self._known:
-            return SavedLayer(diff_id, None)
         spooled = self._find(name)
+        if diff_id in self._known and not spooled.path.exists():
+            return SavedLayer(diff_id, None)
         if spooled.digest != diff_id:
             spooled = self._inflate(spooled)
         if spooled.digest != diff_id:

@@ -175,6 +175,7 @@ class StepLog:
     _vertexes: dict[str, Vertex] = field(default_factory=dict)
     _tails: dict[str, deque[str]] = field(default_factory=dict)
     _partial: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    _done: set[str] = field(default_factory=set)
     _legacy: str = ""
 
     def feed(self, event: dict[str, Any]) -> None:
@@ -199,7 +200,8 @@ class StepLog:
         self._vertexes[vertex.digest] = vertex
         if vertex.started and not before.started and not vertex.cached:
             self._tell(vertex.name, "start")
-        if vertex.completed and not before.completed:
+        if vertex.completed and vertex.digest not in self._done:
+            self._done.add(vertex.digest)
             self._flush(vertex.digest)
             self._tell(vertex.name, "reused" if vertex.cached else "done")
 

@@ -1,0 +1,104 @@
+"""What an engine can do, and how steps are put to it accordingly."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from envbuild.build import buildx
+from envbuild.build.heredoc import DEFAULT_SHELL, lower_heredocs
+from envbuild.errors import BuildError
+
+if TYPE_CHECKING:
+    from envbuild.build.steps_image import Limits, StepsBase
+
+_NEEDS_BUILDKIT: Final = re.compile(r"(?im)^\s*(?:RUN\s+--|(?:COPY|ADD)\s+--(?!chown=|from=))")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine is.
+
+    Attributes:
+        endpoint: Its address.
+        version: Its version, as ``20.10.24+dfsg1``.
+        storage: Its storage driver, as ``overlay2``.
+        buildkit: Whether it has a BuildKit that can be used over plain HTTP.
+        podman: Whether it is Podman, which speaks the same API.
+        containerd_store: Whether images are kept by containerd; an image's ID is then its manifest's digest.
+    """
+
+    endpoint: str
+    version: str
+    storage: str
+    buildkit: bool
+    podman: bool
+    containerd_store: bool
+
+    @property
+    def major(self) -> int:
+        """The first number of the version."""
+        return int(found[0]) if (found := re.match(r"\d+", self.version)) else 0
+
+    @property
+    def heredocs(self) -> bool:
+        """Whether its own Dockerfile front end knows heredocs (Engine 23, BuildKit 0.10)."""
+        return self.buildkit and self.major >= 23
+
+    @property
+    def buildx(self) -> str | None:
+        """What ``docker buildx version`` says here, or None; it runs the command."""
+        return buildx.version(self.endpoint)
+
+
+def builder_parameters(steps: str, limits: Limits, info: EngineInfo) -> dict[str, str]:
+    """The parameters that choose BuildKit or, where it cannot keep the limits, the engine's older builder.
+
+    Raises:
+        BuildError: The steps need BuildKit, and it cannot be had.
+    """
+    limited = limits.memory is not None or limits.cpus is not None
+    if info.podman:
+        return _limit_parameters(limits)
+    if info.buildkit and not limited:
+        return {"version": "2"}
+    if _NEEDS_BUILDKIT.search(steps):
+        why = "limits of memory or processors" if info.buildkit else f"Docker Engine {info.version}"
+        raise BuildError(
+            f"these steps need BuildKit, which cannot be had with {why}",
+            hint="limit the engine itself (dockerd --cgroup-parent), or leave out flags such as RUN --mount",
+        )
+    # The older builder's cache can be poisoned (CVE-2024-24557), so it is not used.
+    return {"version": "1", "nocache": "1", **_limit_parameters(limits)}
+
+
+def lowered(steps: str, base: StepsBase, info: EngineInfo) -> str:
+    """The steps in a spelling that the engine knows."""
+    if info.heredocs:
+        return steps
+    shell = (json.loads(base.config).get("config") or {}).get("Shell") or DEFAULT_SHELL
+    return lower_heredocs(steps, shell)
+
+
+def _limit_parameters(limits: Limits) -> dict[str, str]:
+    memory = {} if limits.memory is None else {"memory": str(limits.memory), "memswap": str(limits.memory)}
+    quota = int((limits.cpus or 0) * 100_000)
+    cpus = {} if limits.cpus is None else {"cpuperiod": "100000", "cpuquota": str(quota)}
+    return {**memory, **cpus}
+
+
+def usual_endpoints() -> tuple[str, ...]:
+    """Where engines listen by themselves: Docker, Docker without root, Docker Desktop, Podman."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    paths = (
+        "/var/run/docker.sock",
+        f"{runtime}/docker.sock",
+        f"{Path.home()}/.docker/run/docker.sock",
+        f"{runtime}/podman/podman.sock",
+        "/run/podman/podman.sock",
+    )
+    return tuple(f"unix://{path}" for path in paths)

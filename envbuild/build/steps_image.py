@@ -1,0 +1,241 @@
+"""Docker steps as values: what a build of steps gets and gives, whichever engine does it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Self
+
+from envbuild.build.base import EPOCH
+from envbuild.errors import BuildError, IntegrityError
+from envbuild.oci.manifest import encode
+
+if TYPE_CHECKING:
+    import tempfile
+    from collections.abc import Callable, Mapping
+
+    from envbuild.build.archive import SavedImage, SavedLayer
+    from envbuild.digest import Descriptor, Digest
+    from envbuild.oci.manifest import Manifest
+
+_CONFIG_FIELDS: Final = (
+    "User",
+    "ExposedPorts",
+    "Env",
+    "Entrypoint",
+    "Cmd",
+    "Volumes",
+    "WorkingDir",
+    "Labels",
+    "StopSignal",
+    "Healthcheck",
+    "OnBuild",
+    "Shell",
+)
+_HISTORY_FIELDS: Final = ("created_by", "author", "comment", "empty_layer")
+_SHORTEST_SECRET: Final = 6
+"""Shorter values are not looked for: they stand everywhere by chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepsBase:
+    """The image that steps run on; one without layers means ``scratch``.
+
+    Attributes:
+        manifest: Its manifest.
+        config: Its config's bytes.
+        open_blob: Opens one of its layers, wherever it is.
+    """
+
+    manifest: Manifest
+    config: bytes
+    open_blob: Callable[[Descriptor], IO[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a build may use; None means as much as there is.
+
+    Attributes:
+        memory: Bytes of memory of each step.
+        cpus: Processors of each step; 0.5 is half of one.
+        seconds: Seconds for the whole build.
+        disk: Bytes that the steps' layers may have in all; looked at when the steps are done.
+    """
+
+    memory: int | None = None
+    cpus: float | None = None
+    seconds: float | None = None
+    disk: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewLayer:
+    """A layer that the steps made: an uncompressed tar.
+
+    Attributes:
+        diff_id: The tar's digest, verified.
+        path: The tar; it is gone when the :class:`BuiltSteps` is closed.
+    """
+
+    diff_id: Digest
+    path: Path
+
+    @property
+    def size(self) -> int:
+        """The tar's size in bytes."""
+        return self.path.stat().st_size
+
+    def open(self) -> IO[bytes]:
+        """Open the tar; the caller closes it."""
+        return self.path.open("rb")
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltSteps:
+    """What steps made of a base. A context manager: leaving it removes the layers' files.
+
+    The layers are as the engine made them, so files carry the time at which a step wrote them: building the
+    same steps twice gives two digests. An image of steps is therefore found by its tag and not made again.
+
+    Attributes:
+        config: The config of base and steps; its times are fixed and fields of the engine's own are gone.
+        layers: The layers above the base's, lowest first.
+    """
+
+    config: bytes
+    layers: tuple[NewLayer, ...]
+    _folder: tempfile.TemporaryDirectory[str] = field(repr=False, compare=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the layers' files."""
+        self._folder.cleanup()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """The values of build secrets, to keep them out of whatever is shown, kept or pushed."""
+
+    values: Mapping[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Path | bytes]) -> Self:
+        """Read each secret once.
+
+        Raises:
+            BuildError: A secret's file cannot be read.
+        """
+        values = {}
+        for name, source in given.items():
+            try:
+                values[name] = source if isinstance(source, bytes) else source.read_bytes()
+            except OSError as error:
+                raise BuildError(f"the secret {name!r} cannot be read: {error.strerror}") from None
+        return cls(values)
+
+    @property
+    def needles(self) -> dict[bytes, str]:
+        """What must not turn up anywhere, and the name of the secret that it belongs to."""
+        found: dict[bytes, str] = {}
+        for name, value in self.values.items():
+            for text in {value, value.strip()}:
+                if len(text) >= _SHORTEST_SECRET:
+                    found |= dict.fromkeys(
+                        (text, base64.b64encode(text), json.dumps(text.decode("latin-1"))[1:-1].encode()),
+                        name,
+                    )
+        return found
+
+    @property
+    def overlap(self) -> int:
+        """Bytes that two pieces of a stream must share so that nothing is missed between them."""
+        return max((len(needle) - 1 for needle in self.needles), default=0)
+
+    def found_in(self, content: bytes) -> frozenset[str]:
+        """The names of the secrets whose values stand in some bytes."""
+        return frozenset(name for needle, name in self.needles.items() if needle in content)
+
+    def redact(self, text: str) -> str:
+        """The text with ``***`` in place of each secret's value."""
+        for needle in sorted(self.needles, key=len, reverse=True):
+            text = text.replace(needle.decode(errors="replace"), "***")
+        return text
+
+
+def steps_dockerfile(steps: str) -> str:
+    """The Dockerfile for some steps: envbuild's template and, behind it and unchanged, the steps."""
+    return f"{template('steps.Dockerfile').rstrip()}\n{steps}"
+
+
+def template(name: str) -> str:
+    """A Dockerfile template of the package, or of the checkout that the package runs from."""
+    packaged = resources.files("envbuild").joinpath("_dockerfiles", name)
+    if packaged.is_file():
+        return packaged.read_text("utf-8")
+    return Path(__file__).parents[2].joinpath("dockerfiles", name).read_text("utf-8")
+
+
+def finish(
+    base: StepsBase, saved: SavedImage, secrets: Secrets, folder: tempfile.TemporaryDirectory[str]
+) -> BuiltSteps:
+    """Check what an engine built, and take from it what is new.
+
+    Raises:
+        IntegrityError: The image is not the base with layers on top.
+        BuildError: A secret's value stands in the config or in a new layer.
+    """
+    below = json.loads(base.config)
+    ours = [str(layer.diff_id) for layer in saved.layers]
+    expected = list(below["rootfs"]["diff_ids"] or ())
+    if ours[: len(expected)] != expected:
+        raise IntegrityError("the engine built on other layers than the base's; the image was not used")
+    new = saved.layers[len(expected) :]
+    config = normalised_config(saved.config, below)
+    leaked = secrets.found_in(config).union(*(layer.needles for layer in new))
+    if leaked:
+        names = ", ".join(sorted(leaked))
+        raise BuildError(
+            f"the steps left the value of the secret {names} in the image; it was not used",
+            hint="read the secret from its mount under /run/secrets, and write it nowhere",
+        )
+    return BuiltSteps(config, tuple(NewLayer(layer.diff_id, _kept(layer)) for layer in new), folder)
+
+
+def _kept(layer: SavedLayer) -> Path:
+    if layer.path is None:
+        raise IntegrityError(f"the engine gave the base's layer {layer.diff_id} once more as a new one")
+    return layer.path
+
+
+def normalised_config(config: bytes, base: Mapping[str, Any]) -> bytes:
+    """An engine's image config with fixed times and without the engine's own fields.
+
+    The base's part of the history is kept as it was.
+    """
+    document = json.loads(config)
+    settings = document.get("config") or {}
+    below = base.get("history") or []
+    above = (document.get("history") or [])[len(below) :]
+    result: dict[str, Any] = {
+        name: document[name] for name in ("architecture", "os", "variant") if document.get(name)
+    }
+    result["created"] = EPOCH
+    result["config"] = {name: settings[name] for name in _CONFIG_FIELDS if settings.get(name)}
+    result["rootfs"] = {"type": "layers", "diff_ids": document["rootfs"]["diff_ids"]}
+    result["history"] = [
+        *below,
+        *(
+            {"created": EPOCH, **{name: step[name] for name in _HISTORY_FIELDS if step.get(name)}}
+            for step in above
+        ),
+    ]
+    return encode(result)
