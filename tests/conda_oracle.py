@@ -45,11 +45,10 @@ async def index(channel: Path) -> None:
 
 def records(channel: Path) -> list[rattler.RepoDataRecord]:
     """All packages of an indexed channel."""
+    files = (*channel.glob("*/*.conda"), *channel.glob("*/*.tar.bz2"))
+    names = {file.name.rsplit("-", 2)[0] for file in files}
 
     async def query() -> list[list[rattler.RepoDataRecord]]:
-        names = set()
-        for file in (*channel.glob("*/*.conda"), *channel.glob("*/*.tar.bz2")):
-            names.add(file.name.rsplit("-", 2)[0])
         gateway = rattler.Gateway(cache_dir=channel.parent / "repodata-cache")
         return await gateway.query(
             [rattler.Channel(channel.as_uri())],

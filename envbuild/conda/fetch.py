@@ -1,0 +1,337 @@
+"""Fetching a package: into memory, or an unlinked file where it is large, and verified."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import random
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Final, cast
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from envbuild.errors import BuildError, IntegrityError, StorageError, StorageFull
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import urllib3
+
+    from envbuild.deadline import Deadline
+    from envbuild.lock import PackageRecord
+
+IN_MEMORY: Final = 32 << 20
+"""Packages up to this size in bytes are held in memory."""
+
+_CHUNK: Final = 1 << 18
+_MAX_SIZE: Final = 64 << 30
+_ATTEMPTS: Final = 5
+_CONNECT: Final = 10.0
+_READ: Final = 60.0
+_BACKOFF: Final = 0.5
+_MAX_BACKOFF: Final = 10.0
+_TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def fetch_package(
+    record: PackageRecord,
+    *,
+    url: str | None = None,
+    deadline: Deadline,
+    pool: urllib3.PoolManager | None = None,
+    seen: Callable[[int], None] | None = None,
+) -> IO[bytes]:
+    """Get a package's bytes; they are those of the record's sha256.
+
+    Args:
+        record: What to fetch.
+        url: Where it is, maybe with credentials; the record's own URL where it is None.
+        deadline: When to give up.
+        pool: Connections to use; a new pool where it is None.
+        seen: Told the number of bytes of each piece that arrives.
+
+    Returns:
+        A seekable stream at its start, to be closed by the caller; it leaves no file behind.
+
+    Raises:
+        BuildError: The package is not there, or may not be read, or (``retryable``) its channel is
+            in trouble.
+        IntegrityError: What the channel gives is not the package.
+        DeadlineExceeded: The time ran out.
+        StorageFull: There is no room for the package.
+    """
+    source = url or record.url
+    parts = urlsplit(source)
+    if parts.scheme == "file":
+        return _open_file(record, unquote(parts.path), deadline, seen or _unseen)
+    if parts.scheme not in {"http", "https"}:
+        raise BuildError(f"{record} is at {record.url}, expected an https:, http: or file: URL")
+    return _Download(record, source, deadline, seen or _unseen).run(pool or new_pool())
+
+
+def new_pool(connections: int = 16) -> urllib3.PoolManager:
+    """A pool of connections for many fetches."""
+    import urllib3
+
+    return urllib3.PoolManager(num_pools=8, maxsize=connections, block=False)
+
+
+def _unseen(size: int) -> None:
+    """Tell nobody."""
+
+
+class _Transient(Exception):  # noqa: N818 - never leaves this module
+    """What may be better at the next attempt."""
+
+    def __init__(self, reason: str, pause: float = 0.0) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+@dataclass(frozen=True)
+class _Download:
+    """One package on its way."""
+
+    record: PackageRecord
+    url: str
+    deadline: Deadline
+    seen: Callable[[int], None]
+
+    def run(self, pool: urllib3.PoolManager) -> IO[bytes]:
+        """Try until the package is there, or there is no hope."""
+        wrong = ""
+        last = ""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._attempt(pool)
+            except _Transient as trouble:
+                last = str(trouble)
+                self.deadline.check(f"fetching {self.record}: {trouble}")
+                if attempt + 1 < _ATTEMPTS:
+                    self._pause(attempt, trouble)
+            except IntegrityError as error:
+                # A proxy may have cut or mixed up one answer; two wrong ones are the channel's own.
+                if wrong:
+                    raise
+                wrong = last = str(error)
+        raise BuildError(
+            f"{self.record} could not be fetched from {self.record.url} in {_ATTEMPTS} attempts: {last}",
+            hint="try again later; finished layers are kept",
+            retryable=True,
+        )
+
+    def _pause(self, attempt: int, trouble: _Transient) -> None:
+        most = min(_MAX_BACKOFF, _BACKOFF * 2**attempt)
+        pause = max(trouble.pause, random.uniform(0, most))  # noqa: S311 - jitter, no secret
+        if pause >= self.deadline.remaining():
+            raise BuildError(
+                f"{self.record} could not be fetched from {self.record.url} in time: {trouble}",
+                hint="raise --timeout, or try again later",
+                retryable=True,
+            ) from None
+        time.sleep(pause)
+
+    def _attempt(self, pool: urllib3.PoolManager) -> IO[bytes]:
+        import urllib3
+
+        self.deadline.check(f"fetching {self.record}")
+        url, headers = _authorised(self.url)
+        left = self.deadline.remaining()
+        try:
+            response = pool.request(
+                "GET",
+                url,
+                headers=headers,
+                preload_content=False,
+                decode_content=False,
+                redirect=True,
+                timeout=urllib3.Timeout(connect=min(_CONNECT, left), read=min(_READ, left)),
+                retries=urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0),
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise self._trouble(error) from None
+        with _released(response), self._cut_at_deadline(response):
+            self._check_status(response)
+            return self._receive(response)
+
+    def _receive(self, response: urllib3.BaseHTTPResponse) -> IO[bytes]:
+        import urllib3
+
+        spool = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - handed to the caller
+        try:
+            check = _Check(self.record)
+            while chunk := self._read(response):
+                check.update(chunk)
+                with _storage():
+                    spool.write(chunk)
+                self.seen(len(chunk))
+            check.finish()
+            spool.seek(0)
+        except urllib3.exceptions.HTTPError as error:
+            spool.close()
+            raise self._trouble(error) from None
+        except BaseException:
+            spool.close()
+            raise
+        return cast("IO[bytes]", spool)
+
+    def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        self.deadline.check(f"fetching {self.record}")
+        read1 = getattr(response, "read1", None)
+        chunk: bytes = read1(_CHUNK) if read1 is not None else response.read(1 << 14)
+        return chunk
+
+    @contextmanager
+    def _cut_at_deadline(self, response: urllib3.BaseHTTPResponse) -> Iterator[None]:
+        """End a read that waits, once the time is up: a timeout alone starts anew with every byte."""
+        left = self.deadline.remaining()
+        if left == float("inf"):
+            yield
+            return
+        timer = threading.Timer(left, _shut_down, (response,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _check_status(self, response: urllib3.BaseHTTPResponse) -> None:
+        status, record = response.status, self.record
+        channel = record.url.rpartition("/")[0]
+        if status == 200:
+            return
+        if status in _TRANSIENT:
+            raise _Transient(f"the channel answered {status}", _retry_after(response))
+        if status in {404, 410}:
+            raise BuildError(
+                f"{record.file_name} is not in the channel {channel} (status {status})",
+                hint="solve again: the channel may have withdrawn the package",
+            )
+        if status in {401, 403}:
+            raise BuildError(
+                f"the channel {channel} does not give out {record.file_name} (status {status})",
+                hint="check the channel's credentials",
+            )
+        raise BuildError(f"the channel {channel} answered {status} for {record.file_name}, expected 200")
+
+    def _trouble(self, error: Exception) -> _Transient:
+        """The error without its text, which may hold a URL with a token."""
+        reason = getattr(error, "reason", None)
+        kind = type(reason if isinstance(reason, Exception) else error).__name__
+        return _Transient(f"the connection to {urlsplit(self.record.url).hostname} failed ({kind})")
+
+
+class _Check:
+    """The size and the digest of a package that arrives."""
+
+    def __init__(self, record: PackageRecord) -> None:
+        self._record = record
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def update(self, chunk: bytes) -> None:
+        self._hash.update(chunk)
+        self._size += len(chunk)
+        if self._size > (_MAX_SIZE if self._record.size is None else self._record.size):
+            raise IntegrityError(
+                f"{self._record} from {self._record.url} has more than the {self._record.size} bytes expected"
+            )
+
+    def finish(self) -> None:
+        digest = self._hash.hexdigest()
+        if digest != self._record.sha256.hex:
+            raise IntegrityError(
+                f"{self._record} from {self._record.url} has sha256 {digest} and {self._size} bytes, "
+                f"expected {self._record.sha256.hex}",
+                hint="solve again: the channel, a mirror or a proxy gives other bytes than its index says",
+            )
+
+
+def _open_file(
+    record: PackageRecord, path: str, deadline: Deadline, seen: Callable[[int], None]
+) -> IO[bytes]:
+    try:
+        file = open(path, "rb")  # noqa: SIM115, PTH123 - handed to the caller
+    except FileNotFoundError:
+        channel = record.url.rpartition("/")[0]
+        raise BuildError(
+            f"{record.file_name} is not in the channel {channel}",
+            hint="index the channel's folder again, or put the package back",
+        ) from None
+    except OSError as error:
+        raise BuildError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        check = _Check(record)
+        while chunk := file.read(1 << 20):
+            deadline.check(f"reading {record}")
+            check.update(chunk)
+            seen(len(chunk))
+        check.finish()
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _authorised(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without user and password, and the headers that carry them."""
+    import urllib3
+
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    headers: dict[str, Any] = {"User-Agent": "envbuild", "Accept-Encoding": "identity"}
+    if at:
+        headers |= urllib3.make_headers(basic_auth=unquote(user))
+    path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
+    return urlunsplit((parts.scheme, host, path, parts.query, "")), headers
+
+
+@contextmanager
+def _released(response: urllib3.BaseHTTPResponse) -> Iterator[None]:
+    """Give the connection back when the answer was read whole, and close it otherwise."""
+    try:
+        yield
+    except BaseException:
+        response.close()
+        raise
+    response.release_conn()
+
+
+def _shut_down(response: Any) -> None:
+    shutdown = getattr(response, "shutdown", response.close)
+    try:
+        shutdown()
+    except (OSError, ValueError, RuntimeError):
+        return
+
+
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
+    import email.utils
+
+    text = response.headers.get("Retry-After", "")
+    if text.isascii() and text.isdigit():
+        return float(text[:6])
+    try:
+        moment = email.utils.parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError):
+        return 0.0
+    return max(0.0, moment - time.time())
+
+
+@contextmanager
+def _storage() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull(
+                f"there is no room for a package in {tempfile.gettempdir()}",
+                hint="free space there, or name another folder in TMPDIR",
+            ) from error
+        raise StorageError(f"{tempfile.gettempdir()} cannot hold a package: {error.strerror}") from error
