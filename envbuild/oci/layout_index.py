@@ -87,8 +87,8 @@ class LayoutIndex:
         return LayoutIndex.of({**self.document, "manifests": entries})
 
     def to_json(self) -> bytes:
-        """The bytes of ``index.json``."""
-        return encode(self.document)
+        """The bytes of ``index.json``, in ASCII: whatever other tools wrote can be written again."""
+        return json.dumps(self.document, separators=(",", ":")).encode()
 
 
 NO_TAGS: Final = LayoutIndex.of({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})

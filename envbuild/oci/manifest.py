@@ -148,7 +148,7 @@ def encode(document: Any) -> bytes:
 def is_manifest(raw: bytes) -> bool:
     """Whether the bytes mean to be a manifest or an index, good or bad."""
     try:
-        document = json.loads(raw)
+        document = _load(raw)
     except (ValueError, RecursionError):
         return False
     return isinstance(document, dict) and document.get("schemaVersion") == 2
@@ -185,13 +185,20 @@ def parse_manifest(raw: bytes, media_type: str | None, what: str) -> Manifest | 
     )
 
 
+def _load(raw: bytes) -> Any:
+    document = json.loads(raw.decode())  # of bytes, it would take UTF-16 and UTF-32 too
+    if b"\\u" in raw:
+        encode(document)  # fails on half a surrogate pair, which no later writer could write
+    return document
+
+
 def _load_object(raw: bytes, what: str) -> dict[str, Any]:
     if len(raw) > MAX_MANIFEST:
         raise IntegrityError(f"{what} has {len(raw)} bytes, at most {MAX_MANIFEST} are read")
     try:
-        document = json.loads(raw)
+        document = _load(raw)
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{what} is not JSON: {error}") from None
+        raise IntegrityError(f"{what} is not JSON in UTF-8: {error}") from None
     if not isinstance(document, dict) or document.get("schemaVersion") != 2:
         raise IntegrityError(f"{what} is not an image manifest of schema version 2")
     return document
@@ -200,6 +207,8 @@ def _load_object(raw: bytes, what: str) -> dict[str, Any]:
 def _media_type(document: dict[str, Any], declared: Any, transport: str | None, what: str) -> str:
     if "manifests" in document and ("layers" in document or "config" in document):
         raise IntegrityError(f"{what} is both a manifest and an index")
+    if declared is not None and not isinstance(declared, str):
+        raise IntegrityError(f"{what} has a media type that is not a string")
     transport = (transport or "").partition(";")[0].strip().lower() or None
     if transport not in {*MANIFEST_TYPES, *INDEX_TYPES, None}:
         transport = None if declared is not None else transport
