@@ -90,7 +90,11 @@ class ContextFile:
 
 
 def collect(
-    root: Path, sources: Iterable[Source], *, limit: int = MAX_CONTEXT_BYTES
+    root: Path,
+    sources: Iterable[Source],
+    *,
+    limit: int = MAX_CONTEXT_BYTES,
+    rules: IgnoreRules | None = None,
 ) -> tuple[ContextFile, ...]:
     """Read what the sources select under ``root``, less what ``.dockerignore`` leaves out, sorted by path.
 
@@ -98,13 +102,14 @@ def collect(
         root: The context's folder.
         sources: What the instructions read.
         limit: The most bytes that may be read.
+        rules: What is left out; None for the rules of the context's ``.dockerignore``.
 
     Raises:
         SpecError: A source is missing, leaves the context, or is no file, link or folder; or all are too big.
     """
     reader: _Reader | None = None
     for source in sources:
-        reader = reader or _Reader(root, source, limit)
+        reader = reader or _Reader(root, source, limit, rules)
         reader.add(source)
     return reader.files() if reader else ()
 
@@ -112,7 +117,7 @@ def collect(
 class _Reader:
     """Reads each selected path once; ``_source`` is the one that messages name."""
 
-    def __init__(self, root: Path, source: Source, limit: int) -> None:
+    def __init__(self, root: Path, source: Source, limit: int, rules: IgnoreRules | None) -> None:
         self._root = os.path.realpath(root)
         self._source = source
         self._left = self._limit = limit
@@ -121,7 +126,7 @@ class _Reader:
             fail(
                 source.mark, f"the context {str(root)!r} is no folder", "name the folder that holds the files"
             )
-        self._rules = self._read_rules()
+        self._rules = rules or self._read_rules()
 
     def files(self) -> tuple[ContextFile, ...]:
         return tuple(self._files[path] for path in sorted(self._files))

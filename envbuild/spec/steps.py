@@ -137,9 +137,9 @@ class Steps:
         return "".join(one.render() for one in self.instructions)
 
     def build_context(self, dockerfile: str) -> IO[bytes]:
-        """A tar of the context files and of ``dockerfile``.
+        """A tar of the context files and of ``dockerfile``; the same bytes each time.
 
-        The Dockerfile's name in it is :data:`~envbuild.spec.context.DOCKERFILE_NAME`. The same bytes each time. The caller closes the stream.
+        The Dockerfile's name in it is :data:`~envbuild.spec.context.DOCKERFILE_NAME`. The caller closes it.
         """
         return write_tar(self.context, dockerfile)
 

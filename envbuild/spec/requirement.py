@@ -1,0 +1,352 @@
+"""One Python requirement as pip reads it, in one spelling.
+
+Sources: PEP 508 (requirements), PEP 440 (versions), PEP 503 (names), pip's "Requirement Specifiers" and "VCS
+Support" pages. ``packaging`` checks the grammar; the spelling is made here, so that a new release of it moves
+no key. It is imported only where there is a requirement.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from envbuild.spec.context import MAX_CONTEXT_BYTES, ContextFile, Source, collect
+from envbuild.spec.document import Mark, fail
+from envbuild.spec.patterns import IgnoreRules
+
+_USERINFO = re.compile(r"(?<=://)[^/?#@\s]*(?:@[^/?#@\s]*)*@")
+_VARIABLE = re.compile(r"\$\{[A-Za-z0-9_]+\}")
+_MARKER_TOKEN = re.compile(r"\s*(\"[^\"]*\"|'[^']*'|\(|\)|[A-Za-z_.]+|[<>=!~]+)")
+_RELEASE = re.compile(r"((?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*)(.*)")
+_EGG = re.compile(r"[#&]egg=([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[([A-Za-z0-9._, -]*)\])?")
+_WHEEL = re.compile(r"(?:.*/)?([A-Za-z0-9][A-Za-z0-9._]*)-[^/-]+(?:-[^/-]+){3,4}\.whl")
+_REMOTE = re.compile(r"(?:(?:git|hg|svn|bzr)\+)?[a-z][a-z0-9+.-]*:(?://|(?=/))", re.IGNORECASE)
+_PATH = re.compile(
+    r"(?P<path>\.{1,2}(?:/[^;\[\]]*)?|~?/[^;\[\]]*|[^;@\[\]]*/[^;\[\]]*|[^;@\[\]]+\.(?:whl|zip|tar\.\w+|tgz))"
+)
+_PATH_TAIL = re.compile(r"\s*(?:\[([A-Za-z0-9._, -]*)\])?\s*(?:;(.*))?")
+_PROJECT_RULES = (
+    "**/.git\n**/.hg\n**/.svn\n**/.venv\n**/__pycache__\n**/*.py[co]\n**/*.egg-info\n.dockerignore\n"
+)
+_HASHES = {"sha256": 64, "sha384": 96, "sha512": 128}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """A wheel, an archive or a project folder, read once.
+
+    Attributes:
+        path: Where it was read; no part of the key.
+        name: The file's name, which tells version and tags; empty for a folder.
+        files: The bytes: one file, or the folder's files sorted by path.
+    """
+
+    path: Path = field(compare=False)
+    name: str
+    files: tuple[ContextFile, ...] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The source's part of a canonical form: what it holds, not where it is."""
+        return {"files": [file.to_json() for file in self.files], "name": self.name}
+
+
+@dataclass(frozen=True, slots=True)
+class PipRequirement:
+    """A requirement; two are equal when they ask for the same.
+
+    Attributes:
+        name: The PEP 503 name; empty where only the source at a URL or path tells it.
+        extras: PEP 503 names, sorted.
+        specifiers: ``>=1.2`` and so on, sorted, each once.
+        marker: The environment marker in one spelling, or empty.
+        url: A URL without credentials, or None.
+        local: A local source, or None.
+        editable: Whether it was given with ``-e``.
+        hashes: ``sha256:…`` and so on, sorted.
+        fetch_url: The URL as it was written; it may hold credentials.
+        mark: Where it stands.
+    """
+
+    name: str
+    extras: tuple[str, ...] = ()
+    specifiers: tuple[str, ...] = ()
+    marker: str = ""
+    url: str | None = None
+    local: LocalSource | None = None
+    editable: bool = False
+    hashes: tuple[str, ...] = ()
+    fetch_url: str | None = field(default=None, compare=False, repr=False)
+    mark: Mark = field(default=Mark("", 1, 1), compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The requirement's part of a canonical form."""
+        return {
+            "editable": self.editable,
+            "extras": list(self.extras),
+            "hashes": list(self.hashes),
+            "local": self.local.to_json() if self.local else None,
+            "marker": self.marker,
+            "name": self.name,
+            "specifiers": list(self.specifiers),
+            "url": self.url,
+        }
+
+    def text(self) -> str:
+        """A line of a requirements file; it may hold credentials."""
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
+        place = self.local.path.as_uri() if self.local else self.fetch_url
+        if self.editable:
+            body = f"-e {self.local.path if self.local else place}{extras if self.local else ''}"
+        elif place is None:
+            body = f"{self.name}{extras}{','.join(self.specifiers)}"
+        elif self.name:
+            body = f"{self.name}{extras} @ {place}"
+        else:
+            body = f"{self.local.path if self.local else place}{extras if self.local else ''}"
+        marker = f" ; {self.marker}" if self.marker else ""
+        return body + marker + "".join(f" --hash={digest}" for digest in self.hashes)
+
+
+def strip_credentials(url: str) -> str:
+    """The URL without user and password; a leading ``git+`` and the like stay."""
+    return _USERINFO.sub("", url)
+
+
+def public_url(url: str, mark: Mark) -> str:
+    """The URL without credentials, checked: no white space, and variables only in the credentials.
+
+    Raises:
+        SpecError: It is not such a URL.
+    """
+    public = strip_credentials(url)
+    if re.search(r"\s", url) or url.startswith("-"):
+        fail(mark, f"the URL {public[:80]!r} holds white space or starts with '-'", "write one plain URL")
+    if found := _VARIABLE.search(public):
+        fail(
+            mark,
+            f"the variable {found[0]} stands outside a URL's credentials, so the key cannot know it",
+            "write its value",
+        )
+    return public
+
+
+def parse_requirement(text: str, mark: Mark, hashes: tuple[str, ...] = ()) -> PipRequirement:
+    """Parse a PEP 508 requirement.
+
+    Raises:
+        SpecError: The text is not one.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        found = Requirement(text)
+    except InvalidRequirement as error:
+        hint = "write NAME==VERSION" if re.search(r"[^=<>!~]=[^=]", text) else "write it as PEP 508 has it"
+        reason = str(error).split("\n", 1)[0]
+        fail(
+            mark, f"{strip_credentials(text)[:120]!r} is not a requirement: {strip_credentials(reason)}", hint
+        )
+    return PipRequirement(
+        name=canonical_name(found.name),
+        extras=tuple(sorted({canonical_name(extra) for extra in found.extras})),
+        specifiers=tuple(sorted({_specifier(one.operator, one.version) for one in found.specifier})),
+        marker=canonical_marker(str(found.marker)) if found.marker else "",
+        url=public_url(found.url, mark) if found.url else None,
+        fetch_url=found.url,
+        hashes=hashes,
+        mark=mark,
+    )
+
+
+def canonical_name(name: str) -> str:
+    """The PEP 503 name."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def name_from_url(url: str) -> tuple[str, tuple[str, ...]]:
+    """Name and extras from ``#egg=`` or a wheel's file name in a URL; empty where there are none."""
+    if found := _EGG.search(url):
+        return canonical_name(found[1]), _extras(found[2])
+    wheel = _WHEEL.fullmatch(re.split(r"[?#]", url, maxsplit=1)[0])
+    return (canonical_name(wheel[1]) if wheel else ""), ()
+
+
+def check_hash(value: str, mark: Mark) -> str:
+    """A ``--hash`` value in lower case.
+
+    Raises:
+        SpecError: It is none of sha256, sha384, sha512, or has the wrong number of digits.
+    """
+    algorithm, _, digits = value.lower().partition(":")
+    if len(digits) != _HASHES.get(algorithm, 0) or not re.fullmatch("[0-9a-f]+", digits):
+        fail(mark, f"--hash {value[:80]!r}", "write --hash=sha256: and 64 hexadecimal digits")
+    return f"{algorithm}:{digits}"
+
+
+def _specifier(operator: str, version: str) -> str:
+    """A specifier in one spelling: PEP 440's normal form, without zeros that compare as nothing."""
+    from packaging.version import Version
+
+    if operator == "===":
+        return operator + version
+    if version.endswith(".*"):
+        return f"{operator}{Version(version[:-2])}.*"
+    normal = str(Version(version))
+    found = _RELEASE.fullmatch(normal)
+    if operator == "~=" or found is None:  # the number of parts counts
+        return operator + normal
+    release = re.sub(r"(?:\.0)+\Z", "", found[1])
+    return operator + release + found[2]
+
+
+def canonical_marker(text: str) -> str:
+    """One spelling for a valid marker: double quotes, single spaces, operands of and/or sorted, each once."""
+    tokens = _MARKER_TOKEN.findall(text)
+    tokens.reverse()
+    return _operands(tokens, "or")
+
+
+def _operands(tokens: list[str], word: str) -> str:
+    found = {_operand(tokens, word)}
+    while tokens and tokens[-1] == word:
+        tokens.pop()
+        found.add(_operand(tokens, word))
+    # An "or" below an "and" needs its parentheses; the other way round none are needed.
+    joined = f" {word} ".join(sorted(found))
+    return joined if len(found) == 1 or word == "and" else f"({joined})"
+
+
+def _operand(tokens: list[str], word: str) -> str:
+    if word == "or":
+        return _operands(tokens, "and")
+    if tokens[-1] == "(":
+        tokens.pop()
+        inner = _operands(tokens, "or")
+        tokens.pop()
+        return inner
+    left, operator = tokens.pop(), tokens.pop()
+    if operator == "not":
+        operator = f"not {tokens.pop()}"
+    return f"{_marker_value(left)} {operator} {_marker_value(tokens.pop())}"
+
+
+def _marker_value(token: str) -> str:
+    if token[0] not in "\"'":
+        return token
+    content = token[1:-1]
+    return f"'{content}'" if '"' in content else f'"{content}"'
+
+
+def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...]) -> PipRequirement:
+    """Parse a requirement of any form: PEP 508, a bare URL, or a path, whose files are read.
+
+    Args:
+        text: The requirement without options.
+        mark: Its place.
+        folder: What relative paths start from, or None.
+        hashes: What its ``--hash`` options said.
+
+    Raises:
+        SpecError: It is not understood, or its file cannot be read.
+    """
+    if is_remote(text):
+        url, marker = _split_marker(text)
+        name, extras = name_from_url(url)
+        return PipRequirement(
+            name,
+            extras,
+            marker=_marker(marker, mark),
+            url=public_url(url, mark),
+            fetch_url=url,
+            hashes=hashes,
+            mark=mark,
+        )
+    if "@" not in text.partition("/")[0] and (local := _local_requirement(text, mark, folder, hashes)):
+        return local
+    if found := re.search(r"\$\{[A-Za-z0-9_]+\}", strip_credentials(text)):
+        fail(mark, f"the variable {found[0]}: the key cannot know its value", "write its value")
+    parsed = parse_requirement(text, mark, hashes)
+    if parsed.url and parsed.url.startswith("file:"):
+        return replace(parsed, url=None, fetch_url=None, local=read_local(parsed.url, mark, folder))
+    return parsed
+
+
+def _local_requirement(
+    text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...]
+) -> PipRequirement | None:
+    head, marker = _split_marker(text)
+    head = head.removeprefix("file://").removeprefix("file:")
+    if not (found := _PATH.match(head)):
+        return None
+    if not (tail := _PATH_TAIL.fullmatch(head, found.end())):
+        fail(mark, f"{text[:80]!r} is not understood as a path", "write ./PATH, ./PATH[EXTRA] or a URL")
+    local = read_local(found["path"].strip(), mark, folder)
+    return PipRequirement(
+        name_from_url(local.name)[0],
+        _extras(tail[1]),
+        marker=_marker(marker, mark),
+        local=local,
+        hashes=hashes,
+        mark=mark,
+    )
+
+
+def is_remote(value: str) -> bool:
+    """Whether a value is a URL of anything but a local file."""
+    return _REMOTE.match(value) is not None and not value.startswith("file:")
+
+
+def _extras(text: str | None) -> tuple[str, ...]:
+    return tuple(sorted({canonical_name(one.strip()) for one in (text or "").split(",") if one.strip()}))
+
+
+def _split_marker(text: str) -> tuple[str, str]:
+    """Split a URL or path from its marker, which a space and a semicolon start."""
+    head, _, marker = text.partition(" ;") if " ;" in text else text.partition("; ")
+    return head.strip(), marker.strip()
+
+
+def _marker(text: str, mark: Mark) -> str:
+    return parse_requirement(f"x ; {text}", mark).marker if text else ""
+
+
+def local_path(value: str, mark: Mark, folder: Path | None) -> Path:
+    """The absolute path that a value names.
+
+    Raises:
+        SpecError: It holds a variable, or is relative to nothing.
+    """
+    if "${" in value:
+        fail(mark, f"a variable in the path {value[:80]!r}: the key cannot know its value", "write the path")
+    path = Path(value.removeprefix("file://").removeprefix("file:"))
+    if not path.is_absolute() and folder is None:
+        fail(
+            mark,
+            f"the relative path {value[:80]!r} in a definition without a folder",
+            "write an absolute path",
+        )
+    return (folder / path if folder else path).resolve()
+
+
+def read_local(value: str, mark: Mark, folder: Path | None) -> LocalSource:
+    """Read a wheel, an archive or a folder.
+
+    Raises:
+        SpecError: It is not there, cannot be read or is too large.
+    """
+    path = local_path(value.split("#", 1)[0], mark, folder)
+    if path.is_dir():
+        files = collect(path, [Source("", "pip", mark)], rules=IgnoreRules.parse(_PROJECT_RULES))
+        return LocalSource(path, "", files)
+    if not path.is_file():
+        fail(mark, f"{value[:80]!r} is not there", f"looked for {path}; check the path")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CONTEXT_BYTES + 1)
+    except OSError as error:
+        fail(mark, f"{value[:80]!r} cannot be read: {error.strerror}", "check its permissions")
+    if len(content) > MAX_CONTEXT_BYTES:
+        fail(mark, f"{value[:80]!r} is larger than {MAX_CONTEXT_BYTES} bytes", "put it on an index")
+    return LocalSource(path, path.name, (ContextFile.of(path.name, content),))
