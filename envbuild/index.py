@@ -70,13 +70,15 @@ class LayerEntry:
     Attributes:
         descriptor: The compressed blob.
         diff_id: The digest of the tar in it.
-        paths: The layer's path hashes, as the layer writer gives them.
+        files: The hashes of the layer's files, as the layer writer gives them.
+        folders: The hashes of its folders.
         repository: Where the blob was seen last.
     """
 
     descriptor: Descriptor
     diff_id: Digest
-    paths: bytes
+    files: bytes
+    folders: bytes
     repository: Repository
 
 
@@ -165,7 +167,8 @@ class Index:
                         "digest": entry.descriptor.digest.hex,
                         "size": entry.descriptor.size,
                         "diff": entry.diff_id.hex,
-                        "paths": entry.paths.hex(),
+                        "files": entry.files.hex(),
+                        "folders": entry.folders.hex(),
                         "in": str(entry.repository),
                     },
                 )
@@ -336,5 +339,9 @@ def _image_entry(name: str, body: Any) -> ImageEntry:
 def _layer_entry(_key: str, body: Any) -> LayerEntry:
     descriptor = Descriptor(body["type"], Digest(body["digest"]), body["size"])
     return LayerEntry(
-        descriptor, Digest(body["diff"]), bytes.fromhex(body["paths"]), Repository.parse(body["in"])
+        descriptor,
+        Digest(body["diff"]),
+        bytes.fromhex(body["files"]),
+        bytes.fromhex(body["folders"]),
+        Repository.parse(body["in"]),
     )

@@ -26,7 +26,9 @@ def entry(key: str = "a" * 64, text: bytes = b"x", repository: Repository = REPO
 
 
 def layer(text: bytes = b"l") -> LayerEntry:
-    return LayerEntry(Descriptor("t/x", Digest.of(text), 3), Digest.of(text + b"d"), b"\x01\x02", REPOSITORY)
+    return LayerEntry(
+        Descriptor("t/x", Digest.of(text), 3), Digest.of(text + b"d"), b"\x01\x02", b"\x03", REPOSITORY
+    )
 
 
 def test_what_is_put_is_found_by_another_process_view(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def assemble(
         annotations: The manifest's annotations.
     """
     config = encode(_config(base, layers, environment, labels))
-    descriptors = (*(_oci_layer(layer) for layer in base.manifest.layers), *(x.descriptor for x in layers))
+    descriptors = (*(oci_layer(layer) for layer in base.manifest.layers), *(x.descriptor for x in layers))
     manifest = Manifest.build(
         Descriptor.of(config, OCI_CONFIG), descriptors, annotations, media_type=OCI_MANIFEST
     )
@@ -134,6 +134,6 @@ def _variables(config: Mapping[str, Any]) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 
-def _oci_layer(layer: Descriptor) -> Descriptor:
+def oci_layer(layer: Descriptor) -> Descriptor:
     """A base's layer as an OCI manifest may name it; URLs and annotations of the base are not taken over."""
     return Descriptor(_LAYER_TYPES.get(layer.media_type, layer.media_type), layer.digest, layer.size)

@@ -7,7 +7,8 @@ import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from envbuild.errors import NotFound
+from envbuild.digest import CHUNK
+from envbuild.errors import IntegrityError, NotFound
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
@@ -45,6 +46,23 @@ class Upload:
         if self.target.put_blob(descriptor, content):
             self._sent(descriptor, title)
 
+    def put_bytes(self, descriptor: Descriptor, content: bytes, title: str) -> None:
+        """Store a small blob that is held in memory, unless it is there."""
+        self.put(descriptor, lambda: io.BytesIO(content), title)
+
+    def require(self, descriptor: Descriptor, source: Registry | None, title: str) -> None:
+        """Have a blob of an image in the target.
+
+        Raises:
+            IntegrityError: It is neither there nor in ``source``: that image is not whole.
+        """
+        if not self.bring(descriptor, source, title):
+            where = source.repository if source else self.target.repository
+            raise IntegrityError(
+                f"the blob {descriptor.digest} of {title} is missing from {where}",
+                hint="push that image again, or choose another base",
+            )
+
     def bring(self, descriptor: Descriptor, source: Registry | None, title: str) -> bool:
         """Have a blob in the target that is there, or is in another repository.
 
@@ -70,20 +88,21 @@ class Upload:
         self._progress(Event("push", title, "done", descriptor.size, descriptor.size))
 
 
-class Rewound(io.RawIOBase):
+def rewound(file: IO[bytes]) -> IO[bytes]:
     """A stream over a file that somebody else owns: from the first byte, and closing it closes nothing."""
+    file.seek(0)
+    return io.BufferedReader(_Borrowed(file), CHUNK)
 
+
+class _Borrowed(io.RawIOBase):
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
         self._file = file
-        file.seek(0)
 
     def readable(self) -> bool:
-        """Always true."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill ``buffer`` from the file."""
         content = self._file.read(len(buffer))
         buffer[: len(content)] = content
         return len(content)

@@ -1,0 +1,193 @@
+"""Package layers: those that are known are taken over, the others are fetched and made, all at once."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from envbuild.build.assemble import Layer
+from envbuild.build.conflicts import conflicts
+from envbuild.build.plan import join
+from envbuild.build.upload import in_parallel, rewound
+from envbuild.conda.fetch import fetch_package
+from envbuild.conda.layer import PathHashes, layer_key, write_layer
+from envbuild.conda.link import LinkedFile, link
+from envbuild.conda.package import Package
+from envbuild.conda.tar import parents
+from envbuild.errors import EnvbuildError, NotFound
+from envbuild.index import LayerEntry
+from envbuild.progress import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from envbuild.build.plan import Unit
+    from envbuild.build.upload import Upload
+    from envbuild.conda.layer import Compression
+    from envbuild.conda.link import LinkTarget
+    from envbuild.deadline import Deadline
+    from envbuild.index import Index
+    from envbuild.lock import Lock, PackageRecord
+    from envbuild.oci.registries import Registries
+    from envbuild.oci.registry import Registry
+    from envbuild.progress import Progress
+
+SPOOL_BYTES: Final = 8 << 20
+"""A layer up to this size is kept in memory between being made and being sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """The package layers of an environment, lowest first.
+
+    Attributes:
+        layers: The layers.
+        made: How many of them were made.
+        reused: How many were known.
+    """
+
+    layers: tuple[Layer, ...]
+    made: int
+    reused: int
+
+
+@dataclass(frozen=True)
+class Composer:
+    """Makes package layers and has them in the target repository.
+
+    Attributes:
+        upload: The blobs of this build.
+        index: Knows layers that were made before.
+        registries: Where those may be taken from.
+        target: What packages are linked for.
+        compression: How new layers are compressed.
+        urls: For each package's URL the URL to fetch it from.
+        spool: The folder for layers on their way; nothing in it has a name.
+        jobs: How many layers are made at once.
+        deadline: When to give up.
+        progress: Told of each layer.
+    """
+
+    upload: Upload
+    index: Index
+    registries: Registries
+    target: LinkTarget
+    compression: Compression
+    urls: dict[str, str]
+    spool: Path
+    jobs: int
+    deadline: Deadline
+    progress: Progress
+
+    def compose(self, units: tuple[Unit, ...]) -> Composition:
+        """Have every unit's layer in the target.
+
+        Packages that carry the same path, or a file where another has a folder, are linked together in one
+        layer: no order of layers on top of each other would give what an installer gives.
+
+        Raises:
+            BuildError: A package cannot be fetched or linked.
+        """
+        made: set[str] = set()
+        while True:
+            entries = self._entries(units, made)
+            together = conflicts(
+                {unit: PathHashes(entries[unit].files, entries[unit].folders) for unit in units}
+            )
+            if not together:
+                break
+            names = [
+                frozenset(record.name for unit in group for record in unit.records) for group in together
+            ]
+            units = join(units, names)
+        layers = tuple(Layer(entries[unit].descriptor, entries[unit].diff_id, unit.title) for unit in units)
+        new = sum(self._key(unit) in made for unit in units)
+        return Composition(layers, new, len(units) - new)
+
+    def _key(self, unit: Unit) -> str:
+        return unit.key(lambda record: layer_key(record, self.target, self.compression))
+
+    def _entries(self, units: tuple[Unit, ...], made: set[str]) -> dict[Unit, LayerEntry]:
+        keys = {unit: self._key(unit) for unit in units}
+        known = self.index.layers(keys.values())
+
+        def entry(unit: Unit) -> LayerEntry:
+            self.deadline.check(f"making the layer of {unit.title}")
+            found = known.get(keys[unit])
+            if found is not None and self._bring(found, unit):
+                self.progress(Event("layer", unit.title, "reused"))
+                return found
+            made.add(keys[unit])
+            return self._make(unit)
+
+        entries = dict(zip(units, in_parallel(self.jobs, entry, units), strict=True))
+        here = self.upload.target.repository
+        self.index.put_layers(
+            {
+                keys[unit]: replace(found, repository=here)
+                for unit, found in entries.items()
+                if known.get(keys[unit]) != found or found.repository != here
+            }
+        )
+        return entries
+
+    def _bring(self, entry: LayerEntry, unit: Unit) -> bool:
+        """Whether a known layer is in the target now; one whose source is in trouble is made again."""
+        source: Registry | None = None
+        if entry.repository != self.upload.target.repository:
+            source = self.registries.open(entry.repository).by(self.deadline)
+        try:
+            return self.upload.bring(entry.descriptor, source, unit.title)
+        except NotFound:
+            return False
+        except EnvbuildError:
+            if source is None:
+                raise
+            return self.upload.bring(entry.descriptor, None, unit.title)
+
+    def history(self, lock: Lock) -> Layer:
+        """The layer that makes the prefix an environment for Conda: what was installed, and nothing else."""
+        lines = ["==> 1980-01-01 00:00:00 <==", "# cmd: envbuild"]
+        lines += [f"+{package.url.rpartition('/')[0]}::{package}" for package in lock.packages]
+        content = "".join(f"{line}\n" for line in lines).encode()
+        entry = self._write("history", [LinkedFile.generated("conda-meta/history", content)])
+        return Layer(entry.descriptor, entry.diff_id, "history")
+
+    def _make(self, unit: Unit) -> LayerEntry:
+        self.progress(Event("layer", unit.title, "start", 0, unit.size))
+        with contextlib.ExitStack() as stack:
+            packages = []
+            for record in unit.records:
+                url = self.urls.get(record.url)
+                source = stack.enter_context(fetch_package(record, url=url, deadline=self.deadline))
+                packages.append((Package.open(source, str(record)), record))
+            files = link(*packages[0], self.target) if len(packages) == 1 else self._together(packages)
+            entry = self._write(unit.title, files)
+        self.progress(Event("layer", unit.title, "done", entry.descriptor.size, unit.size))
+        return entry
+
+    def _together(self, packages: list[tuple[Package, PackageRecord]]) -> Iterator[LinkedFile]:
+        """The files of several packages; of two with one path the later package's stays."""
+        files: set[str] = set()
+        folders: set[str] = set()
+        for package, record in reversed(packages):
+            mine: set[str] = set()
+            for file in link(package, record, self.target):
+                above = parents(file.path)
+                if file.path in files or file.path in folders or not files.isdisjoint(above):
+                    continue
+                mine.add(file.path)
+                folders.update(above)
+                yield file
+            files |= mine
+
+    def _write(self, title: str, files: Iterable[LinkedFile]) -> LayerEntry:
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(self.spool)) as file:
+            written = write_layer(files, file, self.compression, prefix=self.target.prefix)
+            self.upload.put(written.descriptor, lambda: rewound(file), title)
+        hashes = written.path_hashes
+        here = self.upload.target.repository
+        return LayerEntry(written.descriptor, written.diff_id, hashes.files, hashes.folders, here)

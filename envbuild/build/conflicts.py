@@ -1,0 +1,35 @@
+"""Layers that cannot lie on top of each other and still give what an installer gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from envbuild.build.plan import Unit
+    from envbuild.conda.layer import PathHashes
+
+_HASH: Final = 8
+
+
+def conflicts(layers: Mapping[Unit, PathHashes]) -> list[frozenset[Unit]]:
+    """The groups of units that must share one layer.
+
+    Two belong together where both carry one file, or where one has a file or link and the other a folder.
+    """
+    owners: dict[bytes, Unit] = {}
+    together: set[frozenset[Unit]] = set()
+    for unit, hashes in layers.items():
+        for path in _split(hashes.files):
+            if (owner := owners.setdefault(path, unit)) != unit:
+                together.add(frozenset((owner, unit)))
+    for unit, hashes in layers.items():
+        for path in _split(hashes.folders):
+            if (owner := owners.get(path, unit)) != unit:
+                together.add(frozenset((owner, unit)))
+    return sorted(together, key=lambda group: sorted(unit.title for unit in group))
+
+
+def _split(hashes: bytes) -> list[bytes]:
+    return [hashes[at : at + _HASH] for at in range(0, len(hashes), _HASH)]

@@ -1,0 +1,206 @@
+"""The daemonless builder: an image composed of a base and one layer a package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from envbuild.build.assemble import (
+    BASE_DIGEST_ANNOTATION,
+    SCHEME_ANNOTATION,
+    assemble,
+    conda_environment,
+    reannotated,
+)
+from envbuild.build.base import glibc_version
+from envbuild.build.job import Built
+from envbuild.build.plan import plan
+from envbuild.build.upload import Upload, in_parallel
+from envbuild.errors import BuildError
+from envbuild.key import KEY_SCHEME, PREFIX_LAYOUT, steps_key
+from envbuild.lock import Lock
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.oci.manifest import Manifest
+from envbuild.oci.registry import find_manifest, publish
+from envbuild.progress import Event
+from envbuild.reference import Tag
+from envbuild.storage import private_folder
+
+if TYPE_CHECKING:
+    from envbuild.build.assemble import (
+        Assembled,
+    )
+    from envbuild.build.base import BaseImage
+    from envbuild.build.compose import Composer, Composition
+    from envbuild.build.job import Job
+    from envbuild.conda.solve import Solution
+    from envbuild.config import Config
+    from envbuild.index import Index
+    from envbuild.oci.registries import Registries
+    from envbuild.oci.registry import Registry
+    from envbuild.progress import Progress
+
+PREFIX: Final = "/opt/env"
+
+
+@dataclass(frozen=True)
+class LayersBuilder:
+    """Composes images without a daemon; Docker steps alone need one.
+
+    Attributes:
+        config: The settings.
+        index: Knows layers and facts.
+        registries: The repositories.
+        progress: Told what is going on.
+    """
+
+    config: Config
+    index: Index
+    registries: Registries
+    progress: Progress
+
+    def build(self, job: Job) -> Built:
+        """Build and publish; see :class:`envbuild.build.job.Builder`."""
+        _refuse_what_is_not_composed(job)
+        target = self.registries.open(self.config.workspace).by(job.deadline)
+        upload = Upload(target, self.progress)
+        base = self._with_steps(job, upload)
+        solution = self._solve(job, base)
+        lock_key = self._lock_key(job, solution.lock)
+        annotations = self._annotations(job, lock_key)
+        composition: Composition | None = None
+        manifest = self._same_solution(target, lock_key)
+        if manifest is None:
+            assembled, composition = self._compose(job, base, solution, upload, lock_key, annotations)
+            upload.put_bytes(assembled.manifest.config, assembled.config, "config")
+            manifest = assembled.manifest
+            publish(target, manifest, Tag(f"l1-{lock_key}"))
+        else:
+            manifest = reannotated(manifest, annotations)
+        seen = publish(target, manifest, job.key.tag)
+        return Built(
+            seen.descriptor.digest,
+            lock_key,
+            composition.made if composition else 0,
+            composition.reused if composition else len(solution.lock.packages),
+            upload.bytes_sent,
+        )
+
+    def _with_steps(self, job: Job, upload: Upload) -> BaseImage:
+        if job.spec.steps is None or not job.spec.steps.instructions:
+            return job.base
+        from envbuild.build.steps import StepsBuilder
+
+        builder = StepsBuilder(self.config, self.registries, upload, self.progress)
+        return builder.image(job.base, job.spec.steps, job.platform, job.deadline)
+
+    def _solve(self, job: Job, base: BaseImage) -> Solution:
+        from envbuild.conda.solve import Solution, SolveRequest, VirtualPackages, solve
+
+        spec = job.spec
+        if spec.conda is None or not spec.conda.dependencies:
+            return Solution(Lock.of(job.platform, ()), {})
+        self.progress(Event("solve", str(job.key), "start", total=len(spec.conda.dependencies)))
+        glibc = self.config.glibc or glibc_version(base, self.index.fact, self.index.put_fact)
+        request = SolveRequest(
+            spec.conda,
+            job.platform,
+            VirtualPackages(glibc, self.config.cuda),
+            str(spec.channel_priority),
+            spec.as_of,
+            self.config.channel_alias,
+        )
+        solution = solve(request, cache_dir=self.config.cache_dir, deadline=job.deadline)
+        self.progress(Event("solve", str(job.key), "done", done=len(solution.lock.packages)))
+        return solution
+
+    def _lock_key(self, job: Job, lock: Lock) -> str:
+        steps = job.spec.steps
+        named = steps_key(job.base.digest, steps, job.platform) if steps and steps.instructions else None
+        return lock.key(
+            base=job.base.digest, steps=named, variables=dict(job.spec.variables), layout=PREFIX_LAYOUT
+        )
+
+    def _annotations(self, job: Job, lock_key: str) -> dict[str, str]:
+        annotations = {
+            KEY_ANNOTATION: str(job.key),
+            LOCK_ANNOTATION: lock_key,
+            SCHEME_ANNOTATION: str(KEY_SCHEME),
+        }
+        if job.base.digest is not None:
+            annotations[BASE_DIGEST_ANNOTATION] = str(job.base.digest)
+        return annotations
+
+    def _same_solution(self, target: Registry, lock_key: str) -> Manifest | None:
+        """The image of another definition with the same solution: its layers and config serve as they are."""
+        found = find_manifest(target, Tag(f"l1-{lock_key}"))
+        if not isinstance(found, Manifest) or found.annotations.get(LOCK_ANNOTATION) != lock_key:
+            return None
+        return found
+
+    def _compose(
+        self,
+        job: Job,
+        base: BaseImage,
+        solution: Solution,
+        upload: Upload,
+        lock_key: str,
+        annotations: dict[str, str],
+    ) -> tuple[Assembled, Composition]:
+        budget = self.config.max_layers - len(base.manifest.layers) - 1
+        if budget < 1:
+            raise BuildError(
+                f"the base has {len(base.manifest.layers)} layers, which leaves no room under the limit of "
+                f"{self.config.max_layers}",
+                hint="raise max_layers (at most 125), or choose a base with fewer layers",
+            )
+        composer = self._composer(job, solution, upload)
+        base_layers = list(dict.fromkeys(base.manifest.layers))
+        in_parallel(self.config.jobs, lambda layer: upload.require(layer, base.registry, "base"), base_layers)
+        composition = composer.compose(plan(solution.lock, budget))
+        history = composer.history(solution.lock)
+        assembled = assemble(
+            base,
+            (*composition.layers, history) if solution.lock.packages else (),
+            environment=self._environment(job, base, solution.lock),
+            labels={LOCK_ANNOTATION: lock_key, SCHEME_ANNOTATION: str(KEY_SCHEME)},
+            annotations=annotations,
+        )
+        return assembled, composition
+
+    def _environment(self, job: Job, base: BaseImage, lock: Lock) -> dict[str, str]:
+        variables = dict(job.spec.variables)
+        return conda_environment(base, PREFIX, variables) if lock.packages else variables
+
+    def _composer(self, job: Job, solution: Solution, upload: Upload) -> Composer:
+        from envbuild.build.compose import Composer
+        from envbuild.conda.layer import Compression
+        from envbuild.conda.link import LinkTarget, PythonTarget
+
+        python = solution.lock.python
+        target = LinkTarget(PREFIX, PythonTarget.of(python) if python else None, job.platform)
+        return Composer(
+            upload,
+            self.index,
+            self.registries,
+            target,
+            Compression.of(self.config.compression),
+            solution.urls,
+            private_folder(self.config.cache_dir / "spool"),
+            self.config.jobs,
+            job.deadline,
+            self.progress,
+        )
+
+
+def _refuse_what_is_not_composed(job: Job) -> None:
+    if job.spec.pip is not None:
+        raise BuildError(
+            "this builder cannot install a pip section yet",
+            hint="name the packages under conda dependencies, or install them in a Docker step",
+        )
+    if job.spec.steps_after is not None and job.spec.steps_after.instructions:
+        raise BuildError(
+            "this builder cannot run steps_after yet",
+            hint="move the steps to `steps:` where they can run before",
+        )

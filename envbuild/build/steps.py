@@ -1,0 +1,144 @@
+"""A base with Docker steps run on it: looked up by its name, else built by an engine and published."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, STEPS_ANNOTATION, oci_layer
+from envbuild.build.base import BaseImage
+from envbuild.build.upload import in_parallel, rewound
+from envbuild.digest import CHUNK, Descriptor
+from envbuild.errors import IntegrityError, RegistryError
+from envbuild.key import steps_key
+from envbuild.oci.manifest import OCI_CONFIG, Manifest, encode
+from envbuild.oci.registry import find_manifest, publish
+from envbuild.progress import Event
+from envbuild.reference import Tag
+from envbuild.storage import key_lock, private_folder
+
+if TYPE_CHECKING:
+    from envbuild.build.steps_image import BuiltSteps, NewLayer
+    from envbuild.build.upload import Upload
+    from envbuild.conda.layer import Compression
+    from envbuild.config import Config
+    from envbuild.deadline import Deadline
+    from envbuild.oci.registries import Registries
+    from envbuild.oci.registry import Registry
+    from envbuild.platform import Platform
+    from envbuild.progress import Progress
+    from envbuild.spec.steps import Steps
+
+SPOOL_BYTES: Final = 8 << 20
+
+
+@dataclass(frozen=True)
+class StepsBuilder:
+    """Has images of bases and steps.
+
+    Attributes:
+        config: The settings.
+        registries: The repositories.
+        upload: The blobs of this build.
+        progress: Told what is going on.
+    """
+
+    config: Config
+    registries: Registries
+    upload: Upload
+    progress: Progress
+
+    def image(self, base: BaseImage, steps: Steps, platform: Platform, deadline: Deadline) -> BaseImage:
+        """The image of a base with steps run on it.
+
+        Raises:
+            BuildError: It is nowhere, and a step failed or there is no engine to run it.
+            RegistryError: A repository could not be asked.
+        """
+        name = steps_key(base.digest, steps, platform)
+        found = self._find(name, platform, deadline)
+        if found is None:
+            with key_lock(self.config.cache_dir, f"s1-{name}", deadline):
+                found = self._find(name, platform, deadline) or self._build(
+                    base, steps, platform, name, deadline
+                )
+        return found
+
+    def _find(self, name: str, platform: Platform, deadline: Deadline) -> BaseImage | None:
+        tag = Tag(f"s1-{name}")
+        for repository in (self.config.workspace, self.config.global_):
+            if repository is None:
+                continue
+            registry = self.registries.open(repository).by(deadline)
+            manifest = self._ask(registry, tag)
+            if manifest is None:
+                continue
+            if manifest.annotations.get(STEPS_ANNOTATION) != name:
+                raise IntegrityError(
+                    f"{repository}:{tag} is not the image of these steps",
+                    hint="the tag was moved or written by something else: delete it, then build again",
+                )
+            self.progress(Event("step", str(repository), "reused", text=str(tag)))
+            return BaseImage.read(registry, manifest.descriptor.digest, platform)
+        return None
+
+    def _ask(self, registry: Registry, tag: Tag) -> Manifest | None:
+        try:
+            found = find_manifest(registry, tag)
+        except RegistryError as error:
+            if self.config.on_unavailable == "fail":
+                raise
+            self.progress(Event("step", str(registry.repository), "output", text=f"not asked: {error}"))
+            return None
+        return found if isinstance(found, Manifest) else None
+
+    def _build(
+        self, base: BaseImage, steps: Steps, platform: Platform, name: str, deadline: Deadline
+    ) -> BaseImage:
+        from envbuild.build.engine import Engine
+        from envbuild.build.steps_image import StepsBase, steps_dockerfile
+
+        engine = Engine.connect(self.config.docker_host)
+        try:
+            dockerfile = steps_dockerfile(steps.render())
+            built = engine.run_steps(
+                StepsBase(base.manifest, encode(base.config), base.open_layer),
+                dockerfile,
+                steps.build_context(dockerfile),
+                args=dict(steps.args),
+                platform=platform,
+                progress=self.progress,
+                deadline=deadline,
+            )
+        finally:
+            engine.close()
+        with built:
+            return self._publish(base, built, name, platform)
+
+    def _publish(self, base: BaseImage, built: BuiltSteps, name: str, platform: Platform) -> BaseImage:
+        from envbuild.conda.layer import Compression
+
+        compression = Compression.of(self.config.compression)
+        jobs = self.config.jobs
+        in_parallel(
+            jobs, lambda layer: self.upload.require(layer, base.registry, "base"), base.manifest.layers
+        )
+        layers = in_parallel(jobs, lambda layer: self._put(layer, compression), built.layers)
+        config = Descriptor.of(built.config, OCI_CONFIG)
+        self.upload.put_bytes(config, built.config, "config")
+        annotations = {STEPS_ANNOTATION: name}
+        if base.digest is not None:
+            annotations[BASE_DIGEST_ANNOTATION] = str(base.digest)
+        below = tuple(oci_layer(layer) for layer in base.manifest.layers)
+        manifest = Manifest.build(config, (*below, *layers), annotations)
+        seen = publish(self.upload.target, manifest, Tag(f"s1-{name}"))
+        return BaseImage.read(self.upload.target, seen.descriptor.digest, platform)
+
+    def _put(self, layer: NewLayer, compression: Compression) -> Descriptor:
+        """Compress and store one layer that a step made."""
+        spool = private_folder(self.config.cache_dir / "spool")
+        with layer.open() as source, tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(spool)) as file:
+            descriptor = compression.copy(iter(lambda: source.read(CHUNK), b""), file)
+            self.upload.put(descriptor, lambda: rewound(file), "steps")
+        return descriptor
