@@ -7,7 +7,7 @@ from typing import Self
 
 from envbuild.errors import SpecError
 
-_SUBDIRS = {
+_SUBDIRS: dict[tuple[str, str, str | None], str] = {
     ("linux", "amd64", None): "linux-64",
     ("linux", "arm64", None): "linux-aarch64",
     ("linux", "ppc64le", None): "linux-ppc64le",

@@ -56,7 +56,8 @@ def test_the_key_is_frozen() -> None:
 
 @pytest.mark.parametrize("field", ["name", "version", "build", "subdir", "sha256"])
 def test_what_identifies_a_package_is_in_the_key(field: str) -> None:
-    other = replace(NUMPY, **{field: Digest("3" * 64) if field == "sha256" else "other"})
+    changed: dict[str, Any] = {field: Digest("3" * 64) if field == "sha256" else "other"}
+    other = replace(NUMPY, **changed)
     assert key(Lock.of(LINUX_AMD64, [NUMPY])) != key(Lock.of(LINUX_AMD64, [other]))
 
 

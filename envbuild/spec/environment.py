@@ -1,0 +1,299 @@
+"""What a user wrote, whole: :class:`EnvironmentSpec`, and :func:`load`, which reads it.
+
+The form of a definition (Conda, envbuild, pip, Azure ML) is told by what it holds, not by its name.
+Every file is read once; the bytes that were read are the bytes that are hashed and built.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envbuild.errors import SpecError
+from envbuild.platform import LINUX_AMD64, Platform
+from envbuild.spec import azureml, fields
+from envbuild.spec.conda import CondaSection
+from envbuild.spec.document import fail, load_document
+from envbuild.spec.fields import ChannelPriority
+from envbuild.spec.pip import PipSection
+from envbuild.spec.reading import MAX_BYTES, is_folder, mapping, nearest, read, refuse_unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from datetime import date, datetime
+
+    from envbuild.reference import ImageReference, TaggedReference
+    from envbuild.spec.document import Mapping
+    from envbuild.spec.steps import Steps
+
+__all__ = ["ChannelPriority", "EnvironmentSpec", "load", "parse"]
+
+STANDARD_INPUT = "-"
+CONDA_KEYS = frozenset({"name", "channels", "dependencies", "prefix", "variables"})
+ENVBUILD_KEYS = frozenset(
+    {"base", "steps", "conda", "pip", "steps_after", "variables", "channel_priority", "platform", "platforms"}
+    | {"as_of", "secrets"}
+)
+_FOLDER_FILES = (azureml.V1_FILE, "envbuild.yaml", "envbuild.yml", "environment.yml", "environment.yaml")
+_SOLVED = "name the definition that it was solved from"
+_OTHERS = (
+    (frozenset({"metadata", "package"}), "a lock of conda-lock", _SOLVED),
+    (frozenset({"environments", "packages"}), "a lock of pixi", _SOLVED),
+    (
+        frozenset({"python", "build_dependencies"}),
+        "MLflow's python_env.yaml",
+        "name the conda.yaml or the requirements.txt that MLflow writes beside it",
+    ),
+)
+_YAML_START = re.compile(r"(?:[\"']?[$A-Za-z_][\w.$-]*[\"']?\s*:(?:\s|$))|[{\[]|---|%|- ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentSpec:
+    """A definition, parsed and complete but for the base's digest.
+
+    Attributes:
+        source: The definition's name as the user wrote it.
+        base: The base image; None for ``scratch``, and where ``has_base`` is false.
+        has_base: Whether there is a base at all; see :meth:`require_base`.
+        steps: Docker steps that run on the base, or None.
+        conda: The Conda section, or None.
+        pip: The pip section, or None.
+        steps_after: Docker steps that run on the finished environment, or None.
+        variables: Environment variables of the image, sorted by name.
+        channel_priority: How the order of the channels binds.
+        platforms: The platforms to build for: at least one, sorted, each once.
+        as_of: Packages newer than this moment (UTC, whole seconds) are ignored; None for no limit.
+        secrets: The names of the build secrets that steps mount, named or not, sorted.
+    """
+
+    source: str
+    base: ImageReference | TaggedReference | None = None
+    has_base: bool = True
+    steps: Steps | None = None
+    conda: CondaSection | None = None
+    pip: PipSection | None = None
+    steps_after: Steps | None = None
+    variables: tuple[tuple[str, str], ...] = ()
+    channel_priority: ChannelPriority = ChannelPriority.STRICT
+    platforms: tuple[Platform, ...] = (LINUX_AMD64,)
+    as_of: datetime | None = None
+    secrets: tuple[str, ...] = ()
+
+    def require_base(self) -> ImageReference | TaggedReference | None:
+        """The base; None for ``scratch``.
+
+        Raises:
+            SpecError: The definition names no base, and none was given.
+        """
+        if not self.has_base:
+            raise SpecError(
+                "there is no base image",
+                source=self.source,
+                hint="give --base IMAGE, or write `base: IMAGE` in an envbuild.yaml (`scratch` for none)",
+            )
+        return self.base
+
+    def with_base(self, base: str) -> EnvironmentSpec:
+        """The same definition on another base, written as a user writes it.
+
+        Raises:
+            SpecError: The text is not a reference.
+        """
+        return replace(self, base=fields.reference(base, Path(), None), has_base=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    name: str
+    folder: Path
+    content: bytes
+
+
+def load(
+    source: str | Path,
+    *,
+    base: str | None = None,
+    steps: str | Path | None = None,
+    platforms: str | Platform | Iterable[str | Platform] | None = None,
+    as_of: str | date | None = None,
+) -> EnvironmentSpec:
+    """Read a definition.
+
+    Args:
+        source: A file, a folder that holds one, or ``-`` for standard input.
+        base: The base image, in place of the definition's.
+        steps: A file of Docker steps, in place of the definition's; its folder is their context.
+        platforms: The platforms to build for, in place of the definition's.
+        as_of: Ignore packages newer than this, in place of the definition's; a date means its start in UTC.
+
+    Raises:
+        SpecError: Something in it cannot be understood; the message names file, line and column.
+    """
+    spec = _load(source)
+    if base is not None:
+        spec = spec.with_base(base)
+    if steps is not None:
+        spec = _with_mounted(replace(spec, steps=fields.steps_file(Path(steps), None)))
+    if platforms is not None:
+        each = (platforms,) if isinstance(platforms, (str, Platform)) else tuple(platforms)
+        spec = replace(spec, platforms=fields.platforms(each))
+    if as_of is not None:
+        spec = replace(spec, as_of=fields.moment(as_of, None))
+    return spec
+
+
+def _load(source: str | Path) -> EnvironmentSpec:
+    if str(source) == STANDARD_INPUT:
+        content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        return parse(content, "<stdin>", Path())
+    path = Path(source)
+    if is_folder(path):
+        path = _file_in(path)
+    return parse(read(path), str(path), path.parent)
+
+
+def _file_in(folder: Path) -> Path:
+    for name in _FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise SpecError(
+        f"the folder holds none of {', '.join(_FOLDER_FILES)}", source=str(folder), hint="name a file in it"
+    )
+
+
+def parse(content: bytes, source: str, folder: Path) -> EnvironmentSpec:
+    """Understand a definition that was read.
+
+    Args:
+        content: The definition.
+        source: Its name, for messages; its suffix decides where the content leaves a doubt.
+        folder: The folder that relative paths start from.
+
+    Raises:
+        SpecError: Something in it cannot be understood.
+    """
+    return _with_mounted(_parse(_Source(source, folder, content)))
+
+
+def _with_mounted(spec: EnvironmentSpec) -> EnvironmentSpec:
+    """The same definition, its secrets completed by those that its steps mount."""
+    mounted = {name for steps in (spec.steps, spec.steps_after) if steps for name in steps.secret_ids}
+    return replace(spec, secrets=tuple(sorted({*spec.secrets, *mounted}))) if mounted else spec
+
+
+def _parse(source: _Source) -> EnvironmentSpec:
+    first = _first_line(source.content)
+    if first.startswith("@EXPLICIT"):
+        raise SpecError(
+            "this is a list of solved packages (@EXPLICIT), expected a definition", source=source.name
+        )
+    if re.match(r"(?i)(?:from|arg)\s+[^\s=<>~!;@]", first):
+        return _from_azure(azureml.from_dockerfile(source.content, source.name, source.folder), source)
+    suffix = Path(source.name).suffix.lower()
+    if not _YAML_START.match(first) and suffix not in {".yml", ".yaml", ".json"}:
+        pip = PipSection.from_requirements(source.content, source.name, source.folder)
+        return EnvironmentSpec(source=source.name, has_base=False, pip=pip)
+    return _from_document(source)
+
+
+def _first_line(content: bytes) -> str:
+    for line in content[:65536].decode("utf-8-sig", "replace").splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            return line
+    return ""
+
+
+def _from_document(source: _Source) -> EnvironmentSpec:
+    node = mapping(
+        load_document(source.content, source.name),
+        "the definition",
+        "write a Conda environment.yml (`dependencies: [...]`) or an envbuild.yaml (`base: ...`)",
+    )
+    names = {name.value for name, _ in node.entries}
+    for keys, what, hint in _OTHERS:
+        if keys <= names:
+            fail(node.mark, f"this is {what}, expected a definition", hint)
+    readers: list[tuple[frozenset[str], Callable[[Mapping, _Source], EnvironmentSpec]]] = [
+        (CONDA_KEYS, _from_conda),
+        (ENVBUILD_KEYS, _from_envbuild),
+        (azureml.ENVIRONMENT_KEYS | azureml.JOB_KEYS, _from_azure_document),
+        (azureml.V1_KEYS, _from_azure_v1),
+    ]
+    # What decides is how many of the keys a form knows; on a draw, the form that stands first.
+    known, reader = max(readers, key=lambda each: len(each[0] & names))
+    if not known & names and names:
+        first = node.entries[0][0]
+        fail(
+            first.mark,
+            f"{first.value!r} is not a key of a definition",
+            nearest(first.value, CONDA_KEYS | ENVBUILD_KEYS),
+        )
+    return reader(node, source)
+
+
+def _from_conda(node: Mapping, source: _Source) -> EnvironmentSpec:
+    conda, pip = CondaSection.parse(node, source.folder)
+    return EnvironmentSpec(
+        source=source.name, has_base=False, conda=conda, pip=pip, variables=tuple(sorted(conda.variables))
+    )
+
+
+def _from_azure_document(node: Mapping, source: _Source) -> EnvironmentSpec:
+    return _from_azure(azureml.parse(node, source.folder), source)
+
+
+def _from_azure_v1(node: Mapping, source: _Source) -> EnvironmentSpec:
+    return _from_azure(azureml.parse_v1(node, source.folder), source)
+
+
+def _from_azure(azure: azureml.AzureEnvironment, source: _Source) -> EnvironmentSpec:
+    conda, pip = fields.conda(azure.conda, azure.folder) if azure.conda is not None else (None, None)
+    return EnvironmentSpec(
+        source=source.name,
+        base=fields.base(azure.base, azure.folder) if azure.base is not None else None,
+        has_base=azure.base is not None,
+        steps=azure.steps,
+        conda=conda,
+        pip=pip,
+        variables=_merged(conda, fields.checked_variables(azure.variables)),
+    )
+
+
+def _from_envbuild(node: Mapping, source: _Source) -> EnvironmentSpec:
+    refuse_unknown(node, ENVBUILD_KEYS, "an envbuild definition")
+    folder = source.folder
+    get = node.get
+    base, steps, steps_after = get("base"), get("steps"), get("steps_after")
+    variables, priority, as_of, secrets = (
+        get("variables"),
+        get("channel_priority"),
+        get("as_of"),
+        get("secrets"),
+    )
+    conda, pip = fields.packages(get("conda"), get("pip"), folder)
+    return EnvironmentSpec(
+        source=source.name,
+        base=fields.base(base, folder) if base is not None else None,
+        has_base=base is not None,
+        steps=fields.steps(steps, "steps", folder) if steps is not None else None,
+        conda=conda,
+        pip=pip,
+        steps_after=fields.steps(steps_after, "steps_after", folder) if steps_after is not None else None,
+        variables=_merged(conda, fields.variables(variables) if variables is not None else {}),
+        channel_priority=fields.channel_priority(priority)
+        if priority is not None
+        else ChannelPriority.STRICT,
+        platforms=fields.platform_nodes(get("platform"), get("platforms")) or (LINUX_AMD64,),
+        as_of=fields.moment_node(as_of) if as_of is not None else None,
+        secrets=fields.secrets(secrets) if secrets is not None else (),
+    )
+
+
+def _merged(conda: CondaSection | None, outer: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """The variables of both places; the definition's own win over those of the Conda file it names."""
+    inner = dict(conda.variables) if conda is not None else {}
+    return tuple(sorted({**inner, **outer}.items()))
