@@ -105,17 +105,24 @@ def collect(files: Iterable[LinkedFile]) -> dict[str, Installed]:
 
 
 def normalise(installed: dict[str, Installed], entry_points: Iterable[str]) -> dict[str, Any]:
-    """Leave out what is meant to differ: the form of the record, and the modes of generated files."""
+    """Leave out what is meant to differ: the form of the record, and the modes of generated files.
+
+    The record's fields, and each path in it, stand under names of their own, so that a difference shows.
+    """
     scripts = set(entry_points)
-    return {name: _normal(name, each, scripts) for name, each in installed.items()}
+    found: dict[str, Any] = {}
+    for name, each in installed.items():
+        if name.startswith("conda-meta/"):
+            found |= _record_fields(name, json.loads(each.content))
+        else:
+            found[name] = (each.kind, each.content, 0o755 if name in scripts else each.mode)
+    return found
 
 
-def _normal(name: str, each: Installed, scripts: set[str]) -> Any:
-    if name.startswith("conda-meta/"):
-        document = json.loads(each.content)
-        return {field: value for field, value in document.items() if field not in UNSTABLE}
-    mode = 0o755 if name in scripts else each.mode
-    return (each.kind, each.content, mode)
+def _record_fields(name: str, document: dict[str, Any]) -> dict[str, Any]:
+    paths = document.pop("paths_data")["paths"]
+    fields = {f"{name}:{field}": value for field, value in document.items() if field not in UNSTABLE}
+    return fields | {f"{name}:{each['_path']}": each for each in paths}
 
 
 def install_made(package: Package, python: Package | None, folder: Path, ending: str) -> dict[str, Installed]:

@@ -140,10 +140,14 @@ class Package:
         compress = zstandard.ZstdCompressor(level=level).compress
         out = io.BytesIO()
         method = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
-        with zipfile.ZipFile(out, "w", method) as archive:
-            archive.writestr(zipfile.ZipInfo("metadata.json"), _json({"conda_pkg_format_version": 2}))
-            archive.writestr(f"pkg-{self.stem}.tar.zst", compress(self._tar(files=True, info=False)))
-            archive.writestr(f"info-{self.stem}.tar.zst", compress(self._tar(files=False, info=True)))
+        parts = {
+            "metadata.json": _json({"conda_pkg_format_version": 2}),
+            f"pkg-{self.stem}.tar.zst": compress(self._tar(files=True, info=False)),
+            f"info-{self.stem}.tar.zst": compress(self._tar(files=False, info=True)),
+        }
+        with zipfile.ZipFile(out, "w") as archive:
+            for name, content in parts.items():
+                archive.writestr(zipfile.ZipInfo(name), content, compress_type=method)
         return out.getvalue()
 
     def write_bz2(self) -> bytes:

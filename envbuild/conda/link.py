@@ -223,9 +223,9 @@ class _Linker:
                 f"{self.package.what} has a link from {place!r} to {text!r}, which is outside of {prefix}"
             )
         record.size = len(text.encode())
-        if record.entry is not None and record.entry.path_type is None:
+        if record.entry is None or record.entry.path_type is not PathType.HARDLINK:
             record.path_type = PathType.SOFTLINK
-        record.computed = hashlib.sha256(text.encode()).hexdigest()
+            record.computed = hashlib.sha256(text.encode()).hexdigest()
         return LinkedFile(place, Kind.SYMLINK, 0o777, FIXED_TIME, target=text)
 
     def _file(self, member: Member, record: PathRecord) -> Iterator[LinkedFile]:
