@@ -16,7 +16,7 @@ import functools
 import re
 from dataclasses import dataclass
 from itertools import product, zip_longest
-from typing import Self
+from typing import NamedTuple, Self
 
 from envbuild.errors import SpecError
 
@@ -34,6 +34,8 @@ _SEGMENT = r"[0-9a-z]+"
 # A dash at the end is refused: the solver takes it for a version of its own, against its own order.
 _PART = rf"{_SEGMENT}(?:[._-]{_SEGMENT})*(?:[._]?_)?"
 _VERSION = re.compile(rf"(?:([0-9]+)!)?({_PART})(?:\+({_PART}))?")
+_PLAIN = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})*")
+_CANONICAL = re.compile(r"(?:0|[1-9][0-9]{0,17})(?:\.(?:0|[1-9][0-9]{0,17}))*")
 _COMPONENT = re.compile(r"[0-9]+|[a-z]+")
 _TOKEN = re.compile(r"\s*(?:([(),|])|([<>=!~]*)\s*([A-Za-z0-9!_.*+-]+))")
 _STAR = re.compile(r"(?:\*|\.\*)(?:\.\*)*")
@@ -60,6 +62,8 @@ class Version:
         Raises:
             SpecError: It is not one.
         """
+        if _PLAIN.fullmatch(text):
+            return cls(0, tuple([((_NUMBER, int(part)),) for part in text.split(".")]))
         match = _VERSION.fullmatch(text.lower())
         if match is None or not text.isascii() or ("_" in text and "-" in text):
             raise SpecError(
@@ -83,6 +87,13 @@ class Version:
         if self.epoch != other.epoch:
             return -1 if self.epoch < other.epoch else 1
         return _compare(self.segments, other.segments) or _compare(self.local, other.local)
+
+
+def shortest(version: str) -> str:
+    """A version of numbers alone, without the zeros at its end that the order ignores."""
+    while version.endswith(".0"):
+        version = version[:-2]
+    return version
 
 
 def _number(digits: str) -> int:
@@ -135,7 +146,7 @@ def _strip_segment(segment: Segment) -> Segment:
 
 
 def _spell(segments: tuple[Segment, ...]) -> str:
-    return ".".join("".join(str(value) for _, value in segment) for segment in segments)
+    return ".".join(["".join([str(value) for _, value in segment]) for segment in segments])
 
 
 def _compare(left: tuple[Segment, ...], right: tuple[Segment, ...]) -> int:
@@ -149,12 +160,11 @@ def _compare(left: tuple[Segment, ...], right: tuple[Segment, ...]) -> int:
 _ORDER = {"==": 0, "=": 1, "~=": 2, ">=": 3, ">": 4, "<=": 5, "<": 6, "!=": 7, "!=*": 8}
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One operator and one version; ``=`` means "starts with", ``!=*`` "does not start with"."""
+class Term(NamedTuple):
+    """One operator and one version, spelled; ``=`` means "starts with", ``!=*`` "does not start with"."""
 
     operator: str
-    version: Version
+    version: str
 
     def __str__(self) -> str:
         if self.operator == "=":
@@ -200,18 +210,22 @@ def parse_constraint(text: str) -> tuple[Alternatives, int]:
 def spell_constraint(alternatives: Alternatives) -> str | None:
     """Spell alternatives canonically; None where every version is allowed."""
     conjunctions = {_tightened(conjunction) for conjunction in alternatives}
-    minimal = [one for one in conjunctions if not any(other < one for other in conjunctions)]
-    if frozenset() in minimal:
+    if frozenset() in conjunctions:
         return None
-    return "|".join(sorted(",".join(str(term) for term in sorted(one, key=_term_key)) for one in minimal))
+    if len(conjunctions) > 1:
+        conjunctions = {one for one in conjunctions if not any(other < one for other in conjunctions)}
+    return "|".join(sorted([_spell_conjunction(one) for one in conjunctions]))
 
 
-def _term_key(term: Term) -> tuple[int, str]:
-    return _ORDER[term.operator], str(term.version)
+def _spell_conjunction(conjunction: Conjunction) -> str:
+    terms = sorted([(_ORDER[term.operator], str(term)) for term in conjunction])
+    return ",".join([text for _, text in terms])
 
 
 def _tightened(conjunction: Conjunction) -> Conjunction:
     """Without the bounds that a closer bound makes redundant."""
+    if len(conjunction) < 2:
+        return conjunction
     lower = _closest([term for term in conjunction if term.operator in {">=", ">"}], 1)
     upper = _closest([term for term in conjunction if term.operator in {"<=", "<"}], -1)
     return frozenset(term for term in conjunction if term.operator[0] not in "<>") | lower | upper
@@ -223,7 +237,9 @@ def _closest(bounds: list[Term], sign: int) -> Conjunction:
 
     def compare(left: Term, right: Term) -> int:
         # Of two bounds at one version, the one that leaves the version itself out is closer.
-        return sign * left.version.compare(right.version) or len(right.operator) - len(left.operator)
+        return sign * Version.parse(left.version).compare(Version.parse(right.version)) or len(
+            right.operator
+        ) - len(left.operator)
 
     return frozenset({max(bounds, key=functools.cmp_to_key(compare))})
 
@@ -267,6 +283,8 @@ class _Reader:
         return _simple(match[2], match[3])
 
     def _accept(self, symbol: str) -> bool:
+        if self.position == len(self._text):
+            return False
         match = _TOKEN.match(self._text, self.position)
         if match is None or match[1] != symbol:
             return False
@@ -292,6 +310,8 @@ def _simple(operator: str, text: str) -> Alternatives:
         if operator not in {"", "=", "==", ">="}:
             raise SpecError(f"{operator + text!r} says nothing: expected a version behind {operator!r}")
         return _ANY
+    if operator not in {"=", "~="} and _CANONICAL.fullmatch(text):
+        return frozenset((frozenset((Term(operator or "==", shortest(text)),)),))
     star = _STAR.search(text)
     if star is None:
         return _compared(operator or "==", Version.parse(text))
@@ -308,7 +328,7 @@ def _compared(operator: str, version: Version) -> Alternatives:
         return _term("=", version)
     if operator == "~=" and len(version.segments) > 1:
         series = Version(version.epoch, version.segments[:-1], version.local)
-        return frozenset({frozenset({Term(">=", version.stripped()), Term("=", series)})})
+        return frozenset({frozenset({Term(">=", str(version.stripped())), Term("=", str(series))})})
     return _term(operator, version.stripped())
 
 
@@ -327,4 +347,4 @@ def _starred(operator: str, version: Version, text: str) -> Alternatives:
 
 
 def _term(operator: str, version: Version) -> Alternatives:
-    return frozenset({frozenset({Term(operator, version)})})
+    return frozenset((frozenset((Term(operator, str(version)),)),))
