@@ -1,0 +1,35 @@
+"""Opening a repository: a layout on disk or a registry server, whichever its name says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from envbuild.deadline import NO_DEADLINE
+from envbuild.oci.transport import Settings
+
+if TYPE_CHECKING:
+    from envbuild.deadline import Deadline
+    from envbuild.oci.registry import Registry
+    from envbuild.reference import Repository
+
+__all__ = ["Settings", "open_registry"]
+
+
+def open_registry(
+    repository: Repository, *, settings: Settings | None = None, deadline: Deadline = NO_DEADLINE
+) -> Registry:
+    """The repository, ready to be used; nothing is asked yet.
+
+    Args:
+        repository: Where it is.
+        settings: How registry servers are spoken to.
+        deadline: For every call; :meth:`~envbuild.oci.registry.Registry.by` gives another.
+    """
+    # Imported here: a registry server costs ten times the import time of a layout.
+    if repository.is_layout:
+        from envbuild.oci.layout import LayoutRegistry
+
+        return LayoutRegistry(repository).by(deadline)
+    from envbuild.oci.remote import RemoteRegistry
+
+    return RemoteRegistry(repository, settings=settings or Settings(), deadline=deadline)
