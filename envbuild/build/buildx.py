@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 from envbuild.build.trace import decode_rawjson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from envbuild.build.trace import StepLog
 
@@ -82,16 +82,29 @@ def _follow(process: subprocess.Popen[bytes], context: Iterable[bytes], log: Ste
     pump = threading.Thread(target=_pump, args=(context, process.stdin, failures), daemon=True)
     pump.start()
     remarks: deque[str] = deque(maxlen=20)
-    for line in process.stderr:
-        trace = decode_rawjson(line)
-        log.follow(trace)
-        if not line.startswith(b"{"):
-            remarks.append(line.decode(errors="replace").rstrip())
+    for text in _objects_and_remarks(process.stderr):
+        if text.startswith(b"{"):
+            log.follow(decode_rawjson(text))
+        else:
+            remarks.append(text.decode(errors="replace").rstrip())
     pump.join()
     if failures:
         raise failures[0]
     if process.wait() != 0:
         log.error = "\n".join(remarks) or f"docker buildx ended with exit code {process.returncode}"
+
+
+def _objects_and_remarks(stderr: IO[bytes]) -> Iterator[bytes]:
+    """JSON objects, of one line or (buildx 0.13) of several indented ones, and the lines between them."""
+    begun = b""
+    for line in stderr:
+        if not begun and not line.startswith(b"{"):
+            yield line
+            continue
+        begun += line
+        if line.rstrip().endswith(b"}") and not line.startswith(b" "):
+            yield begun
+            begun = b""
 
 
 def _pump(context: Iterable[bytes], stdin: IO[bytes], failures: list[Exception]) -> None:

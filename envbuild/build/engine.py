@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
-from envbuild.build.engine_http import CONNECT_SECONDS, EngineHttp, reason
+from envbuild.build.engine_http import CONNECT_SECONDS, EngineHttp, knock, reason
 from envbuild.build.engine_info import EngineInfo, usual_endpoints
 from envbuild.build.steps_build import BASE_REPOSITORY, BUILD_REPOSITORY, Work, build_steps
 from envbuild.build.steps_image import Limits, Secrets
@@ -59,6 +59,7 @@ class Engine:
         tried = []
         for endpoint, options in _endpoints(host):
             try:
+                knock(endpoint)
                 client = docker.DockerClient(
                     base_url=endpoint, version="auto", timeout=CONNECT_SECONDS, **options
                 )
@@ -192,12 +193,10 @@ class Engine:
                 user=user,
             )
             try:
-                stream = container.attach(stream=True, demux=True)
-                container.start()
-                for pair in stream:
-                    for number, data in enumerate(pair, 1):
-                        if data:
-                            output(number, data)
+                with self._http.attach(str(container.id)) as pieces:
+                    container.start()
+                    for stream, data in pieces:
+                        output(stream, data)
                 return int(container.wait(timeout=None)["StatusCode"])
             finally:
                 container.remove(force=True, v=True)

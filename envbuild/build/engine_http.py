@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
+import struct
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -87,6 +89,19 @@ class EngineHttp:
                 watch.on_expiry(response.raw.shutdown)
                 yield watched(response.raw, watch)
 
+    @contextlib.contextmanager
+    def attach(self, container: str) -> Iterator[Iterator[tuple[int, bytes]]]:
+        """What a container without a terminal writes, from now on: 1 or 2, and the bytes."""
+        response = self.session.post(
+            self._url(f"/containers/{container}/attach"),
+            params={"stream": 1, "stdout": 1, "stderr": 1},
+            stream=True,
+            timeout=(CONNECT_SECONDS, None),
+        )
+        with contextlib.closing(response):
+            _check(response)
+            yield _frames(response.raw)
+
     def inspect(self, tag: str) -> dict[str, Any] | None:
         """What the engine knows of an image, or None if it knows none of that name."""
         with self.errors(f"look for {tag}"):
@@ -117,6 +132,27 @@ def _json_lines(response: Any) -> Iterator[dict[str, Any]]:
             event = json.loads(line)
             if isinstance(event, dict):
                 yield event
+
+
+def _frames(stream: Any) -> Iterator[tuple[int, bytes]]:
+    """The engine's framing of two streams in one: the stream's number, three zeros, the length, the bytes."""
+    while len(header := stream.read(8)) == 8:
+        number, length = struct.unpack(">BxxxL", header)
+        if length:
+            yield number, stream.read(length)
+
+
+def knock(endpoint: str) -> None:
+    """Connect to a socket and hang up; docker-py leaves sockets open that did not connect.
+
+    Raises:
+        OSError: Nobody listens there.
+    """
+    scheme, _, path = endpoint.removeprefix("http+").partition("://")
+    if scheme == "unix":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_SECONDS)
+            probe.connect(path)
 
 
 def _check(response: Any) -> None:

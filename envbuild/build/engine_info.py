@@ -16,6 +16,7 @@ from envbuild.errors import BuildError
 if TYPE_CHECKING:
     from envbuild.build.steps_image import Limits, StepsBase
 
+_SYSTEM_SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock")
 _NEEDS_BUILDKIT: Final = re.compile(r"(?im)^\s*(?:RUN\s+--|(?:COPY|ADD)\s+--(?!chown=|from=))")
 
 
@@ -94,11 +95,6 @@ def _limit_parameters(limits: Limits) -> dict[str, str]:
 def usual_endpoints() -> tuple[str, ...]:
     """Where engines listen by themselves: Docker, Docker without root, Docker Desktop, Podman."""
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    paths = (
-        "/var/run/docker.sock",
-        f"{runtime}/docker.sock",
-        f"{Path.home()}/.docker/run/docker.sock",
-        f"{runtime}/podman/podman.sock",
-        "/run/podman/podman.sock",
-    )
-    return tuple(f"unix://{path}" for path in paths)
+    of_the_user = ("docker.sock", "podman/podman.sock")
+    paths = (*_SYSTEM_SOCKETS, *(f"{runtime}/{name}" for name in of_the_user))
+    return tuple(f"unix://{path}" for path in (*paths, f"{Path.home()}/.docker/run/docker.sock"))

@@ -76,6 +76,7 @@ def provide(engine: EngineHttp, info: EngineInfo, base: StepsBase, watch: Watch)
         return "scratch"
     tag = f"{BASE_REPOSITORY}:{Digest.of(base.config).hex}"
     if not _has(engine, info, base, tag):
+        engine.untag(tag)
         engine.load(base, tag, watch)
         if not _has(engine, info, base, tag):
             raise BuildError(f"the engine took the base image in and does not know it as {tag}")

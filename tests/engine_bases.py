@@ -1,0 +1,104 @@
+"""Small real base images for tests of the engine, and what goes into a build."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import IO
+
+import zstandard
+from parts.programs import program
+
+from envbuild.build.steps_image import StepsBase
+from envbuild.digest import Descriptor, Digest
+from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Manifest, encode
+
+PROGRAMS = ("dash", "cat", "env", "head", "id", "ls", "mkdir", "rm", "seq", "sleep", "touch", "yes")
+ACCOUNTS = b"root:x:0:0:root:/:/bin/sh\nsomebody:x:1000:1000::/:/bin/sh\n"
+
+
+def tar_of(files: dict[str, bytes], *, links: dict[str, str] | None = None) -> bytes:
+    """A tar of executable files and of symbolic links, with fixed times."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o755
+            archive.addfile(entry, io.BytesIO(data))
+        for name, target in (links or {}).items():
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            archive.addfile(entry)
+    return content.getvalue()
+
+
+def small_system() -> bytes:
+    """A root file system of a shell and a few of this machine's programs, with the libraries they need."""
+    files = {"etc/passwd": ACCOUNTS, "etc/group": b"root:x:0:\nsomebody:x:1000:\n"}
+    for name in PROGRAMS:
+        path = Path(program(name, "coreutils"))
+        files[f"bin/{name}"] = path.read_bytes()
+        listed = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=True).stdout
+        for library in re.findall(r"(/\S+) \(0x", listed):
+            files[library.removeprefix("/")] = Path(library).read_bytes()
+    return tar_of(files, links={"bin/sh": "dash"})
+
+
+def packed(tar: bytes, compression: str) -> tuple[Descriptor, bytes]:
+    """A layer's blob and its descriptor."""
+    if compression == "gzip":
+        tar, media_type = gzip.compress(tar, 1, mtime=0), OCI_LAYER_GZIP
+    elif compression == "zstd":
+        tar, media_type = zstandard.ZstdCompressor().compress(tar), OCI_LAYER_ZSTD
+    else:
+        media_type = OCI_LAYER
+    return Descriptor.of(tar, media_type), tar
+
+
+def base_of(*tars: bytes, compression: str = "gzip", settings: dict[str, object] | None = None) -> StepsBase:
+    """An image of some layers, in memory."""
+    blobs = dict(packed(tar, compression) for tar in tars)
+    config = encode(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "created": "2026-01-02T03:04:05Z",
+            "config": {"Env": ["PATH=/bin"], **(settings or {})},
+            "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar)) for tar in tars]},
+            "history": [{"created": "2026-01-02T03:04:05Z", "created_by": "the base"} for _ in tars],
+        }
+    )
+    manifest = Manifest.build(Descriptor.of(config, OCI_CONFIG), tuple(blobs), {})
+    return StepsBase(manifest, config, lambda layer: io.BytesIO(blobs[layer]))
+
+
+def debian_base(folder: Path) -> StepsBase:
+    """A minimal Debian of today's packages, kept in a folder once made."""
+    path = folder / "bookworm-minbase.tar"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part.tar")
+        command = [program("mmdebstrap", "mmdebstrap"), "--quiet", "--variant=minbase", "bookworm", str(part)]
+        subprocess.run(command, check=True)
+        part.rename(path)
+    with path.open("rb") as content:
+        digest = Digest(hashlib.file_digest(content, "sha256").hexdigest())
+    layer = Descriptor(OCI_LAYER, digest, path.stat().st_size)
+    config = encode(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["bash"]},
+            "rootfs": {"type": "layers", "diff_ids": [str(digest)]},
+        }
+    )
+
+    def open_blob(_: Descriptor) -> IO[bytes]:
+        return path.open("rb")
+
+    return StepsBase(Manifest.build(Descriptor.of(config, OCI_CONFIG), (layer,), {}), config, open_blob)
