@@ -3,7 +3,9 @@
 Source: OCI Image Specification 1.1, "Image Layout". Many processes and threads may use one layout at once:
 blobs and manifests are named by their digest and come into being whole, and ``index.json``, which holds the
 tags, is replaced under a file lock. A manifest without a tag stands in ``blobs`` only, as in a registry:
-it is found by its digest, and a tool that collects garbage may take it.
+it is found by its digest, and a tool that collects garbage may take it. Other tools may read a layout while
+envbuild writes it; skopeo and its kin find only OCI media types by name. Writers that are not envbuild do
+not know of its lock and must not write at the same time.
 """
 
 from __future__ import annotations
@@ -152,7 +154,7 @@ class LayoutRegistry:
         if self._has(descriptor):
             return True
         try:
-            stream = _blob(source.folder, descriptor.digest).open("rb") if source.is_layout else None
+            stream = _open_file(_blob(source.folder, descriptor.digest)) if source.is_layout else None
         except OSError:
             return False
         if stream is None:
@@ -179,13 +181,13 @@ class LayoutRegistry:
                 f"manifest {manifest.descriptor.digest} names",
                 hint="put the blobs and manifests before what names them",
             )
-        descriptor = manifest.descriptor
         with self._writing() as writer:
-            if self._read(descriptor.digest) != manifest.raw:
-                doing = f"writing a manifest to {self.repository}"
-                write_file(writer.root, (writer.blobs, descriptor.digest.hex), manifest.raw, doing)
-            if tag is not None:
-                self._move(writer, tag, descriptor.annotated(**{REF_NAME: tag.name}))
+            if tag is None:
+                self._store(writer, manifest)
+                return
+            with self._locked():  # so that no deletion comes between the manifest and its tag
+                self._store(writer, manifest)
+                self._move(writer, tag, manifest.descriptor.annotated(**{REF_NAME: tag.name}))
 
     def delete_manifest(self, digest: Digest) -> None:
         """Delete a manifest and every tag on it; its blobs stay.
@@ -196,13 +198,11 @@ class LayoutRegistry:
         self._deadline.check(f"deleting a manifest of {self.repository}")
         if not any(entry.get("digest") == str(digest) for entry in self._tags().entries):
             self._manifest(digest, None)
-        with self._writing() as writer:
-            with self._locked():
-                tags = self._tags()
-                entries = tags.entries
-                left = [entry for entry in entries if entry.get("digest") != str(digest)]
-                if len(left) != len(entries):
-                    self._write_index(writer, tags.holding(left))
+        with self._writing() as writer, self._locked():
+            tags = self._tags()
+            left = [entry for entry in tags.entries if entry.get("digest") != str(digest)]
+            if len(left) != len(tags.entries):
+                self._write_index(writer, tags.holding(left))
             # The tags go first: a tag must never name what is not there.
             with self._errors("deleting a manifest of"), contextlib.suppress(FileNotFoundError):
                 os.unlink(digest.hex, dir_fd=writer.blobs)
@@ -230,7 +230,7 @@ class LayoutRegistry:
     def _open(self, digest: Digest) -> IO[bytes] | None:
         with self._errors("reading"):
             try:
-                return _blob(self._folder, digest).open("rb")
+                return _open_file(_blob(self._folder, digest))
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
@@ -275,7 +275,7 @@ class LayoutRegistry:
             return NO_TAGS
         with self._errors("reading"):
             try:
-                stream = (self._folder / INDEX_FILE).open("rb")
+                stream = _open_file(self._folder / INDEX_FILE)
             except FileNotFoundError:
                 return NO_TAGS
             with stream:
@@ -298,9 +298,8 @@ class LayoutRegistry:
             IntegrityError: It is not what the descriptor says.
         """
         seen, hashed = 0, hashlib.sha256()
-        read = getattr(
-            stream, "read1", stream.read
-        )  # gives what there is, so that the deadline is seen in time
+        # Where it can, read what has come so far: the deadline must be seen in time.
+        read = getattr(stream, "read1", stream.read)
         while seen <= descriptor.size and (content := read(CHUNK)):
             self._deadline.check(f"writing a blob to {self.repository}")
             seen += len(content)
@@ -341,12 +340,16 @@ class LayoutRegistry:
             if not (self._folder / INDEX_FILE).exists():
                 self._write_index(writer, NO_TAGS)
 
+    def _store(self, writer: _Writer, manifest: Manifest | ImageIndex) -> None:
+        digest = manifest.descriptor.digest
+        if self._read(digest) != manifest.raw:
+            doing = f"writing a manifest to {self.repository}"
+            write_file(writer.root, (writer.blobs, digest.hex), manifest.raw, doing)
+
     def _move(self, writer: _Writer, tag: Tag, descriptor: Descriptor) -> None:
-        entry = descriptor.to_json()
-        with self._locked():
-            tags = self._tags()
-            if tags.named.get(tag.name) == entry:
-                return
+        """Write a tag; the lock is held."""
+        entry, tags = descriptor.to_json(), self._tags()
+        if tags.named.get(tag.name) != entry:
             others = [other for other in tags.entries if ref_name(other) != tag.name]
             self._write_index(writer, tags.holding([*others, entry]))
 
@@ -380,6 +383,11 @@ class LayoutRegistry:
 
 def _blob(folder: Path, digest: Digest) -> Path:
     return folder / "blobs" / "sha256" / digest.hex
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    """Open for reading; a pipe in a file's place reads as empty instead of blocking for ever."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def _discard(content: bytes) -> None:

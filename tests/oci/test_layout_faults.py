@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 import pytest
-from oci_contract import put, put_image, read
-from oci_layouts import check_whole, layout
+from oci_contract import at_once, put, put_image, read
+from oci_layouts import blob_path, check_whole, layout
 
 from envbuild.deadline import Deadline
 from envbuild.digest import Descriptor
 from envbuild.errors import (
     DeadlineExceeded,
     EnvbuildError,
+    IntegrityError,
     NotFound,
 )
 from envbuild.oci.disk import TEMPORARY
@@ -266,7 +267,35 @@ def test_leftovers_are_swept_and_files_in_the_making_are_not(registry: LayoutReg
     assert [path.exists() for path in (dead, fresh, held)] == [False, True, True]
 
 
+def test_pipes_in_place_of_files_do_not_block(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    registry.put_manifest(manifest, Tag("a"))
+    for path in (
+        blob_path(registry, manifest.descriptor.digest),
+        registry.repository.folder / "index.json",
+    ):
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(IntegrityError):
+            registry.get_manifest(Tag("a"))
+
+
 # Many processes
+
+
+def test_tags_never_name_what_another_thread_deleted(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+
+    def work(number: int) -> None:
+        for _ in range(60):
+            if number % 2:
+                registry.put_manifest(manifest, Tag(f"t{number}"))
+            else:
+                with contextlib.suppress(NotFound):
+                    registry.delete_manifest(manifest.descriptor.digest)
+
+    at_once(4, work)
+    check_whole(registry)
 
 
 def publish_many(folder: Path, worker: int, count: int) -> None:
