@@ -8,13 +8,13 @@ import functools
 import threading
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from envbuild.digest import Digest
 from envbuild.errors import SolveError
 from envbuild.lock import Lock, PackageRecord
-from envbuild.spec.channel import strip_credentials
+from envbuild.spec.channel import DEFAULTS, Channel, split_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from envbuild.lock import NoArch
     from envbuild.platform import Platform
     from envbuild.spec.conda import CondaSection
+    from envbuild.spec.match import MatchSpec
 
 _GATEWAY_SECONDS: Final = 600.0
 _ARCHSPEC: Final = {
@@ -117,7 +118,7 @@ def solve(request: SolveRequest, *, cache_dir: Path, deadline: Deadline) -> Solu
     """
     deadline.check("solving")
     records = _run(_solve(request, cache_dir, deadline))
-    urls = {strip_credentials(record.url): record.url for record in records}
+    urls = {public_url(record.url): record.url for record in records}
     packages = [_package_record(record) for record in records]
     return Solution(Lock.of(request.platform, packages), urls)
 
@@ -152,7 +153,7 @@ async def _solve(request: SolveRequest, cache_dir: Path, deadline: Deadline) -> 
         raise SolveError(
             f"a channel could not be read: {_redact(str(error), request)}",
             hint="check the channel's name, the network and the credentials; channel names stand under "
-            f"{strip_credentials(request.channel_alias)}",
+            f"{public_url(request.channel_alias)}",
             retryable=True,
         ) from None
 
@@ -160,8 +161,17 @@ async def _solve(request: SolveRequest, cache_dir: Path, deadline: Deadline) -> 
 def _channels(request: SolveRequest) -> list[rattler.Channel]:
     import rattler
 
+    return [rattler.Channel(url) for url in _channel_urls(request)]
+
+
+def _channel_urls(request: SolveRequest) -> list[str]:
+    """Where the section's channels are; a section that names none means ``defaults``, as Conda has it."""
     channels = request.conda.channels
-    return [rattler.Channel(url) for channel in channels for url in channel.urls(request.channel_alias)]
+    if not channels and request.conda.nodefaults:
+        raise SolveError("there is no channel: `nodefaults` stands alone", hint="add a channel to `channels`")
+    return [
+        url for channel in channels or (Channel(DEFAULTS),) for url in channel.urls(request.channel_alias)
+    ]
 
 
 def _specs(request: SolveRequest) -> list[rattler.MatchSpec]:
@@ -170,12 +180,21 @@ def _specs(request: SolveRequest) -> list[rattler.MatchSpec]:
 
     specs = []
     for dependency in request.conda.dependencies:
-        text = dependency.for_solver(request.channel_alias)
         try:
-            specs.append(rattler.MatchSpec(text))
+            specs.append(rattler.MatchSpec(_spec_text(dependency, request.channel_alias)))
         except InvalidMatchSpecError as error:
             raise SolveError(f"the solver does not understand {dependency.canonical()!r}: {error}") from None
     return specs
+
+
+def _spec_text(spec: MatchSpec, alias: str) -> str:
+    """A match spec as the solver reads it: its channel stands under our alias, not under the solver's."""
+    if spec.channel is None:
+        return spec.canonical()
+    fields = tuple(
+        (name, spec.channel.urls(alias)[0] if name == "channel" else value) for name, value in spec.fields
+    )
+    return replace(spec, fields=fields).canonical()
 
 
 def _virtual_packages(request: SolveRequest) -> list[rattler.GenericVirtualPackage]:
@@ -208,17 +227,21 @@ def _unsolvable(request: SolveRequest, error: Exception) -> SolveError:
 
 
 def _redact(text: str, request: SolveRequest) -> str:
-    for channel in request.conda.channels:
-        for url in channel.urls(request.channel_alias):
-            text = text.replace(url, strip_credentials(url))
+    for url in _channel_urls(request):
+        text = text.replace(url, public_url(url))
     return text
+
+
+def public_url(url: str) -> str:
+    """A URL without its user, password and token."""
+    return url if url.startswith("file:") else split_credentials(url)[0]
 
 
 def _package_record(record: rattler.RepoDataRecord) -> PackageRecord:
     name = record.name.normalized
     if record.sha256 is None:
         raise SolveError(
-            f"{name} {record.version} in {strip_credentials(record.url)} has no sha256 in its channel",
+            f"{name} {record.version} in {public_url(record.url)} has no sha256 in its channel",
             hint="index the channel again with a tool that writes sha256",
         )
     kind = record.noarch
@@ -229,7 +252,7 @@ def _package_record(record: rattler.RepoDataRecord) -> PackageRecord:
         build=str(record.build),
         build_number=record.build_number,
         subdir=record.subdir,
-        url=strip_credentials(record.url),
+        url=public_url(record.url),
         sha256=Digest(record.sha256.hex()),
         size=record.size,
         md5=record.md5.hex() if record.md5 else None,
