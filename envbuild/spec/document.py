@@ -34,7 +34,7 @@ _HIDDEN = re.compile(
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 _LONE_RETURN = re.compile(b"\r(?!\n)")
-_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
 class Mark(NamedTuple):
@@ -104,7 +104,7 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 
 def is_null(node: Node | None) -> bool:
     """Whether nothing was written: a missing key, an empty value, ``null`` or ``~`` without quotes."""
-    return node is None or (isinstance(node, Scalar) and node.plain and node.value in _NULLS)
+    return node is None or (isinstance(node, Scalar) and node.plain and node.value in NULLS)
 
 
 def fail(mark: Mark | None, message: str, hint: str | None = None) -> NoReturn:

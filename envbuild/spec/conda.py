@@ -1,0 +1,203 @@
+"""The Conda part of a definition: what ``environment.yml`` says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from envbuild.spec.channel import NODEFAULTS, Channel
+from envbuild.spec.document import NULLS, Mapping, Scalar, Sequence, fail, is_null
+from envbuild.spec.match import MatchSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from envbuild.spec.document import Node
+    from envbuild.spec.pip import PipSection
+
+KNOWN = ("name", "prefix", "channels", "dependencies", "variables", "platforms", "category")
+"""The keys of an environment file. ``name`` and ``prefix`` say where conda would put it. ``platforms`` and
+``category`` are conda-lock's: which platforms to lock for is the caller's choice here, and a category sorts a
+file's packages into groups of a lock without changing them. None of the four changes the environment."""
+
+_REFUSED = {
+    "selectors": "envbuild evaluates no selectors: write one file for each platform",
+    "includes": "conda-devenv's files include others: write the environment out with `conda devenv --print`",
+    "environment": "conda-devenv's `environment` is `variables` here",
+    "pip": "`pip:` belongs into the list under `dependencies`, as `- pip:`",
+    "requirements": "the list of packages is called `dependencies`",
+    "packages": "the list of packages is called `dependencies`",
+}
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class CondaSection:
+    """Channels, match specs and variables of a Conda environment.
+
+    Attributes:
+        channels: The channels, first before others; none stands twice.
+        nodefaults: Whether Anaconda's default channels are excluded.
+        dependencies: The match specs in the order of their canonical spelling; none stands twice.
+        variables: Names and values of environment variables, sorted.
+    """
+
+    channels: tuple[Channel, ...] = ()
+    nodefaults: bool = False
+    dependencies: tuple[MatchSpec, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, node: Mapping, folder: Path) -> tuple[CondaSection, PipSection | None]:
+        """Read the mapping of an ``environment.yml``.
+
+        Args:
+            node: The document.
+            folder: The file's folder; relative channels and requirement files start from it.
+
+        Returns:
+            The Conda part, and the part under ``pip:`` where there is one.
+
+        Raises:
+            SpecError: Something in it is unknown, malformed or ambiguous.
+        """
+        if type(node) is not Mapping:
+            fail(
+                node.mark,
+                f"found {_kind(node)}, expected a mapping with `dependencies`",
+                "write `dependencies:`",
+            )
+        found = {key.value: value for key, value in node.entries}
+        for key, value in node.entries:
+            if key.value not in KNOWN:
+                _refuse_key(key)
+            if key.value in {"name", "prefix"} and not isinstance(value, Scalar):
+                fail(value.mark, f"`{key.value}` is {_kind(value)}, expected a text", "write a text")
+        if "dependencies" not in found:
+            fail(
+                node.mark,
+                "there is no `dependencies`",
+                "list the packages, or write `dependencies: []` for none",
+            )
+        channels, nodefaults = _channels(found.get("channels"), folder)
+        dependencies, pip = _dependencies(found["dependencies"], folder)
+        return cls(channels, nodefaults, dependencies, _variables(found.get("variables"))), pip
+
+    def canonical(self) -> dict[str, Any]:
+        """The section as JSON for the key, without credentials."""
+        return {
+            "channels": [channel.canonical for channel in self.channels],
+            "dependencies": [spec.canonical() for spec in self.dependencies],
+            "nodefaults": self.nodefaults,
+            "variables": dict(self.variables),
+        }
+
+
+def _refuse_key(key: Scalar) -> NoReturn:
+    import difflib
+
+    if hint := _REFUSED.get(key.value):
+        fail(key.mark, f"the key `{key.value}` is not known in an environment file", hint)
+    near = difflib.get_close_matches(key.value.lower(), KNOWN, n=1, cutoff=0.6)
+    question = f": did you mean `{near[0]}`?" if near else ""
+    fail(
+        key.mark,
+        f"the key `{key.value}` is not known in an environment file{question}",
+        f"rename it to `{near[0]}`" if near else f"known: {', '.join(KNOWN)}",
+    )
+
+
+def _kind(node: Node) -> str:
+    if is_null(node):
+        return "nothing"
+    return {Scalar: "a text", Sequence: "a list", Mapping: "a mapping"}[type(node)]
+
+
+def _items(node: Node | None, what: str) -> tuple[Node, ...]:
+    """The items of a list; nothing written is an empty list."""
+    if node is None or is_null(node):
+        return ()
+    if not isinstance(node, Sequence):
+        hint = "put each item on a line of its own after '- '"
+        fail(node.mark, f"`{what}` is {_kind(node)}, expected a list", hint)
+    return node.items
+
+
+def _channels(node: Node | None, folder: Path) -> tuple[tuple[Channel, ...], bool]:
+    channels: dict[Channel, None] = {}
+    nodefaults = False
+    for item in _items(node, "channels"):
+        if not isinstance(item, Scalar) or is_null(item):
+            fail(
+                item.mark,
+                f"a channel is {_kind(item)}, expected a name or URL",
+                "write it as `- conda-forge`",
+            )
+        if item.value == NODEFAULTS:
+            nodefaults = True
+        else:
+            channels.setdefault(Channel.parse(item.value, folder, item.mark))
+    if nodefaults and any(channel.is_defaults for channel in channels) and isinstance(node, Sequence):
+        fail(node.mark, "`channels` holds both `defaults` and `nodefaults`", "delete one of them")
+    return tuple(channels), nodefaults
+
+
+def _dependencies(node: Node, folder: Path) -> tuple[tuple[MatchSpec, ...], PipSection | None]:
+    specs: dict[str, MatchSpec] = {}
+    pip: PipSection | None = None
+    seen: Mapping | None = None
+    parse = MatchSpec.parse
+    for item in _items(node, "dependencies"):
+        if type(item) is Scalar:
+            if item.value in NULLS and (item.plain or not item.value):
+                fail(item.mark, "a dependency is empty", "delete the line, or name a package")
+            spec = parse(item.value, item.mark, folder)
+            specs.setdefault(spec.canonical(), spec)
+        elif isinstance(item, Mapping):
+            if seen is not None:
+                fail(item.mark, f"`pip:` stands twice, first in line {seen.mark.line}", "join the two lists")
+            seen, pip = item, _pip(item, folder)
+        else:
+            fail(item.mark, "a dependency is a list, expected a match spec", "write it as `- numpy=1.26`")
+    return tuple([specs[spelling] for spelling in sorted(specs)]), pip
+
+
+def _pip(node: Mapping, folder: Path) -> PipSection | None:
+    for key, _ in node.entries:
+        if key.value != "pip":
+            hint = "write a match spec without ':', as `- numpy>=1.26`; only `- pip:` opens a list of its own"
+            fail(key.mark, f"a mapping with the key `{key.value}` stands in `dependencies`", hint)
+    if not node.entries:
+        fail(node.mark, "a dependency is an empty mapping", "delete it")
+    items = _items(node.entries[0][1], "pip")
+    if not items:
+        return None
+    scalars: list[Scalar] = []
+    for item in items:
+        if not isinstance(item, Scalar) or is_null(item):
+            fail(
+                item.mark,
+                f"a pip requirement is {_kind(item)}, expected a text",
+                "write it as `- requests>=2`",
+            )
+        scalars.append(item)
+    from envbuild.spec.pip import PipSection
+
+    return PipSection.parse(tuple(scalars), folder)
+
+
+def _variables(node: Node | None) -> tuple[tuple[str, str], ...]:
+    if node is None or is_null(node):
+        return ()
+    if not isinstance(node, Mapping):
+        fail(node.mark, f"`variables` is {_kind(node)}, expected a mapping", "write each as `NAME: value`")
+    variables: dict[str, str] = {}
+    for key, value in node.entries:
+        if not _VARIABLE.fullmatch(key.value):
+            fail(key.mark, f"{key.value!r} is not the name of a variable", "use letters, digits and '_'")
+        if not isinstance(value, Scalar) or is_null(value):
+            hint = 'write "" for an empty value'
+            fail(value.mark, f"the variable {key.value} has {_kind(value)}, expected a text", hint)
+        variables[key.value] = value.value
+    return tuple(sorted(variables.items()))
