@@ -77,6 +77,11 @@ def install(
             show_progress=False,
         )
     )
+    return installed(prefix)
+
+
+def installed(prefix: Path) -> dict[str, Installed]:
+    """What stands under a prefix, but for what rattler writes for itself."""
     return dict(_walk(prefix))
 
 
@@ -104,14 +109,14 @@ def collect(files: Iterable[LinkedFile]) -> dict[str, Installed]:
     return found
 
 
-def normalise(installed: dict[str, Installed], entry_points: Iterable[str]) -> dict[str, Any]:
+def normalise(paths: dict[str, Installed], entry_points: Iterable[str]) -> dict[str, Any]:
     """Leave out what is meant to differ: the form of the record, and the modes of generated files.
 
     The record's fields, and each path in it, stand under names of their own, so that a difference shows.
     """
     scripts = set(entry_points)
     found: dict[str, Any] = {}
-    for name, each in installed.items():
+    for name, each in paths.items():
         if name.startswith("conda-meta/"):
             found |= _record_fields(name, json.loads(each.content))
         else:
