@@ -29,6 +29,7 @@ from envbuild.spec.document import Mark
 from envbuild.spec.environment import EnvironmentSpec, parse
 from envbuild.spec.steps import Steps
 
+ROOT = Path(__file__).parents[1]
 BASE = Digest("b" * 64)
 ARM64 = Platform.parse("linux/arm64")
 FIELDS = {
@@ -101,6 +102,24 @@ def test_the_key_is_the_documented_hash() -> None:
 def test_every_field_is_always_there(content: str) -> None:
     form = json.loads(CanonicalForm.of(spec(content), None, LINUX_AMD64).to_json())
     assert set(form) == FIELDS
+
+
+def test_the_page_on_the_key_names_every_member_of_a_form() -> None:
+    everything = json.loads((ROOT / "fixtures/vectors/everything/canonical.json").read_text())
+    page = (ROOT / "docs/key.md").read_text()
+    assert [name for name in members(everything) if f"`{name}`" not in page and f'"{name}"' not in page] == []
+
+
+def members(value: Any) -> set[str]:
+    """The names of all members, at any depth, but for those that a user chooses."""
+    if isinstance(value, list):
+        return {name for item in value for name in members(item)}
+    if not isinstance(value, dict):
+        return set()
+    inner = {
+        name for key, item in value.items() if key not in {"variables", "args"} for name in members(item)
+    }
+    return set(value) | inner
 
 
 def test_the_plain_fields_are_spelled_as_documented() -> None:
