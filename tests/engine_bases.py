@@ -77,6 +77,30 @@ def base_of(*tars: bytes, compression: str = "gzip", settings: dict[str, object]
     return StepsBase(manifest, config, lambda layer: io.BytesIO(blobs[layer]))
 
 
+def buildx_plugin(folder: Path) -> Path:
+    """Debian trixie's buildx (bookworm has none), unpacked into a folder and kept there."""
+    plugin = folder / "root/usr/libexec/docker/cli-plugins/docker-buildx"
+    if plugin.exists():
+        return plugin
+    for name in ("lists/partial", "archives/partial"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    (folder / "sources").write_text(f"deb [signed-by={keys}] http://deb.debian.org/debian trixie main\n")
+    settings = {
+        "Dir::Etc::sourcelist": folder / "sources",
+        "Dir::Etc::sourceparts": "-",
+        "Dir::State::lists": folder / "lists",
+        "Dir::Cache": folder,
+        "APT::Sandbox::User": "root",
+    }
+    apt = [program("apt-get", "apt"), "-qq", *(f"-o{name}={value}" for name, value in settings.items())]
+    subprocess.run([*apt, "update"], check=True)
+    subprocess.run([*apt, "download", "docker-buildx"], check=True, cwd=folder)
+    (package,) = folder.glob("docker-buildx_*.deb")
+    subprocess.run([program("dpkg", "dpkg"), "--extract", str(package), str(folder / "root")], check=True)
+    return plugin
+
+
 def debian_base(folder: Path) -> StepsBase:
     """A minimal Debian of today's packages, kept in a folder once made."""
     path = folder / "bookworm-minbase.tar"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import pytest
-from engine_bases import base_of, debian_base, small_system, tar_of
+from engine_bases import base_of, buildx_plugin, debian_base, small_system, tar_of
 from filelock import FileLock
 
 from envbuild.build.engine import Engine
@@ -330,6 +330,76 @@ def test_a_frontend_is_never_fetched(docker: Engine, base: StepsBase) -> None:
     steps = "# syntax=registry.invalid/frontend:1\nRUN touch /x\n"
     with docker.run_steps(base, steps) as built:
         assert "x" in files_of(built)
+
+
+@pytest.fixture
+def buildx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A docker command that has buildx."""
+    with FileLock(CACHE / "test-bases.lock"):
+        plugin = buildx_plugin(CACHE / "test-bases/buildx")
+    (tmp_path / "docker/cli-plugins").mkdir(parents=True)
+    (tmp_path / "docker/cli-plugins/docker-buildx").symlink_to(plugin)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+
+
+@pytest.mark.usefixtures("buildx")
+def test_secrets_are_mounted_and_leave_no_trace(docker: Engine, base: StepsBase) -> None:
+    secret = fresh()
+    seen: list[Event] = []
+    steps = (
+        f"ARG NAME\nRUN --mount=type=secret,id=token echo {fresh()}; cat /run/secrets/token; "
+        "head -c 8 /run/secrets/token > /begin; echo $NAME > /name\nCOPY file /copied\n"
+    )
+    with docker.run_steps(
+        base,
+        steps,
+        io.BytesIO(tar_of({"file": b"copied"})),
+        args={"NAME": "a b"},
+        secrets={"token": secret.encode()},
+        progress=seen.append,
+    ) as built:
+        assert content_of(built, "begin").decode() == secret[:8]
+        assert content_of(built, "name") == b"a b\n"
+        assert content_of(built, "copied") == b"copied"
+        assert secret.encode() not in built.config
+    assert "***" in [event.text for event in seen]
+    assert secret not in repr(seen)
+
+
+@pytest.mark.usefixtures("buildx")
+def test_a_secret_that_is_left_in_a_layer(docker: Engine, base: StepsBase) -> None:
+    with pytest.raises(BuildError, match="secret token"):
+        docker.run_steps(
+            base,
+            f"RUN --mount=type=secret,id=token echo {fresh()}; cat /run/secrets/token > /leak\n",
+            secrets={"token": fresh().encode()},
+        )
+
+
+@pytest.mark.usefixtures("buildx")
+def test_a_failing_step_with_a_secret(docker: Engine, base: StepsBase, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(secret := fresh())
+    with pytest.raises(BuildError, match="exit code 9") as caught:
+        docker.run_steps(
+            base,
+            "RUN --mount=type=secret,id=token cat /run/secrets/token; exit 9\n",
+            secrets={"token": tmp_path / "token"},
+        )
+    assert str(caught.value).endswith("  ***")
+    assert secret not in str(caught.value)
+
+
+@pytest.mark.usefixtures("buildx")
+def test_a_build_with_a_secret_that_takes_too_long(docker: Engine, base: StepsBase) -> None:
+    seconds = 300 + int(fresh()[:4], 16)
+    with pytest.raises(BuildLimit):
+        docker.run_steps(
+            base,
+            f"RUN --mount=type=secret,id=token sleep {seconds}\n",
+            secrets={"token": b"some-value"},
+            limits=Limits(seconds=3),
+        )
+    gone_within(10, f"sleep {seconds}")
 
 
 def test_secrets_without_buildx_say_how_to_get_it(
