@@ -157,3 +157,19 @@ def test_a_key_needs_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_conda_file_needs_no_parser_of_other_forms(tmp_path: Path) -> None:
+    (tmp_path / "environment.yml").write_text("dependencies: [numpy=1.26]\n")
+    program = (
+        "import sys, envbuild.key\n"
+        "from envbuild.spec.environment import load\n"
+        "spec = load('environment.yml', base='scratch')\n"
+        "envbuild.key.CanonicalForm.of(spec, None, spec.platforms[0]).key\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    others = {f"envbuild.spec.{name}" for name in ("pip", "steps", "dockerfile", "azureml")}
+    assert others & set(done.stdout.split()) == set()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from envbuild.spec.document import Mapping, Scalar, Sequence, fail, is_null
+from envbuild.spec.forms import AZURE_DECIDING_KEYS, AZURE_JOB_KEYS, AZURE_KEYS
 from envbuild.spec.reading import is_folder, kind, mapping, read, refuse_unknown, strings, text
 from envbuild.spec.stage import split_stage
 from envbuild.spec.steps import Steps
@@ -20,18 +21,8 @@ if TYPE_CHECKING:
 
     from envbuild.spec.document import Node
 
-V1_FILE = "azureml_environment.json"
 V1_CONDA_FILE = "conda_dependencies.yml"
 V1_DOCKERFILE = "BaseDockerfile"
-
-_DECIDING = frozenset({"image", "build", "conda_file"})
-_DESCRIBING = frozenset(
-    {"$schema", "name", "version", "description", "tags", "properties", "label", "type", "datastore"}
-    | {"os_type", "inference_config", "creation_context", "id", "is_anonymous", "auto_increment_version"}
-)
-ENVIRONMENT_KEYS = _DECIDING | _DESCRIBING
-JOB_KEYS = frozenset({"environment", "jobs", "task", "command", "code", "compute", "experiment_name"})
-V1_KEYS = frozenset({"docker", "python", "environmentVariables", "inferencingStackVersion", "databricks"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +51,15 @@ def parse(node: Mapping, folder: Path) -> AzureEnvironment:
         SpecError: The definition does not say enough to build an image, or says it in a way that only a
             workspace understands.
     """
-    if not any(node.get(name) for name in _DECIDING) and any(node.get(name) for name in JOB_KEYS):
+    if not any(node.get(name) for name in AZURE_DECIDING_KEYS) and any(
+        node.get(name) for name in AZURE_JOB_KEYS
+    ):
         return _environment(_inline(node), folder)
     return _environment(node, folder)
 
 
 def _environment(node: Mapping, folder: Path) -> AzureEnvironment:
-    refuse_unknown(node, ENVIRONMENT_KEYS, "an Azure ML environment")
+    refuse_unknown(node, AZURE_KEYS, "an Azure ML environment")
     _refuse_windows(node)
     image, build, conda = node.get("image"), node.get("build"), node.get("conda_file")
     if build is None:

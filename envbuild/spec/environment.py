@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 from envbuild.errors import SpecError
 from envbuild.platform import LINUX_AMD64, Platform
-from envbuild.spec import azureml, fields
+from envbuild.spec import fields, forms
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import fail, load_document
 from envbuild.spec.fields import ChannelPriority
-from envbuild.spec.pip import PipSection
 from envbuild.spec.reading import MAX_BYTES, is_folder, mapping, nearest, read, refuse_unknown
 
 if TYPE_CHECKING:
@@ -26,18 +25,15 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from envbuild.reference import ImageReference, TaggedReference
+    from envbuild.spec.azureml import AzureEnvironment
     from envbuild.spec.document import Mapping
+    from envbuild.spec.pip import PipSection
     from envbuild.spec.steps import Steps
 
 __all__ = ["ChannelPriority", "EnvironmentSpec", "load", "parse"]
 
 STANDARD_INPUT = "-"
-CONDA_KEYS = frozenset({"name", "channels", "dependencies", "prefix", "variables"})
-ENVBUILD_KEYS = frozenset(
-    {"base", "steps", "conda", "pip", "steps_after", "variables", "channel_priority", "platform", "platforms"}
-    | {"as_of", "secrets"}
-)
-_FOLDER_FILES = (azureml.V1_FILE, "envbuild.yaml", "envbuild.yml", "environment.yml", "environment.yaml")
+_FOLDER_FILES = (forms.AZURE_V1_FILE, "envbuild.yaml", "envbuild.yml", "environment.yml", "environment.yaml")
 _SOLVED = "name the definition that it was solved from"
 _OTHERS = (
     (frozenset({"metadata", "package"}), "a lock of conda-lock", _SOLVED),
@@ -192,9 +188,13 @@ def _parse(source: _Source) -> EnvironmentSpec:
             "this is a list of solved packages (@EXPLICIT), expected a definition", source=source.name
         )
     if re.match(r"(?i)(?:from|arg)\s+[^\s=<>~!;@]", first):
+        from envbuild.spec import azureml
+
         return _from_azure(azureml.from_dockerfile(source.content, source.name, source.folder), source)
     suffix = Path(source.name).suffix.lower()
     if not _YAML_START.match(first) and suffix not in {".yml", ".yaml", ".json"}:
+        from envbuild.spec.pip import PipSection
+
         pip = PipSection.from_requirements(source.content, source.name, source.folder)
         return EnvironmentSpec(source=source.name, has_base=False, pip=pip)
     return _from_document(source)
@@ -218,10 +218,10 @@ def _from_document(source: _Source) -> EnvironmentSpec:
         if keys <= names:
             fail(node.mark, f"this is {what}, expected a definition", hint)
     readers: list[tuple[frozenset[str], Callable[[Mapping, _Source], EnvironmentSpec]]] = [
-        (CONDA_KEYS, _from_conda),
-        (ENVBUILD_KEYS, _from_envbuild),
-        (azureml.ENVIRONMENT_KEYS | azureml.JOB_KEYS, _from_azure_document),
-        (azureml.V1_KEYS, _from_azure_v1),
+        (forms.CONDA_KEYS, _from_conda),
+        (forms.ENVBUILD_KEYS, _from_envbuild),
+        (forms.AZURE_KEYS | forms.AZURE_JOB_KEYS, _from_azure_document),
+        (forms.AZURE_V1_KEYS, _from_azure_v1),
     ]
     # What decides is how many of the keys a form knows; on a draw, the form that stands first.
     known, reader = max(readers, key=lambda each: len(each[0] & names))
@@ -230,7 +230,7 @@ def _from_document(source: _Source) -> EnvironmentSpec:
         fail(
             first.mark,
             f"{first.value!r} is not a key of a definition",
-            nearest(first.value, CONDA_KEYS | ENVBUILD_KEYS),
+            nearest(first.value, forms.CONDA_KEYS | forms.ENVBUILD_KEYS),
         )
     return reader(node, source)
 
@@ -243,14 +243,18 @@ def _from_conda(node: Mapping, source: _Source) -> EnvironmentSpec:
 
 
 def _from_azure_document(node: Mapping, source: _Source) -> EnvironmentSpec:
+    from envbuild.spec import azureml
+
     return _from_azure(azureml.parse(node, source.folder), source)
 
 
 def _from_azure_v1(node: Mapping, source: _Source) -> EnvironmentSpec:
+    from envbuild.spec import azureml
+
     return _from_azure(azureml.parse_v1(node, source.folder), source)
 
 
-def _from_azure(azure: azureml.AzureEnvironment, source: _Source) -> EnvironmentSpec:
+def _from_azure(azure: AzureEnvironment, source: _Source) -> EnvironmentSpec:
     conda, pip = fields.conda(azure.conda, azure.folder) if azure.conda is not None else (None, None)
     return EnvironmentSpec(
         source=source.name,
@@ -264,7 +268,7 @@ def _from_azure(azure: azureml.AzureEnvironment, source: _Source) -> Environment
 
 
 def _from_envbuild(node: Mapping, source: _Source) -> EnvironmentSpec:
-    refuse_unknown(node, ENVBUILD_KEYS, "an envbuild definition")
+    refuse_unknown(node, forms.ENVBUILD_KEYS, "an envbuild definition")
     folder = source.folder
     get = node.get
     base, steps, steps_after = get("base"), get("steps"), get("steps_after")

@@ -13,9 +13,7 @@ from envbuild.platform import Platform
 from envbuild.reference import LAYOUT_SCHEME, parse_reference
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import Mapping, Mark, Sequence, fail, load_document
-from envbuild.spec.pip import PipSection
 from envbuild.spec.reading import kind, mapping, nearest, read, refuse_unknown, strings, text, texts
-from envbuild.spec.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
 
     from envbuild.reference import ImageReference, TaggedReference
     from envbuild.spec.document import Node, Scalar
+    from envbuild.spec.pip import PipSection
+    from envbuild.spec.steps import Steps
 
 SCRATCH = "scratch"
 
@@ -67,6 +67,8 @@ def steps(node: Node, what: str, folder: Path) -> Steps:
     Raises:
         SpecError: The node is none of these, or an instruction is refused.
     """
+    from envbuild.spec.steps import Steps
+
     if isinstance(node, Mapping):
         return _steps_mapping(node, what, folder)
     if isinstance(node, Sequence):
@@ -81,10 +83,14 @@ def steps_file(path: Path, mark: Mark | None) -> Steps:
     Raises:
         SpecError: The file cannot be read, or an instruction is refused.
     """
+    from envbuild.spec.steps import Steps
+
     return Steps.parse(_decode(read(path, mark), path), Mark(str(path), 1, 1), args={}, context=path.parent)
 
 
 def _steps_mapping(node: Mapping, what: str, folder: Path) -> Steps:
+    from envbuild.spec.steps import Steps
+
     refuse_unknown(node, {"file", "context", "args"}, what)
     file, context, args = node.get("file"), node.get("context"), node.get("args")
     if file is None:
@@ -104,6 +110,8 @@ def _steps_mapping(node: Mapping, what: str, folder: Path) -> Steps:
 
 
 def _steps_list(node: Sequence, what: str, folder: Path) -> Steps:
+    from envbuild.spec.steps import Steps
+
     items = [(item.value, _content_mark(item)) for item in texts(node, what)]
     return Steps.parse_items(items, node.mark, args={}, context=folder)
 
@@ -163,6 +171,8 @@ def pip(node: Node, folder: Path) -> PipSection:
     Raises:
         SpecError: The file cannot be read, or a requirement cannot be understood.
     """
+    from envbuild.spec.pip import PipSection
+
     if isinstance(node, Sequence):
         return PipSection.parse(texts(node, "pip"), folder)
     if isinstance(node, Mapping):

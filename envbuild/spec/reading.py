@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import stat
 from typing import TYPE_CHECKING, NoReturn
 
@@ -57,7 +56,9 @@ def _nearest_file(path: Path) -> str | None:
         names = [entry.name for entry in path.parent.iterdir()][:1000]
     except OSError:
         return f"there is no folder {path.parent} either"
-    near = difflib.get_close_matches(path.name, names, n=1)
+    from difflib import get_close_matches
+
+    near = get_close_matches(path.name, names, n=1)
     return f"did you mean {path.parent / near[0]}?" if near else None
 
 
@@ -133,7 +134,9 @@ def refuse_unknown(node: Mapping, known: Collection[str], what: str) -> None:
 
 def nearest(name: str, known: Collection[str]) -> str:
     """A hint that names the nearest known name, or all of them."""
-    near = difflib.get_close_matches(name, sorted(known), n=1)
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, sorted(known), n=1)
     return f"did you mean `{near[0]}`?" if near else f"known: {', '.join(sorted(known))}"
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from envbuild.errors import SpecError
 from envbuild.platform import LINUX_AMD64, Platform
-from envbuild.spec import azureml, environment
+from envbuild.spec import forms
 from envbuild.spec.environment import ChannelPriority, load
 
 HEX = "0123456789abcdef" * 4
@@ -381,10 +381,9 @@ def test_steps_of_a_file_must_be_text(folder: Path) -> None:
     assert "UTF-8" in refused(folder, "base: scratch\nsteps: {file: steps.Dockerfile}\n").message
 
 
-def test_key_sets_of_the_forms_are_apart() -> None:
-    shared = environment.CONDA_KEYS & environment.ENVBUILD_KEYS
-    assert shared == {"variables"}
-    assert not environment.ENVBUILD_KEYS & (azureml.ENVIRONMENT_KEYS | azureml.JOB_KEYS | azureml.V1_KEYS)
+def test_the_keys_of_the_forms_are_apart() -> None:
+    assert {"variables"} == forms.CONDA_KEYS & forms.ENVBUILD_KEYS
+    assert not forms.ENVBUILD_KEYS & (forms.AZURE_KEYS | forms.AZURE_JOB_KEYS | forms.AZURE_V1_KEYS)
 
 
 @settings(deadline=None, max_examples=200)
