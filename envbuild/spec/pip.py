@@ -1,8 +1,8 @@
 """The pip section: requirements, constraints and the options that decide what is installed.
 
 Source: pip's "Requirements File Format" page. Included files count by what they hold, local sources by their
-bytes, URLs without their credentials. What would make pip read something that the key does not know (variables,
-files on the web) is refused.
+bytes, URLs without their credentials. What would make pip read something that the key does not know (a
+variable, a file on the web) is refused.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from envbuild.spec.context import MAX_CONTEXT_BYTES, ContextFile, Source, collect
 from envbuild.spec.document import Mark, fail
@@ -201,35 +201,50 @@ def _specifier(operator: str, version: str) -> str:
     return operator + release + found[2]
 
 
+_Node: TypeAlias = "str | tuple[str, frozenset[_Node]]"
+
+
 def canonical_marker(text: str) -> str:
     """One spelling for a valid marker: double quotes, single spaces, operands of and/or sorted, each once."""
     tokens = _MARKER_TOKEN.findall(text)
     tokens.reverse()
-    return _operands(tokens, "or")
+    return _spell(_joined(tokens, "or"))
 
 
-def _operands(tokens: list[str], word: str) -> str:
-    found = {_operand(tokens, word)}
-    while tokens and tokens[-1] == word:
+def _joined(tokens: list[str], word: str) -> _Node:
+    """The operands that a word joins, those in parentheses under the same word among them."""
+    parts: set[_Node] = set()
+    while True:
+        part = _joined(tokens, "and") if word == "or" else _operand(tokens)
+        parts |= part[1] if isinstance(part, tuple) and part[0] == word else {part}
+        if not tokens or tokens[-1] != word:
+            break
         tokens.pop()
-        found.add(_operand(tokens, word))
-    # An "or" below an "and" needs its parentheses; the other way round none are needed.
-    joined = f" {word} ".join(sorted(found))
-    return joined if len(found) == 1 or word == "and" else f"({joined})"
+    return next(iter(parts)) if len(parts) == 1 else (word, frozenset(parts))
 
 
-def _operand(tokens: list[str], word: str) -> str:
-    if word == "or":
-        return _operands(tokens, "and")
-    if tokens[-1] == "(":
-        tokens.pop()
-        inner = _operands(tokens, "or")
+def _operand(tokens: list[str]) -> _Node:
+    left = tokens.pop()
+    if left == "(":
+        inner = _joined(tokens, "or")
         tokens.pop()
         return inner
-    left, operator = tokens.pop(), tokens.pop()
+    operator = tokens.pop()
     if operator == "not":
         operator = f"not {tokens.pop()}"
     return f"{_marker_value(left)} {operator} {_marker_value(tokens.pop())}"
+
+
+def _spell(node: _Node) -> str:
+    if isinstance(node, str):
+        return node
+    word, parts = node
+    return f" {word} ".join(
+        sorted(
+            f"({_spell(part)})" if word == "and" and not isinstance(part, str) else _spell(part)
+            for part in parts
+        )
+    )
 
 
 def _marker_value(token: str) -> str:
@@ -254,6 +269,7 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
     if is_remote(text):
         url, marker = _split_marker(text)
         name, extras = name_from_url(url)
+        url = _EGG.sub("", url) if "&" not in url else url
         return PipRequirement(
             name,
             extras,
