@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -99,23 +99,24 @@ class Config:
         Raises:
             SpecError: A setting is unknown or has a value that does not fit.
         """
-        return cls().updated(folder, os.environ if environ is None else environ, flags)
-
-    def updated(self, folder: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Self:
-        """These settings with a folder's file, an environment and flags on top of them."""
-        changes: dict[str, Any] = {}
-        path, table = _find_table(folder or Path.cwd())
-        for name, value in table.items():
-            setting = _setting(name, f"{path}")
-            changes[setting] = _PARSERS[setting](value, f"{path}: {name}", path.parent if path else None)
+        changes = _from_file(folder or Path.cwd())
         for setting, parse in _PARSERS.items():
             variable = f"ENVBUILD_{setting.rstrip('_').upper()}"
-            if environ.get(variable):
-                changes[setting] = parse(environ[variable], variable, None)
+            if text := (os.environ if environ is None else environ).get(variable):
+                changes[setting] = parse(text, variable, None)
         for name, value in flags.items():
             if value is not None:
                 changes[name] = _PARSERS[_setting(name, "flags")](value, f"--{name.strip('_')}", None)
-        return replace(self, **changes)
+        return cls(**changes)
+
+
+def _from_file(folder: Path) -> dict[str, Any]:
+    path, table = _find_table(folder)
+    changes: dict[str, Any] = {}
+    for name, value in table.items():
+        setting = _setting(name, f"{path}")
+        changes[setting] = _PARSERS[setting](value, f"{path}: {name}", path.parent if path else None)
+    return changes
 
 
 def _setting(name: str, where: str) -> str:
