@@ -22,6 +22,9 @@ KNOWN = ("name", "prefix", "channels", "dependencies", "variables", "platforms",
 file's packages into groups of a lock without changing them. None of the four changes the environment."""
 
 _REFUSED = {
+    "$schema": "this is an Azure ML definition, not the Conda file that it names",
+    "python": "this looks like MLflow's python_env.yaml: use the conda.yaml beside it",
+    "build_dependencies": "this looks like MLflow's python_env.yaml: use the conda.yaml beside it",
     "selectors": "envbuild evaluates no selectors: write one file for each platform",
     "includes": "conda-devenv's files include others: write the environment out with `conda devenv --print`",
     "environment": "conda-devenv's `environment` is `variables` here",

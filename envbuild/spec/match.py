@@ -147,6 +147,8 @@ def _check_characters(text: str) -> None:
 
 
 def _without_comment(text: str) -> str:
+    if "#" not in text:
+        return text
     quote = ""
     for position, character in enumerate(text):
         if quote:
@@ -249,6 +251,8 @@ def _split_build(tail: str) -> str | None:
 
 
 def _assemble(spec: MatchSpec, fields: dict[str, str], base_folder: Path | None) -> MatchSpec:
+    if not fields:
+        return spec
     channel = private_url = None
     if "channel" in fields:
         channel = Channel.parse(fields["channel"], base_folder)

@@ -131,6 +131,8 @@ REFUSED = [
     ),
     ("Channels: [x]\n", 1, 1, "did you mean `channels`?"),
     ("dependencies: [x]\nbuild_dependencies: [y]\n", 2, 1, "`build_dependencies`"),
+    ("$schema: x\nname: y\n", 1, 1, "`$schema`"),
+    ("python: 3.11\ndependencies: []\n", 1, 1, "`python`"),
     ("pip: [x]\n", 1, 1, "`pip`"),
     ("packages: [x]\n", 1, 1, "`packages`"),
     ("name: x\n", 1, 1, "no `dependencies`"),
