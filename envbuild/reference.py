@@ -77,7 +77,7 @@ class Repository:
         folder = text.removeprefix(LAYOUT_SCHEME)
         if not folder or any(ord(character) < 32 for character in folder):
             raise SpecError(f"{text!r} names no folder", hint="write it as oci:FOLDER")
-        return cls("", str(Path(folder).expanduser().absolute()))
+        return cls("", str(expand_home(folder).absolute()))
 
     @property
     def is_layout(self) -> bool:
@@ -135,6 +135,18 @@ class TaggedReference:
 
     def __str__(self) -> str:
         return f"{self.repository}:{self.tag}"
+
+
+def expand_home(folder: str) -> Path:
+    """The folder as a path, ``~`` and ``~user`` at its start filled in.
+
+    Raises:
+        SpecError: There is no such user.
+    """
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise SpecError(f"{folder!r} names the home of a user who is not known here") from None
 
 
 def parse_reference(text: str, default_tag: str = "latest") -> ImageReference | TaggedReference:

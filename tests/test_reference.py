@@ -68,6 +68,7 @@ def test_repositories(text: str, host: str, path: str) -> None:
         "r.example.com/" + "a" * 250,
         "oci:",
         "oci:a\nb",
+        "oci:~nobody-of-this-name/x",
     ],
 )
 def test_what_is_no_repository_is_refused(text: str) -> None:

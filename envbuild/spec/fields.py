@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from envbuild.errors import SpecError
 from envbuild.platform import Platform
-from envbuild.reference import LAYOUT_SCHEME, parse_reference
+from envbuild.reference import LAYOUT_SCHEME, expand_home, parse_reference
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import Mapping, Mark, Sequence, fail, load_document
 from envbuild.spec.reading import kind, mapping, nearest, read, refuse_unknown, strings, text, texts
@@ -53,9 +53,9 @@ def reference(written: str, folder: Path, mark: Mark | None) -> ImageReference |
     if written == SCRATCH:
         return None
     try:
-        if written.startswith(LAYOUT_SCHEME):
-            path = Path(written.removeprefix(LAYOUT_SCHEME)).expanduser()
-            written = f"{LAYOUT_SCHEME}{folder / path}"
+        path = written.removeprefix(LAYOUT_SCHEME)
+        if path != written and path[:1] not in {"", ":", "@"}:
+            written = f"{LAYOUT_SCHEME}{folder / expand_home(path)}"
         return parse_reference(written)
     except SpecError as error:
         raise _placed(error, mark) from None
