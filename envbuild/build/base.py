@@ -173,9 +173,9 @@ def decompressed(stream: IO[bytes], media_type: str) -> Iterator[bytes]:
     Raises:
         IntegrityError: The bytes are not what the media type says.
     """
-    if media_type.endswith("zstd"):
-        import zstandard
+    import zstandard
 
+    if media_type.endswith("zstd"):
         source: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
     elif media_type.endswith("gzip"):
         from isal import igzip
@@ -186,5 +186,5 @@ def decompressed(stream: IO[bytes], media_type: str) -> Iterator[bytes]:
     try:
         while chunk := source.read(CHUNK):
             yield chunk
-    except (EOFError, zlib.error, OSError) as error:
+    except (EOFError, zlib.error, zstandard.ZstdError, OSError) as error:
         raise IntegrityError(f"a layer of type {media_type} cannot be decompressed: {error}") from None
