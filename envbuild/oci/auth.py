@@ -129,7 +129,7 @@ class Authority:
         if (bearer := challenges.get("bearer")) is not None:
             token = self._fetch_token(bearer, scopes, fetch, what)
             with self._guard:
-                self._basic = None
+                self._basic, self._asked = None, True
                 self._tokens[scopes] = token
             return token.header
         if "basic" not in challenges:

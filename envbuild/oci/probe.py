@@ -162,10 +162,7 @@ def _behind_proxy(host: str) -> bool:
     """Whether the environment sends requests for a host through a proxy."""
     if is_loopback(host) or not any(name.lower().endswith("_proxy") for name in os.environ):
         return False
-    from urllib.request import (
-        getproxies_environment,
-        proxy_bypass_environment,  # type: ignore[attr-defined]
-    )
+    import urllib.request
 
-    proxies = getproxies_environment()
-    return bool({"http", "https", "all"} & proxies.keys()) and not proxy_bypass_environment(host, proxies)
+    bypassed: bool = urllib.request.proxy_bypass(host)
+    return bool({"http", "https", "all"} & urllib.request.getproxies().keys()) and not bypassed

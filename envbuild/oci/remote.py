@@ -2,17 +2,16 @@
 
 The only importer of oras and requests. oras-py gives the session, the addresses and the requests; what it
 lacks is mended here and in :mod:`envbuild.oci.auth`, :mod:`envbuild.oci.transport` and
-:mod:`envbuild.oci.wire`: its retries, tokens and credentials are not used. Source: OCI Distribution Specification 1.1.
+:mod:`envbuild.oci.wire`: its retries, tokens and credentials are not used. What is said to a registry is in
+:mod:`envbuild.oci.exchange`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
-import json
 from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import oras.container
 import oras.provider
@@ -20,29 +19,32 @@ from requests.adapters import HTTPAdapter
 
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import VerifyingReader
-from envbuild.errors import DeadlineExceeded, IntegrityError, RegistryError, SpecError, Unauthorized
+from envbuild.errors import IntegrityError, RegistryError, SpecError, Unauthorized
 from envbuild.oci.auth import Authority, Keychain, scope
 from envbuild.oci.client import USER_AGENT, tls_context
-from envbuild.oci.manifest import MAX_MANIFEST
+from envbuild.oci.exchange import (
+    delete_manifest,
+    get_blob,
+    has_blob,
+    mount,
+    read_manifest,
+    tags_page,
+    upload,
+    write_manifest,
+)
 from envbuild.oci.stream import BlobBody, BlobStream
 from envbuild.oci.transport import (
-    MANIFEST_HEADERS,
     MAX_REDIRECTS,
     REDIRECTS,
     Settings,
-    Trouble,
-    checked_manifest,
-    failure,
     is_fallback_tag,
     is_loopback,
     name_of,
     redirected,
-    refused_manifest,
     retrying,
     same_origin,
 )
 from envbuild.oci.wire import POOLS, call, translated
-from envbuild.reference import Tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -52,9 +54,12 @@ if TYPE_CHECKING:
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
     from envbuild.oci.auth import Credentials
+    from envbuild.oci.exchange import (
+        Response,
+    )
     from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.oci.registry import BlobOpener
-    from envbuild.reference import Repository
+    from envbuild.reference import Repository, Tag
 
 _PAGE: Final = 1000
 _MAX_PAGES: Final = 10_000
@@ -137,7 +142,7 @@ class _Host(oras.provider.Registry):
             response = (self._authorized if own else self._send)(url, method, data, headers or {}, stream)
             if response.status_code not in REDIRECTS or method not in {"GET", "HEAD"}:
                 return response
-            response.close()
+            self.body(response)
             url = redirected(url, response.headers.get("Location"), f"{method} {urlsplit(url).path}")
         raise RegistryError(f"{self.hostname} redirects more than {MAX_REDIRECTS} times")
 
@@ -149,7 +154,7 @@ class _Host(oras.provider.Registry):
         if response.status_code != 401:
             return response
         challenge = response.headers.get("WWW-Authenticate", "")
-        response.close()
+        self.body(response)
         what = f"{method} {urlsplit(url).path}"
         answer = self.authority.answer(challenge, self.scopes, header, self._fetch, what)
         if isinstance(data, BlobBody):
@@ -248,16 +253,7 @@ class RemoteRegistry:
         """
         what = name_of(self._repository, reference)
 
-        def get(host: _Host) -> Manifest | ImageIndex:
-            response = host.do_request(
-                self._manifest_url(reference), headers=dict(MANIFEST_HEADERS), stream=True
-            )
-            raw = host.body(response, MAX_MANIFEST)
-            if response.status_code != 200:
-                raise failure(response.status_code, response.headers, raw, what)
-            return checked_manifest(raw, response.headers, reference, what)
-
-        return self._retrying(get, f"reading {what}")
+        return self._retrying(lambda host: read_manifest(host, reference, what), f"reading {what}")
 
     def put_manifest(self, manifest: Manifest | ImageIndex, tag: Tag | None = None) -> None:
         """Store a manifest under its digest and, if a tag is given, move the tag to it.
@@ -268,19 +264,9 @@ class RemoteRegistry:
         reference = tag or manifest.descriptor.digest
         what = name_of(self._repository, reference)
 
-        def put(host: _Host) -> None:
-            headers = {"Content-Type": manifest.media_type}
-            response = host.do_request(
-                self._manifest_url(reference), "PUT", manifest.raw, headers, stream=True
-            )
-            body = host.body(response)
-            if response.status_code not in {200, 201, 202}:
-                raise refused_manifest(response.status_code, response.headers, body, what)
-            seen = response.headers.get("Docker-Content-Digest")
-            if seen not in {None, str(manifest.descriptor.digest)}:
-                raise IntegrityError(f"{what} was stored as {seen!r}, expected {manifest.descriptor.digest}")
-
-        self._retrying(put, f"writing {what}", "pull", "push")
+        self._retrying(
+            lambda host: write_manifest(host, reference, manifest, what), f"writing {what}", "pull", "push"
+        )
 
     def delete_manifest(self, digest: Digest) -> None:
         """Delete a manifest and every tag on it.
@@ -290,13 +276,7 @@ class RemoteRegistry:
         """
         what = name_of(self._repository, digest)
 
-        def delete(host: _Host) -> None:
-            response = host.do_request(self._manifest_url(digest), "DELETE", stream=True)
-            body = host.body(response)
-            if response.status_code not in {200, 202, 204}:
-                raise failure(response.status_code, response.headers, body, what)
-
-        self._retrying(delete, f"deleting {what}", "delete")
+        self._retrying(lambda host: delete_manifest(host, digest, what), f"deleting {what}", "delete")
 
     def tags(self) -> Iterator[Tag]:
         """Every tag but those that stand in for the referrers API (``sha256-<hex>``)."""
@@ -311,29 +291,7 @@ class RemoteRegistry:
 
     def _page(self, url: str) -> tuple[list[Tag], str | None]:
         what = f"the tags of {self._repository}"
-
-        def get(host: _Host) -> tuple[list[Tag], str | None]:
-            response = host.do_request(url, stream=True)
-            body = host.body(response, MAX_MANIFEST)
-            if response.status_code == 404:
-                return [], None
-            if response.status_code != 200:
-                raise failure(response.status_code, response.headers, body, what)
-            return _tags(body, what), self._next(url, response, what)
-
-        return self._retrying(get, f"listing {what}")
-
-    def _next(self, url: str, response: requests.Response, what: str) -> str | None:
-        link = response.links.get("next", {}).get("url")
-        if not link:
-            return None
-        following = urljoin(url, link)
-        if not same_origin(following, self._host.base_url) or following == url:
-            raise IntegrityError(f"{what} go on at {link[:200]!r}, which is not on the same registry")
-        return following
-
-    def _manifest_url(self, reference: Tag | Digest) -> str:
-        return self._host.at(self._host.container.manifest_url(str(reference)))
+        return self._retrying(lambda host: tags_page(host, url, what), f"listing {what}")
 
     # Blobs
 
@@ -341,13 +299,7 @@ class RemoteRegistry:
         """Whether the blob is in this repository."""
         what = f"{self._repository}@{digest}"
 
-        def head(host: _Host) -> bool:
-            response = host.get_blob(host.container, str(digest), head=True)
-            if response.status_code in {200, 404}:
-                return bool(response.status_code == 200)
-            raise failure(response.status_code, response.headers, b"", what)
-
-        return self._retrying(head, f"looking for {what}")
+        return self._retrying(lambda host: has_blob(host, digest, what), f"looking for {what}")
 
     def open_blob(self, descriptor: Descriptor) -> IO[bytes]:
         """A stream of the blob's bytes that raises before its end if they are not the descriptor's.
@@ -359,9 +311,9 @@ class RemoteRegistry:
         """
         what = f"blob {descriptor.digest} of {self._repository}"
 
-        def opened(start: int) -> requests.Response:
+        def opened(start: int) -> Response:
             return self._retrying(
-                lambda host: _get_blob(host, descriptor.digest, start, what), f"reading {what}"
+                lambda host: get_blob(host, descriptor.digest, start, what), f"reading {what}"
             )
 
         stream = BlobStream(opened, descriptor, self._settings, self._host.deadline, what)
@@ -378,7 +330,7 @@ class RemoteRegistry:
             return False
         what = f"blob {descriptor.digest} to {self._repository}"
         self._retrying(
-            lambda host: _upload(host, descriptor, content, what), f"writing {what}", "pull", "push"
+            lambda host: upload(host, descriptor, content, what), f"writing {what}", "pull", "push"
         )
         return True
 
@@ -391,21 +343,8 @@ class RemoteRegistry:
         if source.host != self._repository.host:
             return False
         what = f"mounting blob {descriptor.digest} from {source}"
-        query = urlencode({"mount": str(descriptor.digest), "from": source.path})
-
-        def mount(host: _Host) -> bool:
-            host.scopes += (scope(source.path, "pull"),)
-            url = f"{host.at(host.container.upload_blob_url())}?{query}"
-            response = host.do_request(url, "POST", b"", stream=True)
-            body = host.body(response)
-            if response.status_code == 202:
-                _cancel(host, url, response)
-            if response.status_code in {201, 202, 404}:
-                return bool(response.status_code == 201)
-            raise failure(response.status_code, response.headers, body, what)
-
         try:
-            return self._retrying(mount, what, "pull", "push")
+            return self._retrying(lambda host: mount(host, descriptor, source, what), what, "pull", "push")
         except Unauthorized:
             return False  # the source is not ours to read: whoever has the bytes may put them
 
@@ -417,71 +356,3 @@ class RemoteRegistry:
 
 def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str, str]:
     return headers if authorization is None else {**headers, "Authorization": authorization}
-
-
-def _tags(body: bytes, what: str) -> list[Tag]:
-    try:
-        names = json.loads(body)["tags"] or []
-        return [Tag(name) for name in names]
-    except (ValueError, KeyError, TypeError, RecursionError, SpecError) as error:
-        raise IntegrityError(f"{what} are not a list of tags: {error}") from None
-
-
-def _get_blob(host: _Host, digest: Digest, start: int, what: str) -> requests.Response:
-    """The blob from a byte on."""
-    host.headers = {"Range": f"bytes={start}-"} if start else {}
-    response: requests.Response = host.get_blob(host.container, str(digest), stream=True)
-    resumed = response.status_code == 206 and start > 0
-    if resumed and response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-        return response
-    if response.status_code != 200:
-        raise failure(response.status_code, response.headers, host.body(response), what)
-    with call(host.settings, host.deadline), translated(str(host.hostname), host.deadline):
-        while start > 0 and (skipped := response.raw.read(min(start, _SEND_CHUNK))):
-            start -= len(skipped)
-    return response
-
-
-def _upload(host: _Host, descriptor: Descriptor, content: BlobOpener, what: str) -> None:
-    """Open an upload and send the blob in one request."""
-    url = host.at(host.container.upload_blob_url())
-    response = host.do_request(url, "POST", b"", stream=True)
-    answer = host.body(response)
-    if response.status_code == 404:
-        raise RegistryError(
-            f"{what}: there is no such repository", hint="make the repository in the registry first"
-        )
-    if response.status_code not in {201, 202}:
-        raise failure(response.status_code, response.headers, answer, what)
-    body = BlobBody(content, descriptor, host.deadline, what)
-    try:
-        _finish(host, _location(url, response, what), descriptor, body, what)
-    except IntegrityError:
-        _cancel(host, url, response)
-        raise
-    finally:
-        body.close()
-
-
-def _finish(host: _Host, location: str, descriptor: Descriptor, body: BlobBody, what: str) -> None:
-    query = urlencode({"digest": str(descriptor.digest)})
-    location += f"{'&' if urlsplit(location).query else '?'}{query}"
-    # A body of no bytes would never be read, and so never be compared.
-    data = body if descriptor.size else body.read()
-    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
-    response = host.do_request(location, "PUT", data, headers, stream=True)
-    answer = host.body(response)
-    if response.status_code in {404, 416}:
-        raise Trouble(f"{what}: the registry lost the upload in its middle")
-    if response.status_code not in {200, 201, 204}:
-        raise failure(response.status_code, response.headers, answer, what)
-
-
-def _location(url: str, response: requests.Response, what: str) -> str:
-    return redirected(url, response.headers.get("Location"), what)
-
-
-def _cancel(host: _Host, url: str, response: requests.Response) -> None:
-    """Give an upload up; what a registry does not clean up now it cleans up later."""
-    with contextlib.suppress(RegistryError, DeadlineExceeded):
-        host.body(host.do_request(_location(url, response, "an upload"), "DELETE", stream=True))

@@ -1,0 +1,232 @@
+"""What is said to a registry about manifests, blobs and tags, request by request.
+
+Source: OCI Distribution Specification 1.1 ("Pulling", "Pushing", "Content Discovery").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlencode, urljoin, urlsplit
+
+from envbuild.errors import DeadlineExceeded, IntegrityError, RegistryError, SpecError
+from envbuild.oci.auth import scope
+from envbuild.oci.manifest import MAX_MANIFEST
+from envbuild.oci.stream import BlobBody
+from envbuild.oci.transport import (
+    MANIFEST_HEADERS,
+    MissingContent,
+    Trouble,
+    checked_manifest,
+    failure,
+    redirected,
+    refused_manifest,
+    same_origin,
+)
+from envbuild.oci.wire import call, translated
+from envbuild.reference import Tag
+
+if TYPE_CHECKING:
+    from envbuild.deadline import Deadline
+    from envbuild.digest import Descriptor, Digest
+    from envbuild.oci.manifest import ImageIndex, Manifest
+    from envbuild.oci.registry import BlobOpener
+    from envbuild.oci.transport import Settings
+    from envbuild.reference import Repository
+
+_SKIP: Final = 1 << 17
+Response = Any
+"""A response of requests, which only :mod:`envbuild.oci.remote` may import."""
+
+
+class Host(Protocol):
+    """Sends requests for one call to one repository."""
+
+    hostname: str | None
+    container: Any
+    headers: dict[str, str]
+    base_url: str
+    scopes: tuple[str, ...]
+    settings: Settings
+    deadline: Deadline
+
+    def at(self, address: str) -> str:
+        """The URL of an address that oras-py's container made."""
+        ...
+
+    def do_request(
+        self,
+        url: str,
+        method: str = "GET",
+        data: Any = None,
+        headers: dict[str, str] | None = None,
+        json: None = None,
+        stream: bool = False,
+    ) -> Response:
+        """One request with its redirects."""
+        ...
+
+    def get_blob(self, container: Any, digest: str, stream: bool = False, head: bool = False) -> Response:
+        """Ask for a blob."""
+        ...
+
+    def body(self, response: Response, limit: int = ...) -> bytes:
+        """At most ``limit`` + 1 bytes of a body."""
+        ...
+
+
+def read_manifest(host: Host, reference: Tag | Digest, what: str) -> Manifest | ImageIndex:
+    """The manifest that a tag or digest names."""
+    response = host.do_request(_manifest_url(host, reference), headers=dict(MANIFEST_HEADERS), stream=True)
+    raw = host.body(response, MAX_MANIFEST)
+    if response.status_code != 200:
+        raise failure(response.status_code, response.headers, raw, what)
+    return checked_manifest(raw, response.headers, reference, what)
+
+
+def write_manifest(host: Host, reference: Tag | Digest, manifest: Manifest | ImageIndex, what: str) -> None:
+    """Store a manifest under a tag or its digest, its bytes as they are."""
+    headers = {"Content-Type": manifest.media_type}
+    response = host.do_request(_manifest_url(host, reference), "PUT", manifest.raw, headers, stream=True)
+    body = host.body(response)
+    if response.status_code not in {200, 201, 202}:
+        error = refused_manifest(response.status_code, response.headers, body, what)
+        if isinstance(error, MissingContent) and _has_all(host, error.missing):
+            # Distribution says so for a moment while another client puts the same blob.
+            raise Trouble(f"{what}: the registry contradicts itself: {error}")
+        raise error
+    seen = response.headers.get("Docker-Content-Digest")
+    if seen not in {None, str(manifest.descriptor.digest)}:
+        raise IntegrityError(f"{what} was stored as {seen!r}, expected {manifest.descriptor.digest}")
+
+
+def has_blob(host: Host, digest: Digest, what: str) -> bool:
+    """Whether the blob is in the repository."""
+    response = host.get_blob(host.container, str(digest), head=True)
+    if response.status_code in {200, 404}:
+        return bool(response.status_code == 200)
+    raise failure(response.status_code, response.headers, b"", what)
+
+
+def _has_all(host: Host, digests: tuple[Digest, ...]) -> bool:
+    return bool(digests) and all(has_blob(host, digest, f"blob {digest}") for digest in digests)
+
+
+def delete_manifest(host: Host, digest: Digest, what: str) -> None:
+    """Delete a manifest and every tag on it."""
+    response = host.do_request(_manifest_url(host, digest), "DELETE", stream=True)
+    body = host.body(response)
+    if response.status_code not in {200, 202, 204}:
+        raise failure(response.status_code, response.headers, body, what)
+
+
+def _manifest_url(host: Host, reference: Tag | Digest) -> str:
+    return host.at(host.container.manifest_url(str(reference)))
+
+
+def tags_page(host: Host, url: str, what: str) -> tuple[list[Tag], str | None]:
+    """The tags of one page, and the URL of the next page or None; nothing where there is no repository.
+
+    Raises:
+        IntegrityError: It is no such page, or the next one is on another host.
+    """
+    response = host.do_request(url, stream=True)
+    body = host.body(response, MAX_MANIFEST)
+    if response.status_code == 404:
+        return [], None
+    if response.status_code != 200:
+        raise failure(response.status_code, response.headers, body, what)
+    return _tags(body, what), _next(host, url, response, what)
+
+
+def _tags(body: bytes, what: str) -> list[Tag]:
+    try:
+        names = json.loads(body)["tags"] or []
+        return [Tag(name) for name in names]
+    except (ValueError, KeyError, TypeError, RecursionError, SpecError) as error:
+        raise IntegrityError(f"{what} are not a list of tags: {error}") from None
+
+
+def _next(host: Host, url: str, response: Response, what: str) -> str | None:
+    link = response.links.get("next", {}).get("url")
+    if not link:
+        return None
+    following: str = urljoin(url, link)
+    if not same_origin(following, host.base_url) or following == url:
+        raise IntegrityError(f"{what} go on at {link[:200]!r}, which is not on the same registry")
+    return following
+
+
+def mount(host: Host, descriptor: Descriptor, source: Repository, what: str) -> bool:
+    """Take a blob over from another repository; False if the registry rather wants its bytes."""
+    host.scopes += (scope(source.path, "pull"),)
+    query = urlencode({"mount": str(descriptor.digest), "from": source.path})
+    url = f"{host.at(host.container.upload_blob_url())}?{query}"
+    response = host.do_request(url, "POST", b"", stream=True)
+    body = host.body(response)
+    if response.status_code == 202:
+        _cancel(host, url, response)
+    if response.status_code in {201, 202, 404}:
+        return bool(response.status_code == 201)
+    raise failure(response.status_code, response.headers, body, what)
+
+
+def get_blob(host: Host, digest: Digest, start: int, what: str) -> Response:
+    """The blob from a byte on."""
+    host.headers = {"Range": f"bytes={start}-"} if start else {}
+    response: Response = host.get_blob(host.container, str(digest), stream=True)
+    resumed = response.status_code == 206 and start > 0
+    if resumed and response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        return response
+    if response.status_code != 200:
+        raise failure(response.status_code, response.headers, host.body(response), what)
+    with call(host.settings, host.deadline), translated(str(host.hostname), host.deadline):
+        while start > 0 and (skipped := response.raw.read(min(start, _SKIP))):
+            start -= len(skipped)
+    return response
+
+
+def upload(host: Host, descriptor: Descriptor, content: BlobOpener, what: str) -> None:
+    """Open an upload and send the blob in one request."""
+    url = host.at(host.container.upload_blob_url())
+    response = host.do_request(url, "POST", b"", stream=True)
+    answer = host.body(response)
+    if response.status_code == 404:
+        raise RegistryError(
+            f"{what}: there is no such repository", hint="make the repository in the registry first"
+        )
+    if response.status_code not in {201, 202}:
+        raise failure(response.status_code, response.headers, answer, what)
+    body = BlobBody(content, descriptor, host.deadline, what)
+    try:
+        _finish(host, _location(url, response, what), descriptor, body, what)
+    except IntegrityError:
+        _cancel(host, url, response)
+        raise
+    finally:
+        body.close()
+
+
+def _finish(host: Host, location: str, descriptor: Descriptor, body: BlobBody, what: str) -> None:
+    query = urlencode({"digest": str(descriptor.digest)})
+    location += f"{'&' if urlsplit(location).query else '?'}{query}"
+    # A body of no bytes would never be read, and so never be compared.
+    data = body if descriptor.size else body.read()
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
+    response = host.do_request(location, "PUT", data, headers, stream=True)
+    answer = host.body(response)
+    if response.status_code in {404, 416}:
+        raise Trouble(f"{what}: the registry lost the upload in its middle")
+    if response.status_code not in {200, 201, 204}:
+        raise failure(response.status_code, response.headers, answer, what)
+
+
+def _location(url: str, response: Response, what: str) -> str:
+    return redirected(url, response.headers.get("Location"), what)
+
+
+def _cancel(host: Host, url: str, response: Response) -> None:
+    """Give an upload up; what a registry does not clean up now it cleans up later."""
+    with contextlib.suppress(RegistryError, DeadlineExceeded):
+        host.body(host.do_request(_location(url, response, "an upload"), "DELETE", stream=True))
