@@ -57,7 +57,7 @@ class EnvironmentSpec:
         has_base: Whether there is a base at all; see :meth:`require_base`.
         steps: Docker steps that run on the base, or None.
         conda: The Conda section, or None.
-        pip: The pip section, or None.
+        pip: The pip section, or None where there is no requirement.
         steps_after: Docker steps that run on the finished environment, or None.
         variables: Environment variables of the image, sorted by name.
         channel_priority: How the order of the channels binds.
@@ -172,7 +172,10 @@ def parse(content: bytes, source: str, folder: Path) -> EnvironmentSpec:
     Raises:
         SpecError: Something in it cannot be understood.
     """
-    return _with_mounted(_parse(_Source(source, folder, content)))
+    spec = _parse(_Source(source, folder, content))
+    if spec.pip is not None and not spec.pip.requirements:
+        spec = replace(spec, pip=None)
+    return _with_mounted(spec)
 
 
 def _with_mounted(spec: EnvironmentSpec) -> EnvironmentSpec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuild.errors import SpecError
@@ -18,6 +17,7 @@ from envbuild.spec.reading import kind, mapping, nearest, read, refuse_unknown, 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import date
+    from pathlib import Path
 
     from envbuild.reference import ImageReference, TaggedReference
     from envbuild.spec.document import Node, Scalar

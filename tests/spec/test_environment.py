@@ -113,6 +113,20 @@ def test_requirements_are_told_by_their_content(folder: Path, content: str, name
     assert not spec.has_base
 
 
+@pytest.mark.parametrize(
+    "content", ["--pre\n", "base: scratch\npip: []\n", "base: scratch\npip: ['--pre']\n"]
+)
+def test_options_without_requirements_are_no_section(folder: Path, content: str) -> None:
+    assert load(write(folder, content, "x")).pip is None
+
+
+def test_secrets_that_steps_mount_need_no_naming(folder: Path) -> None:
+    write(folder, "RUN --mount=type=secret,id=token true\n", "mounting")
+    named = "base: scratch\nsecrets: [other]\nsteps: {file: mounting}\n"
+    assert load(write(folder, named)).secrets == ("other", "token")
+    assert load(folder / "environment.yml", steps=folder / "mounting").secrets == ("token",)
+
+
 def test_inline_forms_equal_the_files_they_stand_for(folder: Path) -> None:
     by_file = load(write(folder, "base: scratch\nconda: environment.yml\npip: requirements.txt\n"))
     inline = load(
