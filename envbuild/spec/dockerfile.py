@@ -56,6 +56,7 @@ _ODD_SPACE = re.compile(r"[^\S \t\n]")
 _CONTINUED = re.compile(r"(?<!\\)\\[ \t]*\Z")
 _DOUBLED = re.compile(r"\\\\[ \t]*\Z")
 _DIRECTIVE = re.compile(r"#\s*(syntax|escape|check)\s*=", re.IGNORECASE)
+_OPEN_HEREDOC = re.compile(r".*<<-?")
 _HEREDOC = re.compile(r"[0-9]*<<(-?)([^<]+)")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
 _FLAG_WORD = re.compile(r"(?:\\.|\"[^\"\\]*\"|'[^'\\]*'|[^\s\"'\\])++(?=\s|\Z)")
@@ -124,7 +125,11 @@ class _Parser:
         if odd := _ODD_SPACE.search(joined):
             self._next -= 1
             fail(self._here(), f"white space U+{ord(odd[0]):04X} in an instruction", "use an ordinary space")
-        return joined.strip(" \t")
+        joined = joined.strip(" \t")
+        if joined.endswith("\\"):
+            self._next -= 1
+            fail(self._here(), "an instruction ends in a backslash", "take it away, or put it into quotes")
+        return joined
 
     def _comment(self, text: str) -> None:
         if found := _DIRECTIVE.match(text):
@@ -157,6 +162,12 @@ class _Parser:
                 fail(mark, "a heredoc beside an unbalanced quote", "close the quote")
             return
         for word in words:
+            if _OPEN_HEREDOC.fullmatch(word) and (word != "<<<" or any(map(_HEREDOC.fullmatch, words))):
+                fail(
+                    mark,
+                    f"{word[:40]!r} ends in <<, which engines read differently",
+                    "write the heredoc's name right behind it, or put the text into quotes",
+                )
             if found := _HEREDOC.fullmatch(word):
                 name = unquote(found[2])
                 if not name.strip() or "$" in name or "\\" in name:
@@ -208,8 +219,8 @@ def _flag(word: str, keyword: str, mark: Mark) -> tuple[str, str]:
     known = _FLAGS.get(keyword, frozenset())
     if name not in known:
         _unknown(mark, f"flag of {keyword}", f"--{name}", {f"--{flag}" for flag in known})
-    if not value.isascii():
-        fail(mark, f"--{name} of {keyword} holds characters outside ASCII", "use ASCII")
+    if not value.isascii() or "<" in value:
+        fail(mark, f"--{name} of {keyword} holds '<' or characters outside ASCII", "use plain ASCII")
     if name in _SWITCHES:
         if value not in {"", "true", "false"} or (equals and not value):
             fail(mark, f"--{name} is {value!r}", f"write --{name} or --{name}=false")
@@ -304,7 +315,7 @@ def _health(body: str, mark: Mark) -> tuple[tuple[str, ...], bool, bool]:
 
 
 def _port(word: str, mark: Mark) -> str:
-    if "$" in word:
+    if re.fullmatch(r"[A-Za-z0-9_${}:/-]*\$[A-Za-z0-9_${}:/-]*", word):
         return word
     if not (found := _PORT.fullmatch(word)):
         fail(mark, f"EXPOSE {word[:40]!r} is no port", "write a number, or 53/udp")
