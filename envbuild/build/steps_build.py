@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ BASE_REPOSITORY: Final = "envbuild-base"
 BUILD_REPOSITORY: Final = "envbuild-build"
 """What is being built has this name, and a random tag, until it has been read back."""
 
+_FORGET_SECONDS: Final = 2.0
+_FORGET_TRIES: Final = 8
 _BASE_ARGUMENT: Final = "ENVBUILD_BASE"
 
 
@@ -104,9 +107,10 @@ class _Build:
 
     def run(self, base: StepsBase) -> None:
         """Build; when this returns, the image is in the engine under the tag."""
-        log = StepLog(self.work.progress, self.secrets.redact)
         steps = lowered(self.work.steps, base, self.info)
-        args = {**self.work.args, _BASE_ARGUMENT: provide(self.engine, self.info, base, self.watch)}
+        name = provide(self.engine, self.info, base, self.watch)
+        args = {**self.work.args, _BASE_ARGUMENT: name}
+        log = StepLog(self.work.progress, lambda text: self._shown(text, name))
         if self.secrets.values:
             self._with_buildx(steps, args, log)
         else:
@@ -114,6 +118,9 @@ class _Build:
         self.watch.check()
         if log.error:
             raise log.failure()
+
+    def _shown(self, text: str, base: str) -> str:
+        return self.secrets.redact(text).replace(f"docker.io/library/{base}", "the base image")
 
     def _over_http(self, steps: str, args: Mapping[str, str], log: StepLog) -> None:
         build_id = uuid.uuid4().hex
@@ -141,6 +148,13 @@ class _Build:
         finally:
             if not ended:
                 self.engine.cancel_build(build_id)
+                self._forget()
+
+    def _forget(self) -> None:
+        """A build that is cancelled at its very end may still name its image; wait a little for that."""
+        for _ in range(_FORGET_TRIES):
+            self.engine.untag(self.tag)
+            time.sleep(_FORGET_SECONDS / _FORGET_TRIES)
 
     def _with_buildx(self, steps: str, args: Mapping[str, str], log: StepLog) -> None:
         if self.info.buildx is None:

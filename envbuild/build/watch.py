@@ -59,6 +59,8 @@ class Watch:
             self._timer.cancel()
 
     def _expire(self) -> None:
+        while (left := min(self.deadline.remaining(), self.limit.remaining())) > 0:
+            time.sleep(left)  # a timer may be early by a little, and check() must not disagree with it
         with self._lock:
             self.expired = True
             stops, self._stops = self._stops, []

@@ -199,6 +199,7 @@ def test_output_streams_as_it_comes(docker: Engine, base: StepsBase) -> None:
     assert [event.text[:6] for _, event in lines] == ["first-", "last"]
     assert lines[1][0] - lines[0][0] > 0.5
     assert {event.phase for _, event in seen} == {"step"}
+    assert any("FROM the base image" in event.subject for _, event in seen)
     states = [event.state for _, event in seen if "RUN echo" in event.subject]
     assert states == ["start", "output", "output", "done"]
 
