@@ -154,10 +154,13 @@ class Client:
         seen = {name.title(): value for name, value in response.headers.items()}
         if challenges := response.headers.get_all("WWW-Authenticate"):
             seen["Www-Authenticate"] = ", ".join(challenges)
-        if not response.isclosed() and (len(content) > limit or response.read(1)):
-            connection.close()
-        elif not response.will_close:
+        if len(content) <= limit and response.length:  # read(n) itself says nothing of a body cut short
+            raise http.client.IncompleteRead(content, response.length)
+        if response.isclosed() and not response.will_close:
             self._give_back(where, connection)
+        else:
+            response.close()
+            connection.close()
         return Answer(response.status, Headers(seen), content)
 
     def _take(
