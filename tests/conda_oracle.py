@@ -43,13 +43,16 @@ async def index(channel: Path) -> None:
     await index_fs(channel)
 
 
-def records(channel: Path) -> list[rattler.RepoDataRecord]:
-    """All packages of an indexed channel."""
-    files = (*channel.glob("*/*.conda"), *channel.glob("*/*.tar.bz2"))
-    names = {file.name.rsplit("-", 2)[0] for file in files}
+def records(channel: Path, cache: Path) -> list[rattler.RepoDataRecord]:
+    """All packages of an indexed channel, sorted by name."""
+    names = set()
+    for repodata in channel.glob("*/repodata.json"):
+        document = json.loads(repodata.read_bytes())
+        for group in ("packages", "packages.conda"):
+            names |= {package["name"] for package in document.get(group, {}).values()}
 
     async def query() -> list[list[rattler.RepoDataRecord]]:
-        gateway = rattler.Gateway(cache_dir=channel.parent / "repodata-cache")
+        gateway = rattler.Gateway(cache_dir=cache)
         return await gateway.query(
             [rattler.Channel(channel.as_uri())],
             [rattler.Subdir("linux-64"), rattler.Subdir("noarch")],
@@ -57,7 +60,8 @@ def records(channel: Path) -> list[rattler.RepoDataRecord]:
             recursive=False,
         )
 
-    return [record for group in asyncio.run(query()) for record in group]
+    found = [record for group in asyncio.run(query()) for record in group]
+    return sorted(found, key=lambda record: record.file_name)
 
 
 def install(
@@ -126,6 +130,9 @@ def normalise(paths: dict[str, Installed], entry_points: Iterable[str]) -> dict[
 
 def _record_fields(name: str, document: dict[str, Any]) -> dict[str, Any]:
     paths = document.pop("paths_data")["paths"]
+    # rattler writes version numbers anew: 2023.03.6 as 2023.3.6.
+    for field in {"depends", "constrains"} & document.keys():
+        document[field] = [str(rattler.MatchSpec(each)) for each in document[field]]
     fields = {f"{name}:{field}": value for field, value in document.items() if field not in UNSTABLE}
     return fields | {f"{name}:{each['_path']}": each for each in paths}
 
@@ -137,6 +144,6 @@ def install_made(package: Package, python: Package | None, folder: Path, ending:
         if each is not None:
             each.put(channel, ending if each is package else ".conda")
     asyncio.run(index(channel))
-    by_name = {record.name.normalized: record for record in records(channel)}
+    by_name = {record.name.normalized: record for record in records(channel, folder / "repodata")}
     interpreter = by_name[python.name] if python else None
     return install(by_name[package.name], interpreter, folder / "prefix", folder / "cache")

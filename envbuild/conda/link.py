@@ -216,11 +216,13 @@ class _Linker:
         return member
 
     def _symlink(self, member: Member, record: PathRecord) -> LinkedFile:
-        text, prefix, place = member.target, self.target.prefix, record.place
-        end = posixpath.normpath(posixpath.join(prefix, posixpath.dirname(place), text))
-        if not text or not f"{end}/".startswith(f"{prefix}/"):
+        text, place = member.target, record.place
+        # A relative link that climbs out of the prefix is a trick, for no package knows how deep the prefix
+        # is. An absolute one names a file of the base; nothing here ever follows it.
+        climbs = posixpath.normpath(posixpath.join(posixpath.dirname(place), text)).split("/")[0] == ".."
+        if not text or climbs:
             raise IntegrityError(
-                f"{self.package.what} has a link from {place!r} to {text!r}, which is outside of {prefix}"
+                f"{self.package.what} has a link from {place!r} to {text!r}, outside of {self.target.prefix}"
             )
         record.size = len(text.encode())
         if record.entry is None or record.entry.path_type is not PathType.HARDLINK:

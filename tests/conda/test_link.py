@@ -79,6 +79,7 @@ EVERYTHING = Package(
         Entry("lib/libx.so", link="libx.so.1"),
         Entry("lib/up", link="../share/empty"),
         Entry("lib/dangling", link="nowhere"),
+        Entry("lib/absolute", link="/etc/hostname"),
         Entry("lib/folder", link="../share"),
         Entry("lib/hard", hard="lib/libx.so.1", extra={"sha256": LIB}),
         Entry("lib/hard-tool", hard="bin/tool", placeholder="text"),
@@ -246,9 +247,10 @@ def test_a_package_that_is_another_is_refused(index: dict[str, str], message: st
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ((Entry("lib/abs", link="/etc/passwd"),), "outside of /opt/env"),
+        ((Entry("lib", link="/usr/lib"), Entry("lib/x")), "'lib' both as a file and as a folder"),
+        ((Entry("conda-meta", link="/etc"),), "'conda-meta' both as a file and as a folder"),
         ((Entry("lib/up", link="../../x"),), "outside of /opt/env"),
-        ((Entry("up", link="../env-other/x"),), "outside of /opt/env"),
+        ((Entry("up", link="../env/x"),), "outside of /opt/env"),
         ((Entry("a/b/up", link="./../.././../x"),), "outside of /opt/env"),
         ((Entry("lib64", link="lib"), Entry("lib64/x")), "'lib64' both as a file and as a folder"),
         ((Entry("a"), Entry("a/b")), "'a' both as a file and as a folder"),

@@ -1,0 +1,104 @@
+"""Every package of the fixture channel is installed as rattler installs it."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import conda_oracle as oracle
+import pytest
+from rattler import PrefixRecord
+
+from envbuild.conda.fetch import fetch_package
+from envbuild.conda.link import LinkTarget, PythonTarget, link
+from envbuild.conda.package import Package
+from envbuild.deadline import NO_DEADLINE
+from envbuild.digest import Digest
+from envbuild.errors import BuildError
+from envbuild.lock import PackageRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import rattler
+
+REFUSED = {"post-link-script"}
+"""Packages that envbuild does not link, on purpose."""
+
+RATTLER_FAILS = {"empty-things"}
+"""Packages that rattler 0.28 fails to install: it does not make the empty folders that they list."""
+
+
+def _record(record: rattler.RepoDataRecord) -> PackageRecord:
+    assert record.sha256 is not None
+    return PackageRecord(
+        name=record.name.normalized,
+        version=str(record.version),
+        build=str(record.build),
+        build_number=record.build_number,
+        subdir=record.subdir,
+        url=record.url,
+        sha256=Digest(record.sha256.hex()),
+        size=record.size,
+        noarch="python" if record.noarch.python else "generic" if record.noarch.generic else None,
+        python_site_packages_path=record.python_site_packages_path,
+    )
+
+
+def _link(record: PackageRecord, target: LinkTarget) -> tuple[dict[str, oracle.Installed], list[str]]:
+    with fetch_package(record, deadline=NO_DEADLINE) as stream:
+        package = Package.open(stream, str(record))
+        installed = oracle.collect(link(package, record, target))
+    return installed, [f"bin/{point.command}" for point in package.entry_points]
+
+
+def test_every_package_is_linked_as_rattler_installs_it(channel: Path, tmp_path: Path) -> None:
+    records = oracle.records(channel, tmp_path / "repodata")
+    python = next(record for record in records if record.name.normalized == "python")
+    target = LinkTarget(python=PythonTarget.of(_record(python)))
+    files = 0
+    different = []
+    for each in records:
+        record = _record(each)
+        if record.name in REFUSED | RATTLER_FAILS:
+            continue
+        prefix = tmp_path / "prefix"
+        interpreter = python if record.noarch == "python" else None
+        expected = oracle.install(each, interpreter, prefix, tmp_path / "packages")
+        shutil.rmtree(prefix)
+        seen, scripts = _link(record, target)
+        files += len(expected)
+        if oracle.normalise(seen, scripts) != oracle.normalise(expected, scripts):
+            different.append(str(record))
+        _check_record(record, seen, tmp_path)
+    assert different == []
+    assert files > 1000
+
+
+def _check_record(record: PackageRecord, installed: dict[str, oracle.Installed], folder: Path) -> None:
+    """Rattler reads the record, and it names what is there."""
+    name = f"conda-meta/{record}.json"
+    path = folder / f"{record}.json"
+    path.write_bytes(installed[name].content)
+    read = PrefixRecord.from_path(path)
+    assert read.name.normalized == record.name
+    assert (str(read.version), str(read.build)) == (record.version, record.build)
+    assert read.url == record.url
+    assert {str(each) for each in read.files} == installed.keys() - {name}
+    assert read.noarch.python == (record.noarch == "python")
+
+
+def test_what_is_not_linked_is_told(channel: Path, tmp_path: Path) -> None:
+    by_name = {each.name.normalized: each for each in oracle.records(channel, tmp_path / "repodata")}
+    assert by_name.keys() >= REFUSED | RATTLER_FAILS
+    for name in REFUSED:
+        with pytest.raises(BuildError, match="runs a script when it is installed"):
+            _link(_record(by_name[name]), LinkTarget())
+
+
+def test_rattler_still_fails_where_it_is_said_to(channel: Path, tmp_path: Path) -> None:
+    by_name = {each.name.normalized: each for each in oracle.records(channel, tmp_path / "repodata")}
+    for name in RATTLER_FAILS:
+        with pytest.raises(Exception, match="failed to link"):
+            oracle.install(by_name[name], None, tmp_path / "prefix", tmp_path / "packages")
+        assert _link(_record(by_name[name]), LinkTarget())[0]
