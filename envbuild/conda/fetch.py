@@ -51,7 +51,7 @@ def fetch_package(
         record: What to fetch.
         url: Where it is, maybe with credentials; the record's own URL where it is None.
         deadline: When to give up.
-        pool: Connections to use; a new pool where it is None.
+        pool: Connections to use, for many fetches; one of its own where it is None.
         seen: Told the number of bytes of each piece that arrives.
 
     Returns:
@@ -70,7 +70,14 @@ def fetch_package(
         return _open_file(record, unquote(parts.path), deadline, seen or _unseen)
     if parts.scheme not in {"http", "https"}:
         raise BuildError(f"{record} is at {record.url}, expected an https:, http: or file: URL")
-    return _Download(record, source, deadline, seen or _unseen).run(pool or new_pool())
+    download = _Download(record, source, deadline, seen or _unseen)
+    if pool is not None:
+        return download.run(pool)
+    own = new_pool(1)
+    try:
+        return download.run(own)
+    finally:
+        own.clear()
 
 
 def new_pool(connections: int = 16) -> urllib3.PoolManager:

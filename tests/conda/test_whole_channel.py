@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import rattler
+    from fixtures_channel import ChannelFolder
 
 REFUSED = {"post-link-script"}
 """Packages that envbuild does not link, on purpose."""
@@ -52,8 +53,8 @@ def _link(record: PackageRecord, target: LinkTarget) -> tuple[dict[str, oracle.I
     return installed, [f"bin/{point.command}" for point in package.entry_points]
 
 
-def test_every_package_is_linked_as_rattler_installs_it(channel: Path, tmp_path: Path) -> None:
-    records = oracle.records(channel, tmp_path / "repodata")
+def test_every_package_is_linked_as_rattler_installs_it(channel: ChannelFolder, tmp_path: Path) -> None:
+    records = oracle.records(channel.path, tmp_path / "repodata")
     python = next(record for record in records if record.name.normalized == "python")
     target = LinkTarget(python=PythonTarget.of(_record(python)))
     files = 0
@@ -88,16 +89,16 @@ def _check_record(record: PackageRecord, installed: dict[str, oracle.Installed],
     assert read.noarch.python == (record.noarch == "python")
 
 
-def test_what_is_not_linked_is_told(channel: Path, tmp_path: Path) -> None:
-    by_name = {each.name.normalized: each for each in oracle.records(channel, tmp_path / "repodata")}
+def test_what_is_not_linked_is_told(channel: ChannelFolder, tmp_path: Path) -> None:
+    by_name = {each.name.normalized: each for each in oracle.records(channel.path, tmp_path / "repodata")}
     assert by_name.keys() >= REFUSED | RATTLER_FAILS
     for name in REFUSED:
         with pytest.raises(BuildError, match="runs a script when it is installed"):
             _link(_record(by_name[name]), LinkTarget())
 
 
-def test_rattler_still_fails_where_it_is_said_to(channel: Path, tmp_path: Path) -> None:
-    by_name = {each.name.normalized: each for each in oracle.records(channel, tmp_path / "repodata")}
+def test_rattler_still_fails_where_it_is_said_to(channel: ChannelFolder, tmp_path: Path) -> None:
+    by_name = {each.name.normalized: each for each in oracle.records(channel.path, tmp_path / "repodata")}
     for name in RATTLER_FAILS:
         with pytest.raises(Exception, match="failed to link"):
             oracle.install(by_name[name], None, tmp_path / "prefix", tmp_path / "packages")
