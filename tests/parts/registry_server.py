@@ -51,7 +51,12 @@ class RegistryServer:
     @property
     def requests(self) -> list[str]:
         """The requests answered so far, each as ``METHOD PATH STATUS``."""
-        lines = (self.folder / "access.log").read_text(errors="replace").splitlines()
+        log = self.folder / "access.log"
+        size = -1
+        while size != log.stat().st_size:  # a line is written after its answer
+            size = log.stat().st_size
+            time.sleep(0.1)
+        lines = log.read_text(errors="replace").splitlines()
         parts = [line.split('"') for line in lines if ' HTTP/1.1" ' in line]
         return [
             f"{part[1].removesuffix(' HTTP/1.1')} {part[2].split()[0]}" for part in parts if len(part) > 2
