@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from envbuild.digest import CHUNK, Digest, VerifyingReader
 from envbuild.errors import BuildError, BuildLimit, IntegrityError
+from envbuild.spec.context import DOCKERFILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from envbuild.digest import Descriptor
 
-DOCKERFILE: Final = ".envbuild.Dockerfile"
+DOCKERFILE: Final = DOCKERFILE_NAME
 """The Dockerfile's name in a build context; contexts may not use it themselves."""
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"

@@ -6,11 +6,12 @@ import io
 import json
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from envbuild.digest import CHUNK, Descriptor, Digest
-from envbuild.errors import BuildError, IntegrityError
+from envbuild.errors import BuildError, IntegrityError, SpecError
 from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest, encode
 
 if TYPE_CHECKING:
@@ -34,13 +35,13 @@ class BaseImage:
     Attributes:
         reference: The base's reference; None for ``scratch``.
         manifest: The platform's manifest; one without layers for ``scratch``.
-        config: The config document, parsed; never changed.
+        raw_config: The config's bytes.
         registry: Where the layers can be read; None for ``scratch``.
     """
 
     reference: ImageReference | None
     manifest: Manifest
-    config: dict[str, Any] = field(hash=False)
+    raw_config: bytes
     registry: Registry | None
 
     @classmethod
@@ -48,7 +49,7 @@ class BaseImage:
         """A base with nothing in it."""
         config = {**platform.to_json(), "config": {}, "rootfs": {"type": "layers", "diff_ids": []}}
         manifest = Manifest.build(Descriptor.of(encode(config), OCI_CONFIG), (), {})
-        return cls(None, manifest, config, None)
+        return cls(None, manifest, encode(config), None)
 
     @classmethod
     def read(cls, registry: Registry, reference: Tag | Digest, platform: Platform) -> BaseImage:
@@ -64,12 +65,39 @@ class BaseImage:
             manifest = _choose(registry, manifest, reference, platform)
         with registry.open_blob(manifest.config) as stream:
             content = read_all(stream, MAX_CONFIG, f"the config of {registry.repository}")
-        return cls(
-            registry.repository.at(manifest.descriptor.digest),
-            manifest,
-            _parse_config(content, manifest, platform, f"{registry.repository}@{manifest.descriptor.digest}"),
-            registry,
-        )
+        base = cls(registry.repository.at(manifest.descriptor.digest), manifest, content, registry)
+        base.check(platform)
+        return base
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The config document; not to be changed."""
+        document = json.loads(self.raw_config)
+        if not isinstance(document, dict):
+            raise TypeError("the config is not an object")
+        return document
+
+    def check(self, platform: Platform) -> None:
+        """Refuse what is no image, or one for another platform.
+
+        Raises:
+            BuildError: It is for another platform.
+            IntegrityError: The config is not that of an image, or not of this one.
+        """
+        try:
+            layers = len(self.diff_ids)
+            seen = (self.config.get("os"), self.config.get("architecture"))
+        except (ValueError, KeyError, TypeError, AttributeError, SpecError):
+            raise IntegrityError(f"{self.reference} has a config that is not an image's") from None
+        if layers != len(self.manifest.layers):
+            raise IntegrityError(
+                f"{self.reference} has {len(self.manifest.layers)} layers and {layers} diff ids"
+            )
+        if seen != (platform.os, platform.architecture):
+            raise BuildError(
+                f"the base {self.reference} is for {seen[0]}/{seen[1]}, not for {platform}",
+                hint="choose another base or --platform",
+            )
 
     @property
     def digest(self) -> Digest | None:
@@ -100,24 +128,6 @@ def _choose(registry: Registry, index: ImageIndex, reference: Tag | Digest, plat
     if not isinstance(manifest, Manifest):
         raise IntegrityError(f"{registry.repository}@{entry.digest} is an index inside an index")
     return manifest
-
-
-def _parse_config(content: bytes, manifest: Manifest, platform: Platform, what: str) -> dict[str, Any]:
-    try:
-        config = json.loads(content)
-        diff_ids = config["rootfs"]["diff_ids"]
-        seen = (config.get("os"), config.get("architecture"))
-    except (ValueError, KeyError, TypeError):
-        raise IntegrityError(f"{what} has a config that is not an image's") from None
-    if len(diff_ids) != len(manifest.layers):
-        raise IntegrityError(f"{what} has {len(manifest.layers)} layers and {len(diff_ids)} diff ids")
-    if seen != (platform.os, platform.architecture):
-        raise BuildError(
-            f"the base {what} is for {seen[0]}/{seen[1]}, not for {platform}",
-            hint="choose another base or --platform",
-        )
-    result: dict[str, Any] = config
-    return result
 
 
 def read_all(stream: IO[bytes], at_most: int, what: str) -> bytes:

@@ -115,10 +115,12 @@ class LayersBuilder:
         return solution
 
     def _lock_key(self, job: Job, lock: Lock) -> str:
-        steps = job.spec.steps
-        named = steps_key(job.base.digest, steps, job.platform) if steps and steps.instructions else None
+        spec = job.spec
+        named = None
+        if spec.steps is not None and spec.steps.instructions:
+            named = steps_key(job.base.digest, spec.steps, job.platform)
         return lock.key(
-            base=job.base.digest, steps=named, variables=dict(job.spec.variables), layout=PREFIX_LAYOUT
+            base=job.base.digest, steps=named, variables=dict(spec.variables), layout=PREFIX_LAYOUT
         )
 
     def _annotations(self, job: Job, lock_key: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from envbuild.build.upload import in_parallel, rewound
 from envbuild.digest import CHUNK, Descriptor
 from envbuild.errors import IntegrityError, RegistryError
 from envbuild.key import steps_key
-from envbuild.oci.manifest import OCI_CONFIG, Manifest, encode
+from envbuild.oci.manifest import OCI_CONFIG, Manifest
 from envbuild.oci.registry import find_manifest, publish
 from envbuild.progress import Event
 from envbuild.reference import Tag
@@ -97,22 +97,18 @@ class StepsBuilder:
         self, base: BaseImage, steps: Steps, platform: Platform, name: str, deadline: Deadline
     ) -> BaseImage:
         from envbuild.build.engine import Engine
-        from envbuild.build.steps_image import StepsBase, steps_dockerfile
+        from envbuild.build.steps_image import StepsBase
 
-        engine = Engine.connect(self.config.docker_host)
-        try:
-            dockerfile = steps_dockerfile(steps.render())
+        with Engine.connect(self.config.docker_host) as engine:
             built = engine.run_steps(
-                StepsBase(base.manifest, encode(base.config), base.open_layer),
-                dockerfile,
-                steps.build_context(dockerfile),
+                StepsBase(base.manifest, base.raw_config, base.open_layer),
+                steps.render(),
+                steps.build_context() if steps.context else None,
                 args=dict(steps.args),
                 platform=platform,
                 progress=self.progress,
                 deadline=deadline,
             )
-        finally:
-            engine.close()
         with built:
             return self._publish(base, built, name, platform)
 

@@ -280,15 +280,14 @@ def _climbs(path: str) -> bool:
     return False
 
 
-def write_tar(files: Iterable[ContextFile], dockerfile: str) -> IO[bytes]:
-    """A build context as a tar with ``dockerfile`` as :data:`DOCKERFILE_NAME`, the same bytes each time.
+def write_tar(files: Iterable[ContextFile]) -> IO[bytes]:
+    """A build context as a tar, the same bytes each time.
 
     Times and owners are zero, modes 0644 or 0755. The stream stands at its start.
     """
     out = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - the caller closes it
     folders: set[str] = set()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
-        _add_bytes(tar, DOCKERFILE_NAME, dockerfile.encode(), 0o644)
         for file in files:
             for parent in _parents(file):
                 if parent not in folders:

@@ -136,12 +136,9 @@ class Steps:
         """The instructions as Dockerfile text without FROM, which parses back to equal instructions."""
         return "".join(one.render() for one in self.instructions)
 
-    def build_context(self, dockerfile: str) -> IO[bytes]:
-        """A tar of the context files and of ``dockerfile``; the same bytes each time.
-
-        The Dockerfile's name in it is :data:`~envbuild.spec.context.DOCKERFILE_NAME`. The caller closes it.
-        """
-        return write_tar(self.context, dockerfile)
+    def build_context(self) -> IO[bytes]:
+        """A tar of the context files; the same bytes each time. The caller closes it."""
+        return write_tar(self.context)
 
 
 class _Survey:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envbuild.errors import SpecError
-from envbuild.spec.context import DOCKERFILE_NAME
 from envbuild.spec.document import Mark
 from envbuild.spec.steps import Steps
 
@@ -116,8 +115,8 @@ def test_context_files_are_read_once_and_only_where_a_source_selects_them(tmp_pa
     assert [file.path for file in steps.context] == ["a1", "b"]
     assert [file.path for file in parse(text, {"N": "2"}, tmp_path).context] == ["a2", "b"]
     (tmp_path / "b").write_text("changed")
-    with steps.build_context("FROM x\n" + steps.render()) as stream, tarfile.open(fileobj=stream) as tar:
-        assert tar.getnames() == [DOCKERFILE_NAME, "a1", "b"]
+    with steps.build_context() as stream, tarfile.open(fileobj=stream) as tar:
+        assert tar.getnames() == ["a1", "b"]
         content = tar.extractfile("b")
         assert content is not None
         assert content.read() == b"b"
