@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from envbuild.conda.meta import PathRecord, entry_point_script, prefix_record, record_of
-from envbuild.conda.package import PathType
+from envbuild.conda.paths import PathType
 from envbuild.conda.relocate import relocate
 from envbuild.conda.tar import Kind, parents, safe_path
 from envbuild.errors import BuildError, IntegrityError
@@ -24,7 +24,8 @@ from envbuild.platform import LINUX_AMD64
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from envbuild.conda.package import EntryPoint, Package, PathEntry
+    from envbuild.conda.package import Package
+    from envbuild.conda.paths import EntryPoint, PathEntry
     from envbuild.conda.tar import Member
     from envbuild.lock import PackageRecord
     from envbuild.platform import Platform

@@ -10,13 +10,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from envbuild.conda.package import PathType
+from envbuild.conda.paths import PathType
 from envbuild.conda.relocate import long_shebang
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from envbuild.conda.package import EntryPoint, PathEntry
+    from envbuild.conda.paths import EntryPoint, PathEntry
     from envbuild.lock import PackageRecord
 
 _ENTRY_POINT: Final = "unix_python_entry_point"
@@ -113,7 +113,7 @@ def prefix_record(index: dict[str, Any], record: PackageRecord, paths: list[Path
         "files": [path.place for path in paths],
         "paths_data": {"paths_version": 1, "paths": [path.to_json() for path in paths]},
     }
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def entry_point_script(point: EntryPoint, prefix: str, python: str) -> bytes:

@@ -1,28 +1,24 @@
 """Reading a Conda package (``.conda`` or ``.tar.bz2``) as a stream of members.
 
-Source: CEP 34 and CEP 35 (package contents and formats) and conda-build's older ``info/files``.
+Source: CEP 35 (formats of Conda packages).
 """
 
 from __future__ import annotations
 
-import json
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
-from envbuild.conda.relocate import FileMode
-from envbuild.conda.tar import Kind, TarReader, safe_path
+from envbuild.conda.paths import read_entry_points, read_noarch, read_object, read_paths
+from envbuild.conda.tar import Kind, TarReader
 from envbuild.errors import IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from envbuild.conda.paths import EntryPoint, PathEntry
     from envbuild.conda.tar import Member, Source
-
-_OLD_PLACEHOLDER: Final = "/opt/anaconda1anaconda2anaconda3"
-"""The prefix of packages whose ``has_prefix`` names only paths."""
 
 _INFO: Final = frozenset(
     f"info/{name}"
@@ -35,67 +31,6 @@ _MAX_INFO: Final = 256 << 20
 _FLOOR: Final = 256 << 20
 _MAX_RATIO: Final = 1000
 _MAX_RAW: Final = 64 << 30
-
-
-class PathType(StrEnum):
-    """How a path is to be installed."""
-
-    HARDLINK = "hardlink"
-    SOFTLINK = "softlink"
-    DIRECTORY = "directory"
-
-
-@dataclass(frozen=True, slots=True)
-class PathEntry:
-    """What a package says of one of its paths.
-
-    Attributes:
-        path: Where it is in the package.
-        path_type: How it is to be installed; None in old packages, where the archive alone tells.
-        placeholder: The prefix that stands in it, or None.
-        file_mode: How the prefix stands in it; None without one.
-        sha256: The content's digest as 64 hex digits, or None.
-        size: The content's size in bytes, or None.
-        no_link: Whether the builder asked for a copy.
-    """
-
-    path: str
-    path_type: PathType | None
-    placeholder: str | None = None
-    file_mode: FileMode | None = None
-    sha256: str | None = None
-    size: int | None = None
-    no_link: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EntryPoint:
-    """A command that calls a Python function.
-
-    Attributes:
-        command: The command's name.
-        module: The module to import.
-        function: The function in it, maybe of a class.
-    """
-
-    command: str
-    module: str
-    function: str
-
-    @classmethod
-    def parse(cls, text: str, what: str) -> Self:
-        """Parse ``command = module:function``.
-
-        Raises:
-            IntegrityError: It has another form, or the command is a path.
-        """
-        command, equals, call = (part.strip() for part in text.partition("="))
-        module, colon, function = (part.strip() for part in call.partition(":"))
-        if not (equals and colon and module and function) or "\n" in text:
-            raise IntegrityError(f"{what} has the entry point {text!r}, expected 'command = module:function'")
-        if "/" in safe_path(command, what):
-            raise IntegrityError(f"{what} has the entry point {command!r}, expected a name without '/'")
-        return cls(command, module, function)
 
 
 @dataclass(frozen=True)
@@ -131,10 +66,10 @@ class Package:
         with _readable(what):
             payload, metadata = _open_archive(stream, what)
             info = _read_info(metadata(), what)
-            index = _object(info, "info/index.json", what)
-            noarch = _noarch(index, what)
-            paths = _paths(info, what)
-            points = _entry_points(info, what) if noarch == "python" else ()
+            index = read_object(info, "info/index.json", what)
+            noarch = read_noarch(index, what)
+            paths = read_paths(info, what)
+            points = read_entry_points(info, what) if noarch == "python" else ()
         return cls(what, index, noarch, paths, points, payload)
 
     def members(self) -> Iterator[Member]:
@@ -289,96 +224,3 @@ def _read_info(source: Source, what: str) -> dict[str, bytes]:
         if info.keys() >= _ENOUGH:
             break
     return info
-
-
-def _object(info: dict[str, bytes], name: str, what: str) -> dict[str, Any]:
-    if name not in info:
-        raise IntegrityError(f"{what} has no {name}")
-    document = json.loads(info[name])
-    if not isinstance(document, dict):
-        raise IntegrityError(f"{what} has a {name} that is not a JSON object")
-    return document
-
-
-def _noarch(index: dict[str, Any], what: str) -> str | None:
-    noarch = index.get("noarch")
-    if noarch in {None, False, ""}:
-        return None
-    if noarch is True:
-        return "generic"
-    if noarch not in {"python", "generic"}:
-        raise IntegrityError(f"{what} has noarch {noarch!r}, expected 'python' or 'generic'")
-    return str(noarch)
-
-
-def _paths(info: dict[str, bytes], what: str) -> dict[str, PathEntry]:
-    if "info/paths.json" in info:
-        listed = _object(info, "info/paths.json", what).get("paths")
-        if not isinstance(listed, list):
-            raise IntegrityError(f"{what} has an info/paths.json without a list of paths")
-        entries = [_path_entry(each, what) for each in listed]
-    else:
-        entries = list(_old_entries(info, what))
-    paths = {entry.path: entry for entry in entries}
-    if len(paths) != len(entries):
-        raise IntegrityError(f"{what} lists a path twice")
-    return paths
-
-
-def _path_entry(entry: Any, what: str) -> PathEntry:
-    try:
-        placeholder = entry.get("prefix_placeholder")
-        mode = FileMode(entry.get("file_mode", "text")) if placeholder is not None else None
-        parsed = PathEntry(
-            safe_path(entry["_path"], what),
-            PathType(entry.get("path_type", "hardlink")),
-            placeholder,
-            mode,
-            entry.get("sha256"),
-            entry.get("size_in_bytes"),
-            bool(entry.get("no_link", False)),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise IntegrityError(f"{what} has an entry in info/paths.json that is not one: {entry!r}") from None
-    texts = (parsed.placeholder, parsed.sha256)
-    if not all(isinstance(text, str | None) for text in texts) or not isinstance(parsed.size, int | None):
-        raise IntegrityError(f"{what} has an entry in info/paths.json of the wrong types: {entry!r}")
-    return parsed
-
-
-def _old_entries(info: dict[str, bytes], what: str) -> Iterator[PathEntry]:
-    """Entries from the files that packages without ``paths.json`` have."""
-    if "info/files" not in info:
-        raise IntegrityError(f"{what} has neither info/paths.json nor info/files")
-    prefixes = dict(_old_prefix(line, what) for line in _lines(info, "info/has_prefix"))
-    copies = {*_lines(info, "info/no_link"), *_lines(info, "info/no_softlink")}
-    for line in _lines(info, "info/files"):
-        path = safe_path(line, what)
-        placeholder, mode = prefixes.get(path, (None, None))
-        yield PathEntry(path, None, placeholder, mode, no_link=path in copies)
-
-
-def _old_prefix(line: str, what: str) -> tuple[str, tuple[str, FileMode]]:
-    """A line of ``has_prefix``: a path alone, or prefix, mode and path, each maybe in quotes."""
-    import shlex
-
-    parts = shlex.split(line, posix=True)
-    if len(parts) == 3 and parts[1] in set(FileMode):
-        return parts[2], (parts[0], FileMode(parts[1]))
-    if len(parts) != 1 and any(mode in parts for mode in FileMode):
-        raise IntegrityError(f"{what} has the line {line!r} in info/has_prefix")
-    return line, (_OLD_PLACEHOLDER, FileMode.TEXT)
-
-
-def _lines(info: dict[str, bytes], name: str) -> list[str]:
-    return [line for each in info.get(name, b"").decode().splitlines() if (line := each.strip())]
-
-
-def _entry_points(info: dict[str, bytes], what: str) -> tuple[EntryPoint, ...]:
-    if "info/link.json" not in info:
-        return ()
-    noarch = _object(info, "info/link.json", what).get("noarch")
-    listed = noarch.get("entry_points", []) if isinstance(noarch, dict) else []
-    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
-        raise IntegrityError(f"{what} has entry points in info/link.json that are not strings")
-    return tuple(EntryPoint.parse(each, what) for each in listed)

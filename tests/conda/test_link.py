@@ -174,6 +174,11 @@ def test_rattler_reads_the_record(tmp_path: Path) -> None:
     assert len(record.paths_data.paths) == 8
 
 
+def test_a_record_may_hold_half_a_surrogate_pair() -> None:
+    meta = linked(Package((), index={"license": "\ud800"}))[-1]
+    assert json.loads(b"".join(meta.chunks))["license"] == "\ud800"
+
+
 def test_the_record_says_nothing_of_the_channels_index() -> None:
     content = NOARCH.write_conda()
     record = NOARCH.record(content)

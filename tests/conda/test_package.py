@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envbuild.conda.package as package_module
-from envbuild.conda.package import EntryPoint, PathEntry, PathType
 from envbuild.conda.package import Package as Opened
+from envbuild.conda.paths import EntryPoint, PathEntry, PathType
 from envbuild.conda.relocate import FileMode
 from envbuild.conda.tar import MAX_TIME, Kind, TarReader, parents, write_header
 from envbuild.errors import EnvbuildError, IntegrityError
@@ -203,6 +203,7 @@ EMPTY = zstandard.compress(b"")
         (replace(GOOD, info={"paths.json": None}).write_conda(), "neither info/paths.json nor info/files"),
         (replace(GOOD, info={"paths.json": b"{}"}).write_conda(), "without a list of paths"),
         (replace(GOOD, index={"noarch": "ruby"}).write_conda(), "noarch 'ruby'"),
+        (replace(GOOD, index={"noarch": ["python"]}).write_conda(), "noarch .'python'."),
     ],
 )
 def test_what_is_no_package_is_refused(content: bytes, message: str) -> None:
@@ -215,7 +216,7 @@ def test_what_is_no_package_is_refused(content: bytes, message: str) -> None:
     [
         None, "bin/x", {}, {"_path": 1}, {"_path": "a", "path_type": "fifo"}, {"_path": "a", "sha256": 1},
         {"_path": "a", "prefix_placeholder": "/p", "file_mode": "hex"}, {"_path": "a", "size_in_bytes": "1"},
-        {"_path": "a", "prefix_placeholder": 3},
+        {"_path": "a", "prefix_placeholder": 3}, {"_path": "a", "prefix_placeholder": "/\ud800"},
     ],
 )  # fmt: skip
 def test_a_bad_entry_is_refused(entry: Any) -> None:
@@ -225,7 +226,16 @@ def test_a_bad_entry_is_refused(entry: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "point", ["tool", "tool = pkg", "= pkg:main", "../tool = pkg:main", "a/b = pkg:f", "t = p:f\nimport os"]
+    "point",
+    [
+        "tool",
+        "tool = pkg",
+        "= pkg:main",
+        "../tool = pkg:main",
+        "a/b = pkg:f",
+        "t = p:f\nimport os",
+        "t = p:\ud800",
+    ],
 )
 def test_a_bad_entry_point_is_refused(point: str) -> None:
     with pytest.raises(IntegrityError):
@@ -298,6 +308,69 @@ def test_every_tar_dialect_is_read(form: int) -> None:
         ("folder", Kind.DIRECTORY, 0, "", b""),
         ("link", Kind.SYMLINK, 0, link.linkname, b""),
     ]
+
+
+def tar_of(header: bytes, **fields: tuple[int, bytes]) -> TarReader:
+    """A reader of one header with some fields overwritten, and its checksum mended."""
+    changed = bytearray(header)
+    for start, value in fields.values():
+        changed[start : start + len(value)] = value
+    changed[148:156] = b" " * 8
+    changed[148:156] = b"%06o\0 " % sum(changed)
+    return TarReader(io.BytesIO(bytes(changed) + bytes(2048)), "it")
+
+
+HEADER = write_header("a", Kind.FILE, mode=0o644, mtime=7, size=5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": (124, b"000000000zz\0")}, "the number"),
+        ({"name": (0, b"\xff\xfe")}, "not UTF-8"),
+        ({"flag": (156, b"x"), "size": (124, b"%011o\0" % (2 << 20))}, "extended tar header of"),
+        ({"flag": (156, b"x"), "size": (124, b"%011o\0" % 512)}, "damaged extended"),
+        ({"name": (0, b"/a")}, "inside the package"),
+    ],
+)
+def test_a_hostile_header_is_refused(fields: dict[str, tuple[int, bytes]], message: str) -> None:
+    with pytest.raises(IntegrityError, match=message):
+        list(tar_of(HEADER, **fields))
+
+
+def test_large_and_negative_numbers_are_read() -> None:
+    size = (124, b"\x80" + (5).to_bytes(11))
+    (member,) = tar_of(HEADER, size=size, mtime=(136, b"\xff" * 12))
+    assert (member.size, member.mtime) == (5, 0)
+    (folder,) = tar_of(HEADER, name=(0, b"folder/\0"), size=(124, b"0" * 11))
+    assert folder.kind is Kind.DIRECTORY
+
+
+def test_a_wrong_checksum_and_a_cut_archive_are_refused() -> None:
+    with pytest.raises(IntegrityError, match="checksum"):
+        list(TarReader(io.BytesIO(b"b" + HEADER[1:]), "it"))
+    with pytest.raises(IntegrityError, match="ends in the middle"):
+        [each.read() for each in TarReader(io.BytesIO(HEADER + b"123"), "it")]
+    assert [each.read() for each in TarReader(io.BytesIO(HEADER + b"12345" + bytes(507)), "it")] == [b"12345"]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b"22 GNU.sparse.major=1\n", "sparse"),
+        (b"12 size=-50\n", "the number"),
+        (b"9 path=a\nx", "damaged"),
+        (b"x", "damaged"),
+    ],
+)
+def test_a_hostile_extension_is_refused(record: bytes, message: str) -> None:
+    extended = bytearray(write_header("pax", Kind.FILE, mode=0, mtime=0, size=len(record)))
+    extended[156:157] = b"x"
+    extended[148:156] = b" " * 8
+    extended[148:156] = b"%06o\0 " % sum(extended)
+    content = bytes(extended) + record + bytes(-len(record) % 512) + HEADER
+    with pytest.raises(IntegrityError, match=message):
+        list(TarReader(io.BytesIO(content), "it"))
 
 
 def test_the_folders_of_a_path_come_from_the_top() -> None:
