@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.oci.transport import Trouble, origin
@@ -82,8 +83,18 @@ def timed_response(settings: Settings, deadline: Deadline) -> Any:
 
 @functools.cache
 def tls_context() -> ssl.SSLContext:
-    """The certificates that are trusted: the machine's, or those of ``SSL_CERT_FILE``."""
-    return ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or None)
+    """Trusts the authorities of ``SSL_CERT_FILE`` and ``REQUESTS_CA_BUNDLE``, else the machine's."""
+    named = (os.environ.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
+    bundles = [bundle for bundle in named if bundle]
+    paths = ssl.get_default_verify_paths()
+    if not (bundles or paths.cafile or (paths.capath and any(Path(paths.capath).iterdir()))):
+        import certifi  # a slim image has no authorities of its own
+
+        bundles = [certifi.where()]
+    context = ssl.create_default_context(cafile=bundles[0] if bundles else None)
+    for bundle in bundles[1:]:
+        context.load_verify_locations(bundle)
+    return context
 
 
 class Client:

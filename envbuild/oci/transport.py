@@ -51,13 +51,15 @@ class Settings:
     """How registries are spoken to.
 
     Attributes:
-        insecure_hosts: Hosts (``name[:port]``) that are spoken to in plain HTTP; loopback hosts always are.
+        insecure_hosts: Hosts (``name[:port]``) that are spoken to in plain HTTP, as loopback hosts are.
+        secure_hosts: Hosts that are spoken to in HTTPS although they are on loopback.
         connect_timeout: Seconds for a connection to stand.
         read_timeout: Seconds in which the next bytes must arrive.
         retries: How often a request that failed for a passing reason is tried again.
     """
 
     insecure_hosts: frozenset[str] = frozenset()
+    secure_hosts: frozenset[str] = frozenset()
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     retries: int = 4
@@ -72,7 +74,7 @@ class Settings:
         if host == DOCKER_HUB:
             return f"https://{DOCKER_HUB_SERVER}"
         if insecure is None:
-            insecure = host in self.insecure_hosts or is_loopback(host)
+            insecure = host in self.insecure_hosts or (is_loopback(host) and host not in self.secure_hosts)
         return f"{'http' if insecure else 'https'}://{host}"
 
     def connect_within(self, deadline: Deadline) -> float:
@@ -126,7 +128,7 @@ def retrying(operation: Callable[[], _Result], settings: Settings, deadline: Dea
             return operation()
         except Trouble as error:
             deadline.check(doing)
-            if attempt == settings.retries or not _pause(attempt, error, deadline):
+            if attempt == settings.retries or not error.retryable or not _pause(attempt, error, deadline):
                 raise
     raise AssertionError  # pragma: no cover
 

@@ -79,6 +79,11 @@ class FaultServer(ThreadingHTTPServer):
         self.script = script
         self.asked: list[Asked] = []
         self.ended = threading.Event()
+        self.failures = 0
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Count a connection that failed, a refused handshake for one."""
+        self.failures += 1
 
     @property
     def host(self) -> str:
