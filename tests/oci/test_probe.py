@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -528,6 +529,41 @@ def test_request_says_what_it_takes(read: Reader) -> None:
     assert accepted.count("+json") == 4
     assert server.asked[0].headers["accept-encoding"] == "identity"
     assert server.asked[0].headers["user-agent"] == "envbuild"
+
+
+@pytest.fixture
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("_no_proxies")
+class TestProxies:
+    settings = Settings(insecure_hosts=frozenset({"registry.invalid"}), retries=0)
+    repository = Repository.parse("registry.invalid/team/envs")
+
+    @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+    def test_asked(self, read: Reader, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        with serving(good) as proxy:
+            monkeypatch.setenv(name, proxy.url)
+            assert read(self.repository, TAG, settings=self.settings).raw == RAW
+            assert [asked.path for asked in proxy.asked] == [
+                f"http://registry.invalid/v2/team/envs/manifests/{TAG}"
+            ]
+
+    def test_not_for_loopback(self, read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+        with serving(good) as server, serving(good) as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url)
+            assert read(envs(server), TAG).raw == RAW
+            assert proxy.asked == []
+
+    def test_not_where_no_proxy_says(self, read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+        with serving(good) as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url)
+            monkeypatch.setenv("no_proxy", "registry.invalid")
+            with pytest.raises(Unavailable):
+                read(self.repository, TAG, settings=self.settings)
+            assert proxy.asked == []
 
 
 def test_thin_path_is_thin() -> None:

@@ -81,7 +81,7 @@ class FaultServer(ThreadingHTTPServer):
         self.ended = threading.Event()
         self.failures = 0
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Count a connection that failed, a refused handshake for one."""
         self.failures += 1
 
