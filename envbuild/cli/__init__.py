@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -14,6 +16,10 @@ from envbuild.errors import EnvbuildError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+INTERRUPTED: Final = 130
+TERMINATED: Final = 143
+_BROKEN_PIPE: Final = 141
+
 _COMMANDS: Final = {
     "resolve": (
         "envbuild.cli.resolve",
@@ -21,6 +27,7 @@ _COMMANDS: Final = {
     ),
     "key": ("envbuild.cli.key", "Print the key of each definition."),
     "build": ("envbuild.cli.resolve", "Build an image without asking whether it is there."),
+    "run": ("envbuild.cli.run", "Run a command in a definition's image."),
     "inspect": ("envbuild.cli.inspect", "Show what an image is made of."),
     "prewarm": ("envbuild.cli.prewarm", "Resolve many definitions at once."),
     "cache": ("envbuild.cli.cache", "Look at the local index, or clear it."),
@@ -41,20 +48,57 @@ class _LazyGroup(click.Group):
         assert isinstance(command, click.Command)  # noqa: S101 - the table above names commands
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], _COMMANDS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(_COMMANDS)}"
+            raise click.UsageError(f"there is no command {args[0]!r}: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="envbuild")
 def cli() -> None:
-    """A content-addressed builder and cache of environment images."""
+    """A content-addressed builder and cache of environment images.
+
+    Settings come from envbuild.toml or [tool.envbuild] in pyproject.toml, from variables as
+    ENVBUILD_WORKSPACE, and from options; later ones win.
+
+    Exit codes: 0 done; 2 usage or bad definition; 3 miss under --no-build; 4 registry unavailable or
+    unauthorised; 5 solve failed; 6 build failed; 7 integrity refused; 8 deadline passed; 130 interrupted.
+    """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
-    sys.exit(run(arguments))
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code.
+
+    The first SIGINT or SIGTERM ends the call and cleans up; a second one ends the process at once, which is
+    safe: what was being written has no name yet.
+    """
+    stopping: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+        if stopping:
+            os._exit(code)
+        stopping.append(code)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    code = run(arguments)
+    sys.exit(stopping[0] if stopping else code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -67,21 +111,45 @@ def run(arguments: Sequence[str] | None = None) -> int:
         The process exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
     try:
-        outcome = cli.main(words, prog_name="envbuild", standalone_mode=False)
+        outcome = _invoke(words)
+        sys.stdout.flush()
     except EnvbuildError as error:
-        report(error, as_json="--json" in words)
+        report(error, as_json=as_json)
+        return error.exit_code
+    except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        _report_usage(error, as_json=as_json)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        return 130
+        if as_json:
+            click.echo(json.dumps({"error": "Interrupted", "exit_code": INTERRUPTED}), err=True)
+        else:
+            click.echo("interrupted", err=True)
+        return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+        # Nobody reads any more; what Python flushes at its end must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _BROKEN_PIPE
     return outcome if isinstance(outcome, int) else 0
+
+
+def _invoke(words: list[str]) -> Any:
+    """Call the command itself: ``cli.main`` would exit by itself where a pipe is broken."""
+    if "_ENVBUILD_COMPLETE" in os.environ:
+        return cli.main(words, prog_name="envbuild", standalone_mode=False)
+    with cli.make_context("envbuild", words) as context:
+        return cli.invoke(context)
+
+
+def _report_usage(error: click.ClickException, *, as_json: bool) -> None:
+    if not as_json:
+        error.show()
+        return
+    document = {"error": "UsageError", "message": error.format_message(), "hint": None, "retryable": False}
+    click.echo(json.dumps(document | {"exit_code": 2}, ensure_ascii=False), err=True)
 
 
 def report(error: EnvbuildError, *, as_json: bool, subject: str | None = None) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from envbuild.cli.options import amount, moment
+from envbuild.cli.options import Command, amount, moment
 from envbuild.config import Config
 from envbuild.index import Index
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 
 @click.group()
@@ -20,53 +25,59 @@ _folder = click.option("--cache-dir", metavar="FOLDER", help="The folder of the 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@cache.command()
+def _open(cache_dir: str | None) -> AbstractContextManager[Index]:
+    return contextlib.closing(Index(Config.load(cache_dir=cache_dir).cache_dir))
+
+
+def _numbers(index: Index) -> dict[str, Any]:
+    stats = index.stats()
+    return {"images": stats.images, "layers": stats.layers, "bases": stats.bases, "bytes": stats.size}
+
+
+@cache.command(cls=Command)
 @_folder
 @_json
 def info(cache_dir: str | None, as_json: bool) -> None:
-    """Where the index is, and how much is in it."""
-    index = Index(Config.load(cache_dir=cache_dir).cache_dir)
-    stats = index.stats()
-    index.close()
-    document = {
-        "folder": str(index.folder),
-        "images": stats.images,
-        "layers": stats.layers,
-        "bases": stats.bases,
-        "bytes": stats.size,
-    }
+    """Show where the index is, and how much is in it."""
+    with _open(cache_dir) as index:
+        document = {"folder": str(index.folder), **_numbers(index)}
     if as_json:
-        click.echo(json.dumps(document))
+        click.echo(json.dumps(document, ensure_ascii=False))
         return
-    click.echo(f"folder  {index.folder}")
-    click.echo(f"images  {stats.images}\nlayers  {stats.layers}\nbases   {stats.bases}")
-    click.echo(f"size    {amount(stats.size)}")
+    size = document.pop("bytes")
+    for name, value in {**document, "size": amount(size)}.items():
+        click.echo(f"{name:<8}{value}")
 
 
-@cache.command()
+@cache.command(cls=Command)
 @_folder
 @_json
 def ls(cache_dir: str | None, as_json: bool) -> None:
-    """The images that are known, the newest confirmation first."""
-    index = Index(Config.load(cache_dir=cache_dir).cache_dir)
-    for entry in index.images():
-        if as_json:
+    """List the images that are known, the newest confirmation first."""
+    with _open(cache_dir) as index:
+        for entry in index.images():
+            if not as_json:
+                click.echo(f"{entry.key[:12]}  {moment(entry.confirmed_at)}  {entry.reference}")
+                continue
             document = {
                 "key": entry.key,
                 "reference": str(entry.reference),
                 "lock": entry.lock_key,
                 "confirmed": moment(entry.confirmed_at),
             }
-            click.echo(json.dumps(document))
-        else:
-            click.echo(f"{entry.key[:12]}  {moment(entry.confirmed_at)}  {entry.reference}")
-    index.close()
+            click.echo(json.dumps(document, ensure_ascii=False))
 
 
-@cache.command()
+@cache.command(cls=Command)
 @_folder
-def clear(cache_dir: str | None) -> None:
+@_json
+def clear(cache_dir: str | None, as_json: bool) -> None:
     """Forget everything. No image is deleted."""
-    index = Index(Config.load(cache_dir=cache_dir).cache_dir)
-    index.clear()
-    index.close()
+    with _open(cache_dir) as index:
+        forgotten = _numbers(index)
+        index.clear()
+    if as_json:
+        del forgotten["bytes"]
+        click.echo(json.dumps({"forgotten": forgotten}))
+    else:
+        click.echo(f"forgot {forgotten['images']} images and {forgotten['layers']} layers", err=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envbuild.cli.options import common
+from envbuild.cli.options import ENGINE, LOOKUP, Command, common
 from envbuild.deadline import Deadline
 from envbuild.errors import EnvbuildError, NotFound
 from envbuild.index import Index
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from envbuild.reference import Repository
 
 _ANSWER_SECONDS = 10.0
+_NO_ENGINE = "only Docker steps and `envbuild run` need one: apt-get install docker.io, or set DOCKER_HOST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class Check:
     exit_code: int = 0
 
 
-@click.command()
-@common
+@click.command(cls=Command)
+@common(LOOKUP, ENGINE)
 def doctor(options: Common) -> int:
     """Check what envbuild needs on this machine. Nothing is written to any registry."""
     checks = [
@@ -122,8 +123,9 @@ def _engine(options: Common) -> Check:
 
     try:
         engine = Engine.connect(options.config.docker_host)
-    except EnvbuildError as error:
-        return Check("engine", "missing", str(error), error.hint)
+    except EnvbuildError:
+        seen = f"none answered at {options.config.docker_host or 'DOCKER_HOST or the usual sockets'}"
+        return Check("engine", "missing", seen, _NO_ENGINE)
     try:
         return Check("engine", "ok", str(engine.describe()))
     finally:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from envbuild.cli.options import amount, common
+from envbuild.cli.options import DEFINITION, LOOKUP, Command, amount, common
 from envbuild.deadline import Deadline
-from envbuild.errors import IntegrityError
+from envbuild.errors import CacheMiss, IntegrityError
 from envbuild.oci.manifest import ImageIndex
 from envbuild.reference import ImageReference, parse_reference
 from envbuild.resolver import Resolver
@@ -22,19 +23,18 @@ if TYPE_CHECKING:
     from envbuild.reference import TaggedReference
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("image", metavar="REF|SPEC")
-@common
+@common(DEFINITION, LOOKUP)
 def inspect(image: str, options: Common) -> None:
     """Show what an image is made of: its keys, its base, its variables and its layers.
 
     Give a reference, or a definition whose image is looked up; nothing is built or written.
     """
-    with Resolver(options.config) as resolver:
+    # Looking must not copy a global hit anywhere.
+    with Resolver(replace(options.config, promote=False)) as resolver:
         if image == "-" or Path(image).exists():
-            found: ImageReference | TaggedReference = resolver.resolve(
-                options.load(image), build=False
-            ).reference
+            found: ImageReference | TaggedReference = _resolved(resolver, image, options)
         else:
             found = parse_reference(image)
         wanted = found.digest if isinstance(found, ImageReference) else found.tag
@@ -44,6 +44,13 @@ def inspect(image: str, options: Common) -> None:
         click.echo(json.dumps(document, ensure_ascii=False))
     else:
         _print(document)
+
+
+def _resolved(resolver: Resolver, spec: str, options: Common) -> ImageReference:
+    try:
+        return resolver.resolve(options.load(spec), build=False).reference
+    except CacheMiss as miss:
+        raise CacheMiss(miss.message, hint=f"build it with `envbuild resolve {spec}`") from None
 
 
 def describe(registry: Registry, manifest: Manifest | ImageIndex) -> dict[str, Any]:

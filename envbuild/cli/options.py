@@ -6,7 +6,7 @@ import datetime as dt
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,29 +19,93 @@ if TYPE_CHECKING:
 
     from envbuild.spec.environment import EnvironmentSpec
 
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--base", metavar="IMAGE", help="The base image: a reference, oci:PATH[:TAG] or scratch."),
-    click.option(
-        "--steps", metavar="FILE", type=click.Path(path_type=Path), help="Docker steps to run on the base."
-    ),
-    click.option("--platform", metavar="PLATFORM", help="The platform, as linux/amd64."),
-    click.option(
+
+class Option(click.Option):
+    """An option that stands in a section of the help."""
+
+    def __init__(self, *names: Any, section: str = "Options", **attributes: Any) -> None:
+        super().__init__(*names, **attributes)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command whose help shows the options in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section, in the order in which they were declared."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def _group(section: str, *options: tuple[tuple[str, ...], dict[str, Any]]) -> tuple[Any, ...]:
+    return tuple(
+        click.option(*names, cls=Option, section=section, **attributes) for names, attributes in options
+    )
+
+
+def _of(*names: str, **attributes: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, attributes
+
+
+DEFINITION: Final = _group(
+    "Laid over the definition",
+    _of("--base", metavar="IMAGE", help="The base image: a reference, oci:PATH[:TAG] or scratch."),
+    _of("--steps", metavar="FILE", type=click.Path(path_type=Path), help="Docker steps to run on the base."),
+    _of("--platform", metavar="PLATFORM", help="The platform, as linux/amd64."),
+    _of(
         "--as-of", metavar="DATE", help="Ignore packages newer than this, as 2026-11-01 or an RFC 3339 time."
     ),
-    click.option("--workspace", metavar="REPOSITORY", help="Where images are looked up first and pushed."),
-    click.option("--global", "global_", metavar="REPOSITORY", help="A second repository to look in."),
-    click.option(
-        "--builder", type=click.Choice(["auto", "layers", "docker", "buildx"]), help="How to build."
-    ),
-    click.option("--channel-alias", metavar="URL", help="The URL under which channel names stand."),
-    click.option("--index-ttl", metavar="SECONDS", type=float, help="How long the local index is trusted."),
-    click.option("--cache-dir", metavar="FOLDER", help="The folder of the local index."),
-    click.option("--jobs", metavar="N", type=int, help="How many things to do at once."),
-    click.option("--timeout", metavar="SECONDS", type=float, help="When to give up."),
-    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-    click.option("--quiet", is_flag=True, help="Show no progress."),
 )
-_SETTINGS = ("workspace", "global_", "builder", "channel_alias", "index_ttl", "cache_dir", "jobs", "timeout")
+LOOKUP: Final = _group(
+    "Where images are",
+    _of(
+        "--workspace",
+        metavar="REPOSITORY",
+        help="Where images are looked up first and pushed: HOST/NAME, or oci:FOLDER for a layout on disk.",
+    ),
+    _of("--global", "global_", metavar="REPOSITORY", help="A second repository to look in."),
+    _of("--promote/--no-promote", default=None, help="Copy a hit in the global repository to the workspace."),
+    _of(
+        "--on-unavailable",
+        type=click.Choice(["fail", "build"]),
+        help="What to do where a registry cannot be asked; fail if not given.",
+    ),
+    _of("--index-ttl", metavar="SECONDS", type=float, help="How long the local index is trusted."),
+)
+BUILD: Final = _group(
+    "How images are built",
+    _of("--builder", type=click.Choice(["auto", "layers"]), help="How to build; auto chooses."),
+    _of("--channel-alias", metavar="URL", help="The URL under which channel names stand."),
+    _of("--glibc", metavar="VERSION", help="Solve for this glibc instead of the one found in the base."),
+    _of("--cuda", metavar="VERSION", help="Solve for machines with this CUDA version, as 12.4."),
+    _of("--compression", type=click.Choice(["gzip", "zstd"]), help="How new layers are compressed."),
+    _of(
+        "--max-layers", metavar="N", type=int, help="The most layers an image may have, its base's included."
+    ),
+    _of("--docker-host", metavar="URL", help="The Docker Engine's address, for Docker steps."),
+    _of("--jobs", metavar="N", type=int, help="How many things to do at once."),
+)
+ENGINE: Final = tuple(_group("Options", _of("--docker-host", metavar="URL", help="The engine's address.")))
+CACHE: Final = _group("Options", _of("--cache-dir", metavar="FOLDER", help="The folder of the local index."))
+GENERAL: Final = _group(
+    "Options",
+    _of(
+        "--insecure",
+        metavar="HOST",
+        multiple=True,
+        help="Speak plain HTTP to this registry host; may be given again. Loopback hosts need no such leave.",
+    ),
+    _of("--timeout", metavar="SECONDS", type=float, help="When to give up."),
+    _of("--json", "as_json", is_flag=True, help="Print JSON, one object a line; also errors and progress."),
+    _of("--quiet", is_flag=True, help="Show no progress."),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +129,32 @@ class Common:
         return load(source, **self.overrides)
 
 
-def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the shared options; it receives them as one ``Common``."""
+def common(*groups: tuple[Any, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command groups of shared options; it receives them as one ``Common``."""
+    shared = [option for group in (*groups, CACHE, GENERAL) for option in group]
 
-    @functools.wraps(command)
-    def wrapper(**values: Any) -> Any:
-        settings = {name: values.pop(name) for name in _SETTINGS}
-        platform = values.pop("platform")
-        overrides = {
-            "base": values.pop("base"),
-            "steps": values.pop("steps"),
-            "as_of": values.pop("as_of"),
-            "platforms": (Platform.parse(platform),) if platform else None,
-        }
-        options = Common(Config.load(**settings), overrides, values.pop("as_json"), values.pop("quiet"))
-        return command(options=options, **values)
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> Any:
+            return command(options=_take(values, names), **values)
 
-    for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper
+        decorated = functools.reduce(lambda inner, option: option(inner), reversed(shared), wrapper)
+        params = getattr(decorated, "__click_params__", [])
+        names = {param.name for param in params if isinstance(param, Option)}
+        return decorated
+
+    return decorate
+
+
+def _take(values: dict[str, Any], names: set[str]) -> Common:
+    """Take the shared options out of a command's arguments."""
+    given = {name: values.pop(name) for name in names if name in values}
+    platform = given.pop("platform", None)
+    overrides = {name: given.pop(name, None) for name in ("base", "steps", "as_of")}
+    overrides["platforms"] = (Platform.parse(platform),) if platform else None
+    as_json, quiet = given.pop("as_json"), given.pop("quiet")
+    given["insecure"] = given["insecure"] or None
+    return Common(Config.load(**given), overrides, as_json, quiet)
 
 
 def moment(seconds: float) -> str:

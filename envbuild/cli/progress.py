@@ -1,96 +1,133 @@
-"""What is going on, on standard error: a live line on a terminal, plain lines elsewhere."""
+"""What is going on, on standard error: a live display on a terminal, plain or JSON lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from envbuild.cli.options import amount
-from envbuild.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from envbuild.cli.options import Common
-    from envbuild.progress import Event, Progress
+    from envbuild.progress import Event
+
+
+class Display(Protocol):
+    """Shows events. May be called by several threads."""
+
+    def __call__(self, event: Event) -> None:
+        """Show an event, or note it."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say something to a person."""
+        ...
+
+    def pause(self) -> None:
+        """Clear the screen of what moves, so that a result can be printed; the next event brings it back."""
+        ...
 
 
 @contextlib.contextmanager
-def shown(options: Common) -> Iterator[Progress]:
-    """The progress that fits the options and what standard error is."""
+def shown(options: Common) -> Iterator[Display]:
+    """The display that fits the options and what standard error is."""
+    display = _choose(options)
+    try:
+        yield display
+    finally:
+        display.pause()
+
+
+def _choose(options: Common) -> Display:
     if options.quiet:
-        yield silent
-    elif sys.stderr.isatty():
-        with _Live() as live:
-            yield live
-    else:
-        yield _Plain()
+        return Quiet()
+    if options.as_json:
+        return JsonLines()
+    if is_live():
+        from envbuild.cli.live import Live
+
+        return Live()
+    return Plain()
 
 
-class _Plain:
+def is_live() -> bool:
+    """Whether standard error is a terminal on which lines can be drawn again."""
+    return sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def __call__(self, event: Event) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def pause(self) -> None:
+        """Nothing."""
+
+
+class Plain:
     """One line an event that matters."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
 
     def __call__(self, event: Event) -> None:
+        """Print the event's line, if it has one."""
         line = describe(event)
         if line is not None:
-            with self._guard:
-                click.echo(line, err=True)
+            self.note(line)
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        with self._guard:
+            click.echo(text, err=True)
+
+    def pause(self) -> None:
+        """Nothing moves here."""
 
 
-class _Live:
-    """A line that says what is being done, under the lines that stay; begun with the first event."""
+class JsonLines(Quiet):
+    """One JSON object an event."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._running: set[str] = set()
-        self._status: object | None = None
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def __call__(self, event: Event) -> None:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.status import Status
-
+        """Print the event."""
+        document: dict[str, Any] = {
+            "event": event.phase,
+            "subject": event.subject,
+            "state": event.state,
+            "done": event.done,
+            "total": event.total,
+            "text": event.text,
+        }
         with self._guard:
-            if self._status is None:
-                status = Status("", console=Console(stderr=True))
-                self._status = self._stack.enter_context(status)
-            assert isinstance(self._status, Status)  # noqa: S101
-            if event.state == "start":
-                self._running.add(event.subject)
-            elif event.state in {"done", "reused"}:
-                self._running.discard(event.subject)
-            line = describe(event)
-            if line is not None and event.state != "start":
-                self._status.console.print(line, markup=False, highlight=False)
-            names = ", ".join(sorted(self._running)[:4])
-            more = f" and {len(self._running) - 4} more" if len(self._running) > 4 else ""
-            self._status.update(escape(f"{names}{more}"))
+            click.echo(json.dumps(document, ensure_ascii=False), err=True)
 
 
 def describe(event: Event) -> str | None:
     """An event as a line for people, or None if they need not know."""
     if event.state == "output":
         return f"{event.phase} {event.subject}: {event.text}"
-    done = amount(event.done)
     lines = {
         ("resolve", "start"): f"{event.subject[:12]}: {event.text}",
         ("solve", "start"): f"solving {event.total} dependencies",
         ("solve", "done"): f"solved: {event.done} packages",
-        ("layer", "done"): f"layer {event.subject}: made, {done}",
+        ("layer", "done"): f"layer {event.subject}: made, {amount(event.done)}",
         ("step", "start"): f"step {event.subject}",
+        ("step", "reused"): f"steps: known to {event.subject}",
+        ("load", "start"): f"loading {event.subject} into the engine",
     }
     return lines.get((event.phase, event.state))

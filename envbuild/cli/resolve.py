@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from envbuild.cli import report
-from envbuild.cli.options import common
+from envbuild.cli.answers import as_json, summary
+from envbuild.cli.options import BUILD, DEFINITION, LOOKUP, Command, common
 from envbuild.cli.progress import shown
 from envbuild.errors import EnvbuildError
 from envbuild.resolver import Resolver
@@ -20,61 +21,66 @@ if TYPE_CHECKING:
     from envbuild.resolver import ResolvedImage
     from envbuild.spec.environment import EnvironmentSpec
 
+    Action = Callable[[Resolver, EnvironmentSpec], ResolvedImage]
 
-@click.command()
+_dry_run = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done; nothing is written to any registry."
+)
+
+
+@click.command(cls=Command)
 @click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
 @click.option("--no-build", is_flag=True, help="Exit with 3 where the image is nowhere.")
-@common
-def resolve(specs: tuple[str, ...], no_build: bool, options: Common) -> int:
-    """Answer with the digest-pinned reference of each definition's image.
+@_dry_run
+@common(DEFINITION, LOOKUP, BUILD)
+def resolve(specs: tuple[str, ...], no_build: bool, dry_run: bool, options: Common) -> int:
+    """Answer with the digest-pinned reference of each definition's image, one a line.
 
     SPEC is an environment.yml, an envbuild.yaml, a requirements.txt, an Azure ML environment, or - for
     standard input. The image is looked up in the local index, the workspace and the global repository; if it
     is in none of them, it is built and pushed to the workspace.
     """
+    if dry_run:
+        from envbuild.cli.dry_run import dry_run as run
+
+        return run(specs, options, look=True, build=not no_build)
     return _each(specs, options, lambda resolver, spec: resolver.resolve(spec, build=not no_build))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
-@common
-def build(specs: tuple[str, ...], options: Common) -> int:
+@_dry_run
+@common(DEFINITION, LOOKUP, BUILD)
+def build(specs: tuple[str, ...], dry_run: bool, options: Common) -> int:
     """Build an image without asking whether it is there, and push it to the workspace.
 
     If the workspace has an image of the same key already, that one stays and is the answer.
     """
+    if dry_run:
+        from envbuild.cli.dry_run import dry_run as run
+
+        return run(specs, options, look=False)
     return _each(specs, options, lambda resolver, spec: resolver.build(spec))
 
 
-def _each(
-    specs: tuple[str, ...], options: Common, action: Callable[[Resolver, EnvironmentSpec], ResolvedImage]
-) -> int:
+def _each(specs: tuple[str, ...], options: Common, action: Action) -> int:
     """One answer a line; a definition that fails does not keep the others from being answered."""
     code = 0
-    with shown(options) as progress, Resolver(options.config, progress=progress) as resolver:
+    with shown(options) as display, Resolver(options.config, progress=display) as resolver:
         for spec in specs:
+            subject = spec if len(specs) > 1 else None
             try:
                 image = action(resolver, options.load(spec))
             except EnvbuildError as error:
-                report(error, as_json=options.as_json, subject=spec if len(specs) > 1 else None)
+                display.pause()
+                report(error, as_json=options.as_json, subject=subject)
                 code = code or error.exit_code
             else:
-                click.echo(json.dumps(as_json(image)) if options.as_json else str(image.reference))
+                display.pause()
+                display.note(summary(image, subject))
+                click.echo(
+                    json.dumps(({"spec": spec} if subject else {}) | as_json(image), ensure_ascii=False)
+                    if options.as_json
+                    else str(image.reference)
+                )
     return code
-
-
-def as_json(image: ResolvedImage) -> dict[str, Any]:
-    """A resolved image as a JSON object."""
-    return {
-        "reference": str(image.reference),
-        "repository": str(image.reference.repository),
-        "digest": str(image.reference.digest),
-        "key": str(image.key),
-        "lock": image.lock_key,
-        "source": str(image.source),
-        "platform": str(image.platform),
-        "seconds": round(image.seconds, 4),
-        "layers_made": image.layers_made,
-        "layers_reused": image.layers_reused,
-        "bytes_uploaded": image.bytes_uploaded,
-    }

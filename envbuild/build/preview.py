@@ -1,0 +1,152 @@
+"""What a build would do, found out without writing to any registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from envbuild.build.base import BaseImage
+from envbuild.build.conflicts import conflicts
+from envbuild.build.layers import PREFIX, LayersBuilder, _refuse_what_is_not_composed
+from envbuild.build.plan import join, plan
+from envbuild.build.upload import in_parallel
+from envbuild.key import steps_key
+from envbuild.oci.registry import find_manifest
+from envbuild.reference import Tag
+
+if TYPE_CHECKING:
+    from envbuild.build.job import Job
+    from envbuild.build.plan import Unit
+    from envbuild.conda.solve import Solution
+    from envbuild.index import LayerEntry
+    from envbuild.key import Key
+
+Place = Literal["workspace", "elsewhere", "nowhere"]
+Steps = Literal["none", "known", "to run"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLayer:
+    """A package layer of an image that would be built.
+
+    Attributes:
+        title: Its package, or how many packages share it.
+        size: The packages' download size in bytes; 0 where it is not known.
+        place: Whether it is in the workspace, in another repository, or must be made.
+    """
+
+    title: str
+    size: int
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a build would do.
+
+    Attributes:
+        key: The definition's key.
+        lock_key: The key of its solution.
+        steps: Whether there are Docker steps, and whether their image is known.
+        same_solution: Whether the workspace has an image of the same solution: then nothing is made.
+        packages: The packages, each as name-version-build.
+        layers: The package layers, lowest first.
+        base_bytes: Bytes of the base's layers that the workspace does not have.
+    """
+
+    key: Key
+    lock_key: str
+    steps: Steps
+    same_solution: bool
+    packages: tuple[str, ...]
+    layers: tuple[PlannedLayer, ...]
+    base_bytes: int
+
+    @property
+    def to_make(self) -> tuple[PlannedLayer, ...]:
+        """The layers that would be made."""
+        return () if self.same_solution else tuple(each for each in self.layers if each.place == "nowhere")
+
+
+class Previewer(LayersBuilder):
+    """The daemonless builder as far as it goes without writing."""
+
+    def preview(self, job: Job) -> Preview:
+        """Solve and plan; errors as in :meth:`LayersBuilder.build`.
+
+        The plan is that of the build, except that packages which turn out to carry the same path share a
+        layer, and that is known only of layers that were made before. Where Docker steps were not run yet,
+        the solve is done for the glibc of the base.
+        """
+        _refuse_what_is_not_composed(job)
+        base, steps = self._stepped(job)
+        solution = self._solve(job, base)
+        lock_key = self._lock_key(job, solution.lock)
+        target = self.registries.open(self.config.workspace).by(job.deadline)
+        missing = in_parallel(
+            self.config.jobs,
+            lambda layer: 0 if target.has_blob(layer.digest) else layer.size,
+            dict.fromkeys(base.manifest.layers),
+        )
+        return Preview(
+            job.key,
+            lock_key,
+            steps,
+            self._same_solution(target, lock_key) is not None,
+            tuple(str(record) for record in solution.lock.packages),
+            self._layers(job, base, solution),
+            sum(missing),
+        )
+
+    def _stepped(self, job: Job) -> tuple[BaseImage, Steps]:
+        """The base with its steps run, if that image is known; else the base."""
+        if job.spec.steps is None or not job.spec.steps.instructions:
+            return job.base, "none"
+        tag = Tag(f"s1-{steps_key(job.base.digest, job.spec.steps, job.platform)}")
+        for repository in (self.config.workspace, self.config.global_):
+            if repository is None:
+                continue
+            registry = self.registries.open(repository).by(job.deadline)
+            if (found := find_manifest(registry, tag)) is not None:
+                return BaseImage.read(registry, found.descriptor.digest, job.platform), "known"
+        return job.base, "to run"
+
+    def _layers(self, job: Job, base: BaseImage, solution: Solution) -> tuple[PlannedLayer, ...]:
+        units, known = self._known(job, plan(solution.lock, self._budget(base)), solution)
+        places = in_parallel(self.config.jobs, lambda unit: self._place(job, known.get(unit)), units)
+        return tuple(
+            PlannedLayer(unit.title, unit.size, place) for unit, place in zip(units, places, strict=True)
+        )
+
+    def _budget(self, base: BaseImage) -> int:
+        return max(1, self.config.max_layers - len(base.manifest.layers) - 1)
+
+    def _known(
+        self, job: Job, units: tuple[Unit, ...], solution: Solution
+    ) -> tuple[tuple[Unit, ...], dict[Unit, LayerEntry]]:
+        """The units, joined as far as known layers say that they must be, and what is known of them."""
+        from envbuild.conda.layer import Compression, PathHashes, layer_key
+        from envbuild.conda.link import LinkTarget, PythonTarget
+
+        python = solution.lock.python
+        target = LinkTarget(PREFIX, PythonTarget.of(python) if python else None, job.platform)
+        compression = Compression.of(self.config.compression)
+        while True:
+            keys = {unit: unit.key(lambda record: layer_key(record, target, compression)) for unit in units}
+            entries = self.index.layers(keys.values())
+            known = {unit: entries[key] for unit, key in keys.items() if key in entries}
+            together = conflicts({unit: PathHashes(each.files, each.folders) for unit, each in known.items()})
+            if not together:
+                return units, known
+            names = [
+                frozenset(record.name for unit in group for record in unit.records) for group in together
+            ]
+            units = join(units, names)
+
+    def _place(self, job: Job, entry: LayerEntry | None) -> Place:
+        if entry is None:
+            return "nowhere"
+        for repository in dict.fromkeys((self.config.workspace, entry.repository)):
+            if self.registries.open(repository).by(job.deadline).has_blob(entry.descriptor.digest):
+                return "workspace" if repository == self.config.workspace else "elsewhere"
+        return "nowhere"

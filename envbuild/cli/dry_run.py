@@ -1,0 +1,113 @@
+"""``--dry-run``: what a call would do, told without writing to any registry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from envbuild.build.job import Job
+from envbuild.build.preview import Previewer
+from envbuild.cli import report
+from envbuild.cli.answers import as_json
+from envbuild.cli.options import amount
+from envbuild.cli.progress import shown
+from envbuild.deadline import Deadline
+from envbuild.errors import CacheMiss, EnvbuildError
+from envbuild.resolver import ResolvedImage, Resolver
+
+if TYPE_CHECKING:
+    from envbuild.build.preview import Preview
+    from envbuild.cli.options import Common
+    from envbuild.spec.environment import EnvironmentSpec
+
+
+def dry_run(specs: tuple[str, ...], options: Common, *, look: bool, build: bool = True) -> int:
+    """Say of each definition where its image is, or what building it would take.
+
+    Args:
+        specs: The definitions.
+        options: The shared options.
+        look: Whether to look for the image first.
+        build: Whether a miss would be built.
+    """
+    code = 0
+    config = replace(options.config, promote=False)
+    with shown(options) as display, Resolver(config, progress=display) as resolver:
+        for spec in specs:
+            subject = spec if len(specs) > 1 else None
+            try:
+                found = preview(resolver, options.load(spec), look=look, build=build)
+            except EnvbuildError as error:
+                display.pause()
+                report(error, as_json=options.as_json, subject=subject)
+                code = code or error.exit_code
+                continue
+            display.pause()
+            if options.as_json:
+                document = as_json(found) if isinstance(found, ResolvedImage) else _document(found)
+                click.echo(json.dumps({"spec": spec} | document, ensure_ascii=False))
+            else:
+                _print(spec, found)
+    return code
+
+
+def preview(
+    resolver: Resolver, spec: EnvironmentSpec, *, look: bool = True, build: bool = True
+) -> ResolvedImage | Preview:
+    """The image of a definition, or what building it would do; arguments as above.
+
+    Raises:
+        EnvbuildError: As :meth:`Resolver.resolve` raises it.
+    """
+    loaded = resolver.load(spec)
+    if look:
+        try:
+            return resolver.resolve(loaded, build=False)
+        except CacheMiss:
+            if not build:
+                raise
+    key = resolver.key(loaded)
+    deadline = Deadline.after(resolver.config.timeout)
+    platform = loaded.platforms[0]  # resolver.key refuses a definition for several
+    base = resolver.bases.image(loaded.require_base(), platform, deadline)
+    previewer = Previewer(resolver.config, resolver.index, resolver.registries, resolver.progress)
+    return previewer.preview(Job(loaded, key, platform, base, deadline))
+
+
+def _document(found: Preview) -> dict[str, Any]:
+    return {
+        "source": "dry-run",
+        "key": str(found.key),
+        "lock": found.lock_key,
+        "steps": found.steps,
+        "same_solution": found.same_solution,
+        "packages": list(found.packages),
+        "layers": [
+            {"title": layer.title, "size": layer.size, "place": layer.place} for layer in found.layers
+        ],
+        "layers_to_make": len(found.to_make),
+        "bytes_to_fetch": sum(layer.size for layer in found.to_make),
+        "base_bytes_to_copy": found.base_bytes,
+    }
+
+
+def _print(spec: str, found: ResolvedImage | Preview) -> None:
+    if isinstance(found, ResolvedImage):
+        click.echo(f"{spec}: {found.reference} is in the {found.source}; nothing would be done")
+        return
+    click.echo(f"{spec}: would be built as {found.key.tag}")
+    click.echo(f"  packages  {len(found.packages)}")
+    if found.steps != "none":
+        click.echo(f"  steps     {found.steps}")
+    if found.same_solution:
+        click.echo("  layers    all known: the workspace has an image of the same solution")
+        return
+    known, fetch = len(found.layers) - len(found.to_make), sum(layer.size for layer in found.to_make)
+    click.echo(f"  layers    {known} known, {len(found.to_make)} to make ({amount(fetch)} to fetch)")
+    if found.base_bytes:
+        click.echo(f"  base      {amount(found.base_bytes)} to copy to the workspace")
+    for layer in found.to_make:
+        click.echo(f"  make      {layer.title}  {amount(layer.size)}")
