@@ -56,6 +56,7 @@ def resolve(
     build: bool = True,
     timeout: float | None = None,
     progress: Progress | None = None,
+    config: Config | None = None,
     **settings: Any,
 ) -> ResolvedImage:
     """The image of a definition: found, or built and pushed to the workspace.
@@ -67,8 +68,9 @@ def resolve(
         build: Whether a miss may be built; if not, it raises :class:`~envbuild.errors.CacheMiss`.
         timeout: Seconds after which to give up.
         progress: Told what is going on.
+        config: The settings; those of :meth:`Config.load <envbuild.config.Config.load>` if None.
         settings: ``base``, ``steps``, ``platforms``, ``as_of`` are laid over the definition; every other name
-            is one of :class:`~envbuild.config.Config`'s, as ``workspace``.
+            is one of :class:`~envbuild.config.Config`'s, as ``workspace``; not together with ``config``.
 
     Raises:
         EnvbuildError: One of its kinds; see :mod:`envbuild.errors`.
@@ -76,26 +78,31 @@ def resolve(
     from envbuild.progress import silent
     from envbuild.resolver import Resolver
 
-    loaded, config = _prepare(spec, settings)
+    loaded, config = _prepare(spec, config, settings)
     with Resolver(config, progress=progress or silent) as resolver:
         return resolver.resolve(loaded, build=build, timeout=timeout)
 
 
-def key(spec: EnvironmentSpec | Path | str, **settings: Any) -> Key:
+def key(spec: EnvironmentSpec | Path | str, *, config: Config | None = None, **settings: Any) -> Key:
     """The key of a definition; ``str(key)`` is its 64 hex digits. Settings as in :func:`resolve`."""
     from envbuild.resolver import Resolver
 
-    loaded, config = _prepare(spec, settings)
+    loaded, config = _prepare(spec, config, settings)
     with Resolver(config) as resolver:
         return resolver.key(loaded)
 
 
-def _prepare(spec: EnvironmentSpec | Path | str, settings: dict[str, Any]) -> tuple[EnvironmentSpec, Config]:
+def _prepare(
+    spec: EnvironmentSpec | Path | str, config: Config | None, settings: dict[str, Any]
+) -> tuple[EnvironmentSpec, Config]:
     from envbuild.config import Config
     from envbuild.spec.environment import EnvironmentSpec, load
 
     overrides = {name: settings.pop(name) for name in _DEFINITION if settings.get(name) is not None}
-    config = Config.load(**settings)
+    if config is None:
+        config = Config.load(**settings)
+    elif settings:
+        raise TypeError(f"{', '.join(settings)}: give settings one by one or as a config, not both")
     if not isinstance(spec, EnvironmentSpec):
         return load(spec, **overrides), config
     if overrides:

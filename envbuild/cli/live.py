@@ -11,8 +11,8 @@ from rich.live import Live as Screen
 from rich.spinner import Spinner
 from rich.text import Text
 
+from envbuild.cli.lines import describe
 from envbuild.cli.options import amount
-from envbuild.cli.progress import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from envbuild.cli.options import amount
+from envbuild.cli.lines import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,19 +115,3 @@ class JsonLines(Quiet):
         }
         with self._guard:
             click.echo(json.dumps(document, ensure_ascii=False), err=True)
-
-
-def describe(event: Event) -> str | None:
-    """An event as a line for people, or None if they need not know."""
-    if event.state == "output":
-        return f"{event.phase} {event.subject}: {event.text}"
-    lines = {
-        ("resolve", "start"): f"{event.subject[:12]}: {event.text}",
-        ("solve", "start"): f"solving {event.total} dependencies",
-        ("solve", "done"): f"solved: {event.done} packages",
-        ("layer", "done"): f"layer {event.subject}: made, {amount(event.done)}",
-        ("step", "start"): f"step {event.subject}",
-        ("step", "reused"): f"steps: known to {event.subject}",
-        ("load", "start"): f"loading {event.subject} into the engine",
-    }
-    return lines.get((event.phase, event.state))
