@@ -1,5 +1,6 @@
 .PHONY: demo test check bench nightly clean
 PYTHON := .venv/bin/python
+TEST_PACKAGES := docker.io docker-registry iproute2 mmdebstrap openssl patchelf skopeo strace
 
 demo: ## the main job on this machine alone: no Docker, no registry server
 	tools/venv
@@ -9,13 +10,13 @@ demo: ## the main job on this machine alone: no Docker, no registry server
 
 test: ## every test but the nightly ones, on a real engine and real registries
 	tools/venv
-	tools/debian-packages docker.io docker-registry mmdebstrap patchelf skopeo
+	tools/debian-packages $(TEST_PACKAGES)
 	$(PYTHON) fixtures/make.py
 	$(PYTHON) -m pytest -n 2 --dist loadgroup --cov --cov-report=term $(ARGS)
 
 nightly: ## the slow rows of the reliability matrix
 	tools/venv
-	tools/debian-packages docker.io docker-registry mmdebstrap patchelf skopeo
+	tools/debian-packages $(TEST_PACKAGES)
 	$(PYTHON) fixtures/make.py
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m nightly $(ARGS)
 

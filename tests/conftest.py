@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+
 from parts.docker_engine import DockerEngine
 from parts.registry_server import RegistryServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+pytest_plugins = ["fixtures_channel"]
 
 _SETTINGS = ("ENVBUILD_", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR")
 

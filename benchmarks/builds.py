@@ -1,0 +1,195 @@
+"""What a build costs, beside BuildKit's build and ``docker push`` of the same environment."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from baseimages import bases
+from channelfolder import channel
+from measure import Figure, folder_size, median, table, timed
+from parts.docker_engine import DockerEngine
+from parts.registry_server import RegistryServer
+
+from envbuild.oci.copy import copy_image
+from envbuild.oci.layout import LayoutRegistry
+from envbuild.oci.registry import publish
+from envbuild.oci.remote import RemoteRegistry
+from envbuild.reference import Repository, Tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENVS = Path(__file__).resolve().parent.parent / "fixtures" / "envs"
+INSTALL = Path(__file__).resolve().parent / "install.py"
+DOCKERFILE = """\
+ARG BASE
+FROM ${BASE}
+COPY env /opt/env
+ENV PATH=/opt/env/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin CONDA_PREFIX=/opt/env
+"""
+
+
+@dataclass
+class Bench:
+    """One round: a fresh registry with two bases in it, a fresh cache, an engine without build cache.
+
+    Attributes:
+        folder: Where everything of the round is.
+        engine: The engine that the peer builds with.
+        registry: The registry that both push to.
+    """
+
+    folder: Path
+    engine: DockerEngine
+    registry: RegistryServer
+    packages: Path
+    pushes: int = field(default=0)
+
+    def start(self) -> None:
+        """Start the registry, push the bases, pull them into the engine."""
+        self.engine.docker("builder", "prune", "--all", "--force")
+        self.registry.start()
+        for name, layout in bases().items():
+            source = LayoutRegistry(Repository.parse(f"oci:{layout}"))
+            with_tag = next(iter(source.tags()))
+            target = RemoteRegistry(Repository.parse(f"{self.registry.host}/bases"))
+            manifest = source.get_manifest(with_tag)
+            copy_image(source, target, manifest)
+            publish(target, manifest, Tag(name))
+            self.engine.docker("pull", f"{self.registry.host}/bases:{name}")
+            target.close()
+
+    def ours(self, spec: str, base: str, *, keep_index: bool = True) -> Figure:
+        """``envbuild resolve`` as a process."""
+        cache = self.folder / "cache"
+        if not keep_index:
+            shutil.rmtree(cache)
+        command = [sys.executable, "-m", "envbuild", "resolve", "--quiet", str(ENVS / spec)]
+        command += ["--base", f"{self.registry.host}/bases:{base}"]
+        settings = {
+            "ENVBUILD_WORKSPACE": f"{self.registry.host}/envs",
+            "ENVBUILD_CHANNEL_ALIAS": channel().parent.as_uri(),
+            "ENVBUILD_CACHE_DIR": str(cache),
+        }
+        return self._sending(lambda: timed(command, settings))
+
+    def theirs(self, spec: str, base: str, *, install: bool = True) -> Figure:
+        """Install into a build context, build with BuildKit, push."""
+        context = self.folder / "context"
+        context.mkdir(exist_ok=True)
+        (context / "Dockerfile").write_text(DOCKERFILE)
+        figures = []
+        if install:
+            shutil.rmtree(context / "env", ignore_errors=True)
+            command = [sys.executable, str(INSTALL), str(ENVS / spec), channel().as_uri()]
+            figures.append(timed([*command, str(context / "env"), str(self.packages)]))
+        self.pushes += 1
+        image = f"{self.registry.host}/docker:{self.pushes}"
+        environment = {**self.engine.environment, "DOCKER_BUILDKIT": "1"}
+        docker = "/usr/bin/docker"
+        build = [docker, "build", "--quiet", "--tag", image, "--build-arg"]
+        build += [f"BASE={self.registry.host}/bases:{base}", str(context)]
+        figures.append(timed(build, environment))
+        figures.append(self._sending(lambda: timed([docker, "push", "--quiet", image], environment)))
+        return Figure(
+            sum(figure.seconds for figure in figures),
+            sum(figure.cpu for figure in figures),
+            sum(figure.sent for figure in figures),
+        )
+
+    def _sending(self, action: Callable[[], Figure]) -> Figure:
+        before = folder_size(self.registry.folder / "data")
+        figure = action()
+        return replace(figure, sent=folder_size(self.registry.folder / "data") - before)
+
+    def stop(self) -> None:
+        """Stop the registry and forget the images."""
+        self.registry.stop()
+        self.engine.docker("image", "prune", "--all", "--force")
+
+
+def run(repeats: int) -> None:
+    """Print the table of builds."""
+    folder = Path(tempfile.mkdtemp(prefix="envbuild-bench-"))
+    given = DockerEngine.given()
+    engine = given or DockerEngine.in_folder(folder / "engine")
+    if given is None:
+        engine.start()
+    seen: dict[str, tuple[list[Figure], list[Figure]]] = {}
+    try:
+        for number in range(repeats):
+            place = folder / str(number)
+            bench = Bench(place, engine, RegistryServer(place / "registry"), folder / "packages")
+            bench.start()
+            _round(bench, seen)
+            bench.stop()
+            shutil.rmtree(place)
+    finally:
+        if given is None:
+            engine.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    _print(seen, repeats)
+
+
+def _round(bench: Bench, seen: dict[str, tuple[list[Figure], list[Figure]]]) -> None:
+    def case(name: str, theirs: Figure, ours: Figure) -> None:
+        figures = seen.setdefault(name, ([], []))
+        figures[0].append(theirs)
+        figures[1].append(ours)
+
+    first, changed, pandas = (f"scientific/{name}.yml" for name in ("environment", "changed", "pandas"))
+    bench.theirs("small/environment.yml", "minimal")
+    case("cold", bench.theirs(first, "minimal"), bench.ours(first, "minimal"))
+    case(
+        "identical, index lost",
+        bench.theirs(first, "minimal", install=False),
+        bench.ours(first, "minimal", keep_index=False),
+    )
+    bench.ours("small/environment.yml", "minimal")
+    case("one small package changed", bench.theirs(changed, "minimal"), bench.ours(changed, "minimal"))
+    case("pandas changed", bench.theirs(pandas, "minimal"), bench.ours(pandas, "minimal"))
+    case(
+        "new base",
+        bench.theirs(pandas, "minimal-rebuilt", install=False),
+        bench.ours(pandas, "minimal-rebuilt"),
+    )
+    case(
+        "identical, index hit",
+        bench.theirs(pandas, "minimal-rebuilt", install=False),
+        bench.ours(pandas, "minimal-rebuilt"),
+    )
+
+
+def _print(seen: dict[str, tuple[list[Figure], list[Figure]]], repeats: int) -> None:
+    rows = []
+    for name, (theirs, ours) in seen.items():
+        peer, own = median(theirs), median(ours)
+        sent = f"{peer.sent / max(own.sent, 1):,.0f}×" if own.sent else "-"
+        rows.append(
+            [
+                name,
+                f"{peer.seconds:.2f} s",
+                f"{own.seconds:.2f} s",
+                f"{peer.seconds / own.seconds:.1f}×",
+                f"{peer.sent / 1e6:.2f} MB",
+                f"{own.sent / 1e6:.2f} MB",
+                sent,
+                f"{own.cpu:.2f} s",
+            ]
+        )
+    head = [
+        "case",
+        "BuildKit + push",
+        "envbuild",
+        "ratio",
+        "sent",
+        "sent by envbuild",
+        "ratio",
+        "envbuild CPU",
+    ]
+    table(f"Builds (median of {repeats}; envbuild as a fresh process each time)", head, rows)
