@@ -133,8 +133,10 @@ class StepsBuilder:
 
     def _put(self, layer: NewLayer, compression: Compression) -> Descriptor:
         """Compress and store one layer that a step made."""
+        from envbuild.conda.layer import compress
+
         spool = private_folder(self.config.cache_dir / "spool")
         with layer.open() as source, tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(spool)) as file:
-            descriptor = compression.copy(iter(lambda: source.read(CHUNK), b""), file)
+            descriptor, _, _ = compress(iter(lambda: source.read(CHUNK), b""), file, compression)
             self.upload.put(descriptor, lambda: rewound(file), "steps")
         return descriptor

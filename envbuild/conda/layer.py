@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Self
 
 import rfc8785
@@ -21,7 +21,7 @@ from envbuild.errors import BuildError, IntegrityError
 from envbuild.oci.manifest import OCI_LAYER_GZIP, OCI_LAYER_ZSTD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor, Future
 
     from envbuild.conda.link import LinkedFile, LinkTarget
@@ -100,13 +100,6 @@ class PathHashes:
     def of(cls, files: Iterable[str], folders: Iterable[str]) -> Self:
         """The hashes of paths relative to the prefix."""
         return cls(_hashes(files), _hashes(folders))
-
-    def conflicts(self, other: PathHashes) -> bool:
-        """Whether both carry one file, or one has a file or link where the other has a folder."""
-        mine, theirs = _unpack(self.files), _unpack(other.files)
-        if not mine.isdisjoint(theirs):
-            return True
-        return not (mine.isdisjoint(_unpack(other.folders)) and theirs.isdisjoint(_unpack(self.folders)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,49 +192,79 @@ def write_layer(
     Raises:
         IntegrityError: A file has another size than was said.
     """
+    archive = _Archive(prefix.strip("/"))
+    descriptor, diff_id, raw_size = compress(archive.chunks(files), out, compression, pool)
+    hashes = PathHashes.of(archive.files, archive.folders)
+    return WrittenLayer(descriptor, diff_id, raw_size, len(archive.files), hashes)
+
+
+def compress(
+    chunks: Iterable[bytes], out: IO[bytes], compression: Compression, pool: Executor | None = None
+) -> tuple[Descriptor, Digest, int]:
+    """Compress an archive; however it is cut into chunks, the bytes are the same.
+
+    Args:
+        chunks: The archive.
+        out: Where the layer is written to.
+        compression: How it is compressed.
+        pool: Threads that compress; None compresses in the caller's own. The bytes are the same.
+
+    Returns:
+        The layer's descriptor, the archive's digest (the diff id) and its size in bytes.
+    """
     blocks = _Blocks(out, compression, pool)
-    top = prefix.strip("/")
-    folders: set[str] = set()
-    for path in (*parents(top), top):
-        blocks.write(_folder(path))
-    paths = []
     try:
-        for file in files:
-            for folder in parents(file.path):
-                if folder not in folders:
-                    folders.add(folder)
-                    blocks.write(_folder(f"{top}/{folder}"))
-            if file.kind is Kind.DIRECTORY:
-                if file.path not in folders:
-                    folders.add(file.path)
-                    blocks.write(_folder(f"{top}/{file.path}"))
-                continue
-            paths.append(file.path)
-            _write_file(blocks, file, top)
-        blocks.write(END)
-        descriptor, diff_id, raw_size = blocks.finish()
+        for chunk in chunks:
+            blocks.write(chunk)
+        return blocks.finish()
     finally:
         blocks.abandon()
-    return WrittenLayer(descriptor, diff_id, raw_size, len(paths), PathHashes.of(paths, folders))
+
+
+@dataclass
+class _Archive:
+    """The tar archive of files under a prefix, and the paths that came by."""
+
+    top: str
+    files: list[str] = field(default_factory=list)
+    folders: set[str] = field(default_factory=set)
+
+    def chunks(self, files: Iterable[LinkedFile]) -> Iterator[bytes]:
+        """The archive, piece by piece."""
+        for path in (*parents(self.top), self.top):
+            yield _folder(path)
+        for file in files:
+            for folder in parents(file.path):
+                yield from self._folder_once(folder)
+            if file.kind is Kind.DIRECTORY:
+                yield from self._folder_once(file.path)
+                continue
+            self.files.append(file.path)
+            yield from _file(file, self.top)
+        yield END
+
+    def _folder_once(self, path: str) -> Iterator[bytes]:
+        if path not in self.folders:
+            self.folders.add(path)
+            yield _folder(f"{self.top}/{path}")
 
 
 def _folder(path: str) -> bytes:
     return write_header(f"{path}/", Kind.DIRECTORY, mode=0o755, mtime=FIXED_TIME)
 
 
-def _write_file(blocks: _Blocks, file: LinkedFile, top: str) -> None:
+def _file(file: LinkedFile, top: str) -> Iterator[bytes]:
     target = f"{top}/{file.target}" if file.kind is Kind.HARDLINK else file.target
     path = f"{top}/{file.path}"
-    header = write_header(path, file.kind, mode=file.mode, mtime=file.mtime, size=file.size, target=target)
-    blocks.write(header)
+    yield write_header(path, file.kind, mode=file.mode, mtime=file.mtime, size=file.size, target=target)
     written = 0
     for chunk in file.chunks:
         written += len(chunk)
-        blocks.write(chunk)
+        yield chunk
     if written != file.size:
         raise IntegrityError(f"{path} has {written} bytes, expected {file.size}")
     if padding := -written % BLOCK:
-        blocks.write(bytes(padding))
+        yield bytes(padding)
 
 
 class _Blocks:
@@ -315,7 +338,3 @@ class _Blocks:
 def _hashes(paths: Iterable[str]) -> bytes:
     hashing: Callable[..., Any] = hashlib.blake2b
     return b"".join(sorted(hashing(path.encode(), digest_size=_HASH).digest() for path in paths))
-
-
-def _unpack(hashes: bytes) -> set[bytes]:
-    return {hashes[at : at + _HASH] for at in range(0, len(hashes), _HASH)}

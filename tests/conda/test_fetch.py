@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conda_packages import Entry, Package
 
 import envbuild.conda.fetch as fetch_module
+from conda_packages import Entry, Package
 from envbuild.conda.fetch import IN_MEMORY, fetch_package, new_pool
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.digest import Digest

@@ -15,14 +15,22 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-import conda_oracle as oracle
 import pytest
 import zstandard
-from conda_packages import MTIME, PLACEHOLDER, Entry, Package
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envbuild.conda.layer import Compression, PathHashes, WrittenLayer, layer_key, make_layer, write_layer
+import conda_oracle as oracle
+from conda_packages import MTIME, PLACEHOLDER, Entry, Package
+from envbuild.conda.layer import (
+    Compression,
+    PathHashes,
+    WrittenLayer,
+    compress,
+    layer_key,
+    make_layer,
+    write_layer,
+)
 from envbuild.conda.link import FIXED_TIME, LinkedFile, LinkTarget, PythonTarget, link
 from envbuild.conda.package import Package as Opened
 from envbuild.conda.tar import Kind
@@ -248,27 +256,6 @@ def test_a_python_package_without_python_has_no_layer_key() -> None:
         layer_key(NOARCH, LinkTarget(), GZIP)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        (["a"], ["b"], False),
-        (["bin/a"], ["bin/b"], False),
-        (["bin/a"], ["bin/a"], True),
-        (["lib64"], ["lib64/x"], True),
-        (["a/b/c"], ["a/b"], True),
-        (["a"], ["ab/c"], False),
-        ([], ["a"], False),
-    ],
-)
-def test_layers_that_carry_one_path_are_found(first: list[str], second: list[str], expected: bool) -> None:
-    one, two = (
-        write_layer([LinkedFile.generated(path, b"") for path in paths], io.BytesIO(), GZIP).path_hashes
-        for paths in (first, second)
-    )
-    assert one.conflicts(two) is two.conflicts(one) is expected
-    assert len(one.files) == 8 * len(first)
-
-
 def test_path_hashes_are_sorted_and_say_nothing_of_the_order() -> None:
     names = [f"file-{number}" for number in range(100)]
     hashes = PathHashes.of(names, ())
@@ -296,3 +283,15 @@ def test_linking_and_writing_may_be_done_apart() -> None:
     out = io.BytesIO()
     files = link(Opened.open(io.BytesIO(content), "it"), record, TARGET)
     assert write_layer(files, out, GZIP) == made(PACKAGE)[0]
+
+
+def test_a_layer_may_be_made_of_any_archive() -> None:
+    raw = bytes(range(256)) * 10_000
+    out, other = io.BytesIO(), io.BytesIO()
+    descriptor, diff_id, size = compress([raw[:7], raw[7:]], out, GZIP)
+    assert (diff_id, size) == (Digest.of(raw), len(raw))
+    assert (descriptor.digest, descriptor.size) == (Digest.of(out.getvalue()), len(out.getvalue()))
+    assert gzip.decompress(out.getvalue()) == raw
+    with ThreadPoolExecutor(2) as pool:
+        assert compress([raw], other, GZIP, pool)[0] == descriptor
+    assert other.getvalue() == out.getvalue()

@@ -8,14 +8,14 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import conda_oracle as oracle
 import pytest
-from conda_packages import MTIME, PLACEHOLDER, Entry, Package
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rattler import PrefixRecord
 
+import conda_oracle as oracle
 import envbuild.conda.link as link_module
+from conda_packages import MTIME, PLACEHOLDER, Entry, Package
 from envbuild.conda.link import FIXED_TIME, LinkTarget, PythonTarget, link
 from envbuild.conda.package import Package as Opened
 from envbuild.conda.relocate import FileMode, relocate

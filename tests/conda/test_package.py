@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
-from conda_packages import MTIME, PLACEHOLDER, Entry, Package
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envbuild.conda.package as package_module
+from conda_packages import MTIME, PLACEHOLDER, Entry, Package
 from envbuild.conda.package import Package as Opened
 from envbuild.conda.paths import EntryPoint, PathEntry, PathType
 from envbuild.conda.relocate import FileMode

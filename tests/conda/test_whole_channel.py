@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-import conda_oracle as oracle
 import pytest
 from rattler import PrefixRecord
 
+import conda_oracle as oracle
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.link import LinkTarget, PythonTarget, link
 from envbuild.conda.package import Package
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import rattler
+
     from fixtures_channel import ChannelFolder
 
 REFUSED = {"post-link-script"}
