@@ -30,6 +30,7 @@ ORDER = (
     "oci",
     "conda",
     "storage",
+    "pip",
     "config",
     "index",
     "lookup",
@@ -46,6 +47,7 @@ DOORS = {
     "oras": "oci/remote.py",
     "requests": "oci/remote.py",
     "docker": "build/engine.py",
+    "uv": "pip/uv.py",
     "click": "cli/",
     "rich": "cli/",
 }

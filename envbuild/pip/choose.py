@@ -1,0 +1,127 @@
+"""From what uv lists of a version to the one wheel that is installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import unquote, urlsplit
+
+from envbuild.digest import Digest
+from envbuild.errors import IntegrityError, SolveError
+from envbuild.pip.distribution import PipDistribution
+from envbuild.pip.sources import bare
+from envbuild.pip.tags import rank, ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from packaging.tags import Tag
+
+    from envbuild.spec.pip import PipSection
+    from envbuild.spec.requirement import PipRequirement
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Chooses wheels for one section and one target.
+
+    Attributes:
+        direct: The requirements that name a URL or a local wheel, by name.
+        hashes: The sha256 digests that the section allows, by name; None where it says nothing of hashes.
+        accepted: The tags that fit, ranked.
+        stubs: A folder whose wheels are stand-ins for what is installed.
+    """
+
+    direct: dict[str, PipRequirement]
+    hashes: dict[str, set[str]] | None
+    accepted: Mapping[Tag, int]
+    stubs: Path
+
+    @classmethod
+    def of(
+        cls, section: PipSection, python: tuple[int, int], machine: str, glibc_minor: int, stubs: Path
+    ) -> Self:
+        """The chooser of a section."""
+        requirements = (*section.requirements, *section.constraints)
+        allowed: dict[str, set[str]] | None = None
+        if "--require-hashes" in section.switches or any(each.hashes for each in requirements):
+            allowed = {}
+            for each in requirements:
+                digests = {text.removeprefix("sha256:") for text in each.hashes if text.startswith("sha256:")}
+                allowed.setdefault(each.name, set()).update(digests)
+        direct = {each.name: each for each in section.requirements if each.url or each.local}
+        return cls(direct, allowed, ranks(python, machine, glibc_minor), stubs)
+
+    def choose(self, package: dict[str, Any]) -> PipDistribution:
+        """The wheel of one of the solution's packages.
+
+        Raises:
+            SolveError: None of its wheels is allowed by the section's hashes.
+            IntegrityError: A local wheel is not the one that was read with the definition.
+        """
+        name = package["name"]
+        files = package.get("wheels") or [package["archive"]]
+        offered = [self._distribution(package, file) for file in files]
+        ranked = [(place, each) for each in offered if (place := rank(each.file_name, self.accepted))]
+        if not ranked:
+            raise SolveError(
+                f"{name} {package.get('version', '')} has no wheel that fits the base and its python: "
+                f"{', '.join(each.file_name for each in offered)}",
+                hint="choose another version, or another base",
+            )
+        allowed = [each for _, each in sorted(ranked, key=lambda pair: pair[0]) if self._allows(each)]
+        if not allowed:
+            raise SolveError(
+                f"no wheel of {name} {package.get('version', '')} has a hash that the section allows; the "
+                f"best is {ranked[0][1].file_name} with sha256:{ranked[0][1].sha256.hex}",
+                hint="where one requirement has --hash, all that is installed needs one with sha256",
+            )
+        return allowed[0]
+
+    def _allows(self, distribution: PipDistribution) -> bool:
+        if self.hashes is None or self._is_stub(distribution.url):
+            return True
+        return distribution.sha256.hex in self.hashes.get(distribution.name, set())
+
+    def _is_stub(self, url: str) -> bool:
+        return url.startswith(f"{self.stubs.as_uri()}/")
+
+    def _distribution(self, package: dict[str, Any], file: dict[str, Any]) -> PipDistribution:
+        requirement = self.direct.get(package["name"])
+        url = bare(file["url"]) if "url" in file else Path(file["path"]).as_uri()
+        file_name = unquote(urlsplit(url).path.rpartition("/")[2])
+        try:
+            digest = Digest(file["hashes"]["sha256"])
+        except (KeyError, ValueError):
+            raise SolveError(
+                f"{file_name} has no sha256 in its index",
+                hint="ask the index's owner to publish sha256 digests",
+            ) from None
+        if requirement and requirement.local and requirement.local.files[0].sha256 != digest.hex:
+            raise IntegrityError(
+                f"{requirement.local.path} changed since the definition was read", hint="resolve again"
+            )
+        version = str(package.get("version") or _version_of(file_name))
+        direct = url if requirement is not None and requirement.url else None
+        size = file.get("size") or _size_of(url)
+        return PipDistribution(package["name"], version, url, digest, size, file_name, direct)
+
+
+def _version_of(file_name: str) -> str:
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+    try:
+        return str(parse_wheel_filename(file_name)[1])
+    except InvalidWheelFilename:
+        raise SolveError(f"{file_name!r} is no wheel's name", hint="name the wheel as it was built") from None
+
+
+def _size_of(url: str) -> int | None:
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return None
+    try:
+        return Path(unquote(parts.path)).stat().st_size
+    except OSError:
+        return None

@@ -1,0 +1,243 @@
+"""Resolving a pip section to wheels for a base and a python that are not this machine's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from envbuild.errors import BuildError, IntegrityError, SolveError
+from envbuild.pip.choose import Chooser
+from envbuild.pip.installed import nothing, stub
+from envbuild.pip.sources import Sources
+from envbuild.pip.tags import MACHINES
+from envbuild.pip.uv import Compilation
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from pathlib import Path
+
+    from envbuild.conda.link import PythonTarget
+    from envbuild.deadline import Deadline
+    from envbuild.pip.distribution import PipDistribution
+    from envbuild.pip.installed import Installed, Probe
+    from envbuild.platform import Platform
+    from envbuild.spec.pip import PipSection
+    from envbuild.spec.requirement import PipRequirement
+
+PYPI: Final = "https://pypi.org/simple"
+_MANYLINUX: Final = (40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 17)
+"""The minor versions of glibc that uv resolves for."""
+
+_VCS: Final = re.compile(r"(?:git|hg|svn|bzr)\+", re.IGNORECASE)
+_ROUNDS: Final = 6
+
+
+@dataclass(frozen=True)
+class PipRequest:
+    """What to resolve, apart from where.
+
+    Attributes:
+        section: The pip section.
+        platform: The image's platform.
+        python: The python that will import the wheels.
+        glibc: The base's glibc version as ``2.36``, or None where it has none.
+        as_of: Files that were uploaded later are not there, or None.
+        pypi: Where the Python Package Index is.
+    """
+
+    section: PipSection
+    platform: Platform
+    python: PythonTarget
+    glibc: str | None
+    as_of: dt.datetime | None = None
+    pypi: str = PYPI
+
+
+@dataclass(frozen=True)
+class PipSolution:
+    """The wheels of a pip section, and what they do to what is installed already.
+
+    Attributes:
+        distributions: The wheels to install, sorted by name.
+        urls: For each wheel's URL the URL to fetch it from, which may hold credentials.
+        kept: What is installed already and satisfies the section.
+        replaced: What is installed already in another version than the section needs.
+    """
+
+    distributions: tuple[PipDistribution, ...]
+    urls: dict[str, str]
+    kept: tuple[Installed, ...] = ()
+    replaced: tuple[Installed, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"PipSolution({len(self.distributions)} wheels)"
+
+    def identity(self) -> list[dict[str, Any]]:
+        """What keys are made of: JSON values only."""
+        return [distribution.identity for distribution in self.distributions]
+
+
+def resolve(
+    request: PipRequest, *, cache_dir: Path, deadline: Deadline, installed: Probe = nothing
+) -> PipSolution:
+    """Find the wheels that satisfy a pip section.
+
+    What is installed already stays where it satisfies the section, as with pip: its version is preferred.
+
+    Args:
+        request: What to resolve.
+        cache_dir: Where uv's cache is kept between calls.
+        deadline: When to give up.
+        installed: Tells what is installed already of a wheel's name.
+
+    Raises:
+        SolveError: Nothing satisfies the section, with uv's reasons; or an index cannot be read (then
+            ``retryable``).
+        BuildError: The section holds something that is no wheel.
+        DeadlineExceeded: The time ran out.
+    """
+    refuse_what_is_no_wheel(request.section)
+    sources = Sources.of(request.section, request.pypi)
+    resolution = _Resolution(request, sources, cache_dir, deadline)
+    found = resolution.run({}, {})
+    known: dict[str, Installed] = {}
+    for _ in range(_ROUNDS):
+        new = {each.name: there for each in found if each.name not in known and (there := installed(each))}
+        if not new:
+            break
+        known |= new
+        found = resolution.settle(known)
+    return _solution(found, known, sources)
+
+
+@dataclass(frozen=True)
+class _Resolution:
+    """The runs of one resolution."""
+
+    request: PipRequest
+    sources: Sources
+    cache_dir: Path
+    deadline: Deadline
+
+    def settle(self, known: dict[str, Installed]) -> list[PipDistribution]:
+        """The wheels, if what is installed stays wherever it can.
+
+        An index may lack the installed version, or have no wheel of it: then a stand-in without requirements
+        is offered, for what is installed needs nothing more.
+        """
+        versions = {name: each.normal for name, each in known.items() if each.normal is not None}
+        found = self.run(versions, {})
+        with_extras = {each.name for each in self.request.section.requirements if each.extras}
+        moved = {
+            each.name: known[each.name]
+            for each in found
+            if each.name in known and not known[each.name].is_version(each.version)
+        }
+        stubs = {name: each for name, each in moved.items() if name in versions and name not in with_extras}
+        return self.run(versions, stubs) if stubs else found
+
+    def run(self, preferences: dict[str, str], stubs: dict[str, Installed]) -> list[PipDistribution]:
+        """The wheels of one run."""
+        import tempfile
+        from pathlib import Path
+
+        request = self.request
+        glibc = _manylinux(request)
+        machine = MACHINES[request.platform.architecture]
+        with tempfile.TemporaryDirectory() as folder:
+            for each in stubs.values():
+                stub(each, Path(folder))
+            requirements = self.sources.requirements(Path(folder) if stubs else None)
+            options = [
+                "--python-version", _plain_version(request.python.version),
+                "--python-platform", f"{machine}-manylinux_2_{glibc}",
+                *self.sources.options(),
+            ]  # fmt: skip
+            if request.as_of is not None:
+                options += ["--exclude-newer", request.as_of.strftime("%Y-%m-%dT%H:%M:%SZ")]
+            constraints = request.section.constraints_text()
+            asked = Compilation(requirements, constraints, tuple(options), preferences)
+            packages = asked.run(self.cache_dir, self.deadline)
+            chooser = Chooser.of(request.section, _short(request.python), machine, glibc, Path(folder))
+            return sorted(chooser.choose(package) for package in packages)
+
+
+def _solution(found: list[PipDistribution], known: dict[str, Installed], sources: Sources) -> PipSolution:
+    kept = {each.name for each in found if each.name in known and known[each.name].is_version(each.version)}
+    new = tuple(each for each in found if each.name not in kept)
+    return PipSolution(
+        new,
+        {each.url: sources.fetch_url(each.url) for each in new},
+        tuple(known[name] for name in sorted(kept)),
+        tuple(known[each.name] for each in new if each.name in known),
+    )
+
+
+def refuse_what_is_no_wheel(section: PipSection) -> None:
+    """Refuse requirements that only running their own code could install.
+
+    Raises:
+        BuildError: There is one.
+    """
+    for each in section.requirements:
+        if (what := _no_wheel(each)) is not None:
+            name = each.name or each.url or (each.local.path.name if each.local else "a requirement")
+            raise BuildError(
+                f"{each.mark.source}:{each.mark.line}: {name} is {what}, expected a wheel: to install it, "
+                "its own code would have to run",
+                hint="install it in a Docker step, or build a wheel of it and name that",
+            )
+    if section.no_binary:
+        raise BuildError(
+            f"--no-binary {','.join(section.no_binary)} asks for source distributions, expected wheels",
+            hint="take it out, or install those in a Docker step",
+        )
+
+
+def _no_wheel(requirement: PipRequirement) -> str | None:
+    if requirement.editable:
+        return "an editable project"
+    if requirement.url is not None:
+        if _VCS.match(requirement.url):
+            return "in a version control system"
+        path = re.split(r"[?#]", requirement.url, maxsplit=1)[0]
+        return None if path.endswith(".whl") else "a source archive"
+    if requirement.local is not None:
+        if not requirement.local.name:
+            return "a project's folder"
+        return None if requirement.local.name.endswith(".whl") else "a source archive"
+    return None
+
+
+def _manylinux(request: PipRequest) -> int:
+    """The newest glibc that uv knows and the base has."""
+    if request.platform.architecture not in MACHINES:
+        raise SolveError(
+            f"wheels for {request.platform} cannot be resolved", hint=f"use one of {', '.join(MACHINES)}"
+        )
+    if request.glibc is None:
+        raise SolveError(
+            "the base has no glibc, which wheels for Linux need",
+            hint="choose a base with glibc, such as Debian's, or say which it has with --glibc",
+        )
+    major, _, minor = request.glibc.partition(".")
+    fitting = [each for each in _MANYLINUX if major == "2" and each <= int(minor)]
+    if not fitting:
+        raise SolveError(
+            f"the base has glibc {request.glibc}, wheels need 2.17 or newer", hint="choose a newer base"
+        )
+    return fitting[0]
+
+
+def _plain_version(version: str) -> str:
+    """``3.11.4`` of ``3.11.4``, ``3.13.0`` of ``3.13.0rc1``."""
+    found = re.match(r"\d+\.\d+(?:\.\d+)?", version)
+    if found is None:
+        raise IntegrityError(f"the python is of version {version!r}, expected MAJOR.MINOR")
+    return found[0]
+
+
+def _short(python: PythonTarget) -> tuple[int, int]:
+    major, _, minor = python.short.partition(".")
+    return int(major), int(minor)

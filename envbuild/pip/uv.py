@@ -1,0 +1,152 @@
+"""One run of ``uv pip compile``; the only module that runs ``uv``.
+
+Neither settings of the user nor of the machine reach it, apart from proxies, certificates and ``netrc``: what
+is resolved depends on the definition. Requirements and indexes go through files that only this user can read,
+never through arguments, for they may hold credentials.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from envbuild.errors import SolveError
+from envbuild.spec.requirement import strip_credentials
+from envbuild.storage import private_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from envbuild.deadline import Deadline
+
+_PASSED: Final = (
+    "HOME", "NETRC", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR",
+    "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY",
+    "all_proxy", "https_proxy", "http_proxy", "no_proxy",
+)  # fmt: skip
+_LONGEST: Final = 3600.0
+_DENIED: Final = re.compile(r"\b(?:401|403)\b|Unauthorized|Forbidden")
+_TROUBLE: Final = re.compile(
+    r"error sending request|Request failed|timed out|\b(?:429|5\d\d) |connection (?:closed|reset)|dns error"
+)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What ``uv`` is asked; the texts may hold credentials.
+
+    Attributes:
+        requirements: A requirements file.
+        constraints: A constraints file.
+        options: Further arguments; they hold no credentials.
+        preferences: The version of each name that is taken where it satisfies everything.
+    """
+
+    requirements: str
+    constraints: str
+    options: tuple[str, ...]
+    preferences: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"Compilation(options={self.options!r})"
+
+    def run(self, cache_dir: Path, deadline: Deadline) -> list[dict[str, Any]]:
+        """The ``packages`` of the solution, as ``pylock.toml`` has them; every ``path`` is absolute.
+
+        Raises:
+            SolveError: There is no solution, or an index is in trouble (then ``retryable``).
+            DeadlineExceeded: The time ran out.
+        """
+        deadline.check("resolving the pip section")
+        with tempfile.TemporaryDirectory(dir=private_folder(cache_dir / "pip")) as name:
+            folder = Path(name)
+            self._write(folder)
+            code, said = self._call(folder, cache_dir, deadline)
+            if code != 0:
+                raise _failure(said)
+            lock = tomllib.loads((folder / "pylock.toml").read_text())
+        packages: list[dict[str, Any]] = lock.get("packages", [])
+        for package in packages:
+            for file in [*package.get("wheels", ()), *filter(None, (package.get("archive"),))]:
+                if "path" in file:
+                    file["path"] = os.path.normpath(folder / file["path"])
+        return packages
+
+    def _write(self, folder: Path) -> None:
+        (folder / "requirements.txt").write_text(self.requirements)
+        (folder / "constraints.txt").write_text(self.constraints)
+        if not self.preferences:
+            return
+        preferred = "".join(
+            f'[[packages]]\nname = "{name}"\nversion = "{version}"\n'
+            for name, version in sorted(self.preferences.items())
+        )
+        head = 'lock-version = "1.0"\ncreated-by = "envbuild"\n'
+        (folder / "pylock.toml").write_text(head + preferred)
+
+    def _call(self, folder: Path, cache_dir: Path, deadline: Deadline) -> tuple[int, str]:
+        import uv
+
+        arguments = [
+            uv.find_uv_bin(), "pip", "compile", "requirements.txt", "--constraints", "constraints.txt",
+            "--output-file", "pylock.toml", "--format", "pylock.toml", "--no-header", "--quiet",
+            "--no-config", "--no-python-downloads", "--system-certs", "--index-strategy", "first-index",
+            "--keyring-provider", "disabled", "--color", "never", "--cache-dir", str(cache_dir / "uv"),
+            "--only-binary", ":all:", *self.options,
+        ]  # fmt: skip
+        if sys.executable:
+            arguments += ["--python", sys.executable]
+        environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        try:
+            ended = subprocess.run(
+                arguments,
+                cwd=folder,
+                env={**environment, "LC_ALL": "C.UTF-8"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=deadline.remaining(at_most=_LONGEST),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            deadline.check("resolving the pip section")
+            raise SolveError("uv found no answer within an hour", hint="pin more requirements") from None
+        except OSError as error:
+            raise SolveError(f"uv cannot be run: {error.strerror}", hint="install envbuild again") from None
+        said = ended.stderr.decode(errors="replace").replace(f"{folder}/", "")
+        return ended.returncode, strip_credentials(said).strip()
+
+
+def _failure(said: str) -> SolveError:
+    if "No solution found" in said:
+        return SolveError(f"nothing satisfies the pip section:\n{said}", hint=_hint(said))
+    if _DENIED.search(said):
+        return SolveError(
+            f"an index refused to answer:\n{said}",
+            hint="check the credentials in the index's URL or in netrc",
+        )
+    if _TROUBLE.search(said):
+        return SolveError(
+            f"an index could not be read:\n{said}",
+            hint="check the index's URL and the network, or try again later",
+            retryable=True,
+        )
+    return SolveError(f"the pip section could not be resolved:\n{said}", hint="correct what uv names")
+
+
+def _hint(said: str) -> str:
+    if "no usable wheels" in said or "no wheels with a matching" in said:
+        return (
+            "only wheels that fit the base are installed: choose a version with one, put a wheel that you "
+            "built on an index or beside the definition, or install it in a Docker step"
+        )
+    if "was not found in the package registry" in said:
+        return "check the name, and that the index which has it is named"
+    return "loosen or correct the requirements that uv names"

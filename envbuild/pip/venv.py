@@ -1,0 +1,192 @@
+"""A virtual environment over the base's own python, for definitions without Conda's.
+
+Which python a base has is read from the names in its layers; nothing of the base is run.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import posixpath
+import re
+import tarfile
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, cast
+
+from envbuild.conda.link import FIXED_TIME, LinkedFile, PythonTarget
+from envbuild.conda.tar import Kind
+from envbuild.errors import BuildError, IntegrityError
+from envbuild.pip.distribution import WheelTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from envbuild.digest import Digest
+
+_PYTHON: Final = re.compile(r"(?:.*/)?bin/(?:\.wh\.)?python(?:3(?:\.\d+)?)?")
+_SHORT: Final = re.compile(r"python(3\.\d+)")
+_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_MAX_LINKS: Final = 10
+
+
+class BaseLayer(Protocol):
+    """A layer of a base."""
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of its compressed bytes."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its archive in pieces; read to the end, it is verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class BasePython:
+    """A base's python.
+
+    Attributes:
+        executable: Its absolute path, as ``/usr/bin/python3.11``.
+        version: The version as far as it is known: ``3.11``, or ``3.11.9``.
+    """
+
+    executable: str
+    version: str
+
+    def target(self, prefix: str) -> WheelTarget:
+        """Where wheels are installed for it."""
+        short = ".".join(self.version.split(".")[:2])
+        return WheelTarget(prefix, PythonTarget(self.version, f"lib/python{short}/site-packages"), venv=True)
+
+    def files(self) -> Iterator[LinkedFile]:
+        """The files that make the prefix a virtual environment over it.
+
+        What the base has installed for its python can be imported too; what is in the prefix comes first.
+        """
+        short = ".".join(self.version.split(".")[:2])
+        home = posixpath.dirname(self.executable)
+        for name, target in (
+            ("python", self.executable),
+            ("python3", "python"),
+            (f"python{short}", "python"),
+        ):
+            yield LinkedFile(f"bin/{name}", Kind.SYMLINK, 0o777, FIXED_TIME, target=target)
+        text = f"home = {home}\ninclude-system-site-packages = true\nversion = {self.version}\n"
+        yield LinkedFile.generated("pyvenv.cfg", text.encode())
+
+
+def find_python(
+    layers: Iterable[BaseLayer],
+    variables: Mapping[str, str],
+    remembered: Callable[[str], str | None],
+    remember: Callable[[str, str], None],
+) -> BasePython:
+    """The python that a base's ``PATH`` finds.
+
+    What a layer holds is remembered by its digest; a layer is read to its verified end before it is believed.
+
+    Args:
+        layers: The base's layers, lowest first.
+        variables: The base's environment variables.
+        remembered: Tells a fact.
+        remember: Keeps a fact.
+
+    Raises:
+        BuildError: There is none.
+        IntegrityError: A layer is not what its digest says, or no archive.
+    """
+    names: dict[str, str] = {}
+    for layer in layers:
+        fact = f"pythons {layer.digest}"
+        known = remembered(fact)
+        if known is None:
+            known = json.dumps(_names(layer), sort_keys=True)
+            remember(fact, known)
+        _apply(names, json.loads(known))
+    for folder in variables.get("PATH", _DEFAULT_PATH).split(":"):
+        if (found := _in_folder(names, folder)) is not None:
+            return BasePython(found[0], _full(found[1], variables))
+    raise BuildError(
+        "the base has no python 3 on its PATH, and the definition has no Conda section with one",
+        hint="add python to the dependencies, choose a base with python, or install it with a step",
+    )
+
+
+def _names(layer: BaseLayer) -> list[list[str]]:
+    """Path, and target where it is a link, of whatever is named like a python, in the layer's order."""
+    found: list[list[str]] = []
+    chunks = layer.chunks()
+    try:
+        with tarfile.open(fileobj=cast("IO[bytes]", _Stream(chunks)), mode="r|", bufsize=1 << 20) as archive:
+            for member in archive:
+                path = posixpath.normpath("/" + member.name).lstrip("/")
+                if _PYTHON.fullmatch(path) and (member.isfile() or member.issym() or member.islnk()):
+                    found.append([path, member.linkname if member.issym() else ""])
+                archive.members.clear()  # type: ignore[attr-defined]
+    except tarfile.TarError as error:
+        raise IntegrityError(f"the base's layer {layer.digest} is no archive: {error}") from None
+    for _ in chunks:
+        pass
+    return found
+
+
+def _apply(names: dict[str, str], layer: list[list[str]]) -> None:
+    """What a layer does to the names below it: deletes first, then adds."""
+    for path, _ in layer:
+        folder, _, name = path.rpartition("/")
+        if name.startswith(".wh."):
+            names.pop(f"{folder}/{name.removeprefix('.wh.')}", None)
+    names.update({path: target for path, target in layer if "/.wh." not in path})
+
+
+def _in_folder(names: dict[str, str], folder: str) -> tuple[str, str] | None:
+    """The python of a folder: the one that ``python3`` or ``python`` is, else the newest."""
+    if not folder.startswith("/"):
+        return None
+    here = folder.strip("/")
+    for name in ("python3", "python"):
+        path = _followed(names, f"{here}/{name}")
+        if path is not None and (found := _SHORT.fullmatch(posixpath.basename(path))):
+            return f"/{path}", found[1]
+    inside = [path for path in names if posixpath.dirname(path) == here]
+    numbered = [(path, short[1]) for path in inside if (short := _SHORT.fullmatch(posixpath.basename(path)))]
+    if not numbered:
+        return None
+    path, newest = max(numbered, key=lambda pair: int(pair[1].partition(".")[2]))
+    return f"/{path}", newest
+
+
+def _followed(names: dict[str, str], path: str) -> str | None:
+    for _ in range(_MAX_LINKS):
+        target = names.get(path)
+        if not target:
+            return path if target == "" else None
+        path = posixpath.normpath(posixpath.join("/", posixpath.dirname(path), target)).lstrip("/")
+    return None
+
+
+def _full(short: str, variables: Mapping[str, str]) -> str:
+    """The full version where the base says it, as the official images of Python do."""
+    said = variables.get("PYTHON_VERSION", "")
+    return said if re.fullmatch(re.escape(short) + r"\.\d+", said) else short
+
+
+class _Stream(io.RawIOBase):
+    """Chunks as a stream that ``tarfile`` reads."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        super().__init__()
+        self._chunks = chunks
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self._left:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._left = chunk
+        piece, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
