@@ -29,6 +29,7 @@ ORDER = (
     "lockfile",
     "oci",
     "conda",
+    "pip",
     "storage",
     "pip",
     "config",
@@ -40,6 +41,7 @@ ORDER = (
     "prewarm",
     "run",
     "cli",
+    "__main__",
 )
 SPEC_ORDER = ("document", "conda", "pip", "steps", "azureml", "environment")
 DOORS = {
