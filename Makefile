@@ -1,10 +1,10 @@
 .PHONY: demo test check bench nightly clean
 PYTHON := .venv/bin/python
-TEST_PACKAGES := docker.io docker-registry iproute2 mmdebstrap openssl patchelf skopeo strace
+TEST_PACKAGES := docker.io docker-registry iproute2 mmdebstrap openssl skopeo strace
 
 demo: ## the main job on this machine alone: no Docker, no registry server
 	tools/venv
-	tools/debian-packages mmdebstrap patchelf
+	tools/debian-packages mmdebstrap
 	$(PYTHON) fixtures/make.py
 	$(PYTHON) examples/demo.py
 
@@ -28,7 +28,7 @@ check: ## style and types
 
 bench: ## every number that the documentation claims, beside what a user would use instead
 	tools/venv
-	tools/debian-packages docker.io docker-registry mmdebstrap patchelf
+	tools/debian-packages docker.io docker-registry iproute2 mmdebstrap
 	$(PYTHON) fixtures/make.py
 	$(PYTHON) benchmarks/run.py $(ARGS)
 
