@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spec_samples import Sample, edits, plain, platform, sample, shuffled
 
 from envbuild.diff import Change, compare, nearest
 from envbuild.digest import Digest
 from envbuild.key import CanonicalForm
 from envbuild.platform import LINUX_AMD64
 from envbuild.spec.environment import parse
+from spec_samples import Sample, edits, plain, platform, sample, shuffled
 
 BASE = Digest("b" * 64)
 VECTORS = sorted((Path(__file__).parents[1] / "fixtures" / "vectors").glob("*/canonical.json"))

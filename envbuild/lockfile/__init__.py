@@ -1,0 +1,192 @@
+"""Locks in use: which lock belongs to a definition, whether it still matches, and a lock as a definition."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from envbuild.errors import SpecError
+from envbuild.reference import LAYOUT_SCHEME, ImageReference, TaggedReference
+
+if TYPE_CHECKING:
+    from envbuild.diff import Change
+    from envbuild.lock import Lock
+    from envbuild.lockfile.document import LockEntry, LockFile
+    from envbuild.platform import Platform
+    from envbuild.spec.conda import CondaSection
+    from envbuild.spec.environment import EnvironmentSpec
+
+FILE_NAME: Final = "envbuild.lock"
+_START: Final = b'{\n "envbuild_lock": '
+_UPDATE: Final = "write it again with `envbuild lock`"
+
+
+@dataclass(frozen=True, slots=True)
+class LockPolicy:
+    """Which locks are used.
+
+    Attributes:
+        file: The lock; None for the one that stands beside the definition.
+        required: Whether a definition without a lock that matches is refused.
+        ignored: Whether locks are not looked at; the file that is named is.
+    """
+
+    file: Path | None = None
+    required: bool = False
+    ignored: bool = False
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A definition and what its lock says.
+
+    Attributes:
+        spec: The definition; its base is pinned where a lock matches.
+        entry: What it was solved to; None where no lock matches.
+        note: What a person should know, as that the lock is stale; or None.
+    """
+
+    spec: EnvironmentSpec
+    entry: LockEntry | None = None
+    note: str | None = None
+
+
+def apply(spec: EnvironmentSpec, platform: Platform, policy: LockPolicy) -> Locked:
+    """Find the lock of a definition and hold the definition to it.
+
+    Args:
+        spec: The definition, with its base.
+        platform: The platform to build for.
+        policy: Which locks are used.
+
+    Raises:
+        SpecError: The lock is damaged; or it is required, and missing or stale.
+    """
+    path = policy.file or (None if policy.ignored else beside(spec))
+    if path is None:
+        return _unlocked(spec, policy, f"there is no {FILE_NAME} beside the definition", tell=False)
+    from envbuild.lockfile.document import LockFile
+
+    file = LockFile.read(path)
+    if policy.file is None and not _belongs(file, path, spec):
+        return _unlocked(
+            spec, policy, f"{path} is the lock of {file.definition or 'something else'}", tell=False
+        )
+    entry = file.entry(platform)
+    if entry is None:
+        return _unlocked(spec, policy, f"{path} is not for {platform}")
+    if changes := differences(entry, spec, path.parent):
+        shown = "; ".join(map(str, changes[:3])) + (f"; and {len(changes) - 3} more" if changes[3:] else "")
+        return _unlocked(spec, policy, f"{path} is stale: {shown}")
+    digest = entry.digest
+    if isinstance(spec.base, TaggedReference) and digest is not None:
+        spec = replace(spec, base=spec.base.repository.at(digest))
+    return Locked(spec, entry)
+
+
+def _unlocked(spec: EnvironmentSpec, policy: LockPolicy, why: str, *, tell: bool = True) -> Locked:
+    if policy.required:
+        raise SpecError(f"{why}, and a lock is required", source=spec.source, hint=_UPDATE)
+    return Locked(spec, None, f"{why}; it is not used: {_UPDATE}" if tell else None)
+
+
+def beside(spec: EnvironmentSpec) -> Path | None:
+    """The lock in the definition's folder, or the definition itself where it is a lock; else None."""
+    source = Path(spec.source)
+    if source.name == FILE_NAME or spec.source.endswith(".lock"):
+        return source
+    path = source.parent / FILE_NAME
+    return path if source.is_file() and path.is_file() else None
+
+
+def _belongs(file: LockFile, path: Path, spec: EnvironmentSpec) -> bool:
+    source = Path(spec.source)
+    return source == path or file.definition == source.name
+
+
+def differences(entry: LockEntry, spec: EnvironmentSpec, folder: Path) -> tuple[Change, ...]:
+    """What is different in a definition since it was locked; what its base's tag names now is not asked.
+
+    Args:
+        entry: What the lock says for the platform.
+        spec: The definition.
+        folder: The lock's folder.
+    """
+    from envbuild.diff import Change, compare
+    from envbuild.digest import Digest
+    from envbuild.key import CanonicalForm
+
+    scratch = spec.require_base() is None
+    digest = entry.digest if scratch == (entry.digest is None) else None if scratch else Digest("0" * 64)
+    form = CanonicalForm.of(spec, digest, entry.lock.platform)
+    found = [change for change in compare(entry.form.fields, form.fields) if change.part != "base"]
+    now = base_text(spec, folder)
+    if now != entry.base and now != _pinned(entry):
+        found.insert(0, Change("base", "changed", before=entry.base, after=now))
+    return tuple(found)
+
+
+def _pinned(entry: LockEntry) -> str:
+    """The base of an entry with its digest in place of the tag."""
+    name = entry.base.rpartition("@")[0] or entry.base.rpartition(":")[0]
+    return f"{name}@{entry.digest}"
+
+
+def base_text(spec: EnvironmentSpec, folder: Path) -> str:
+    """A definition's base as a lock in a folder names it: layouts by their path from there."""
+    base = spec.require_base()
+    if base is None:
+        return "scratch"
+    if not base.repository.is_layout:
+        return str(base)
+    tail = f"@{base.digest}" if isinstance(base, ImageReference) else f":{base.tag}"
+    return f"{LAYOUT_SCHEME}{Path(os.path.relpath(base.repository.path, folder.absolute())).as_posix()}{tail}"
+
+
+def private_urls(conda: CondaSection | None, lock: Lock, alias: str) -> dict[str, str]:
+    """For each package of a lock the URL to fetch it from, with the credentials of its channel."""
+    from envbuild.spec.channel import split_credentials
+
+    places: dict[str, str] = {}
+    for channel in conda.channels if conda is not None else ():
+        for url in channel.urls(alias):
+            if not url.startswith("file:"):
+                places[split_credentials(url)[0].rstrip("/") + "/"] = url.rstrip("/") + "/"
+    found: dict[str, str] = {}
+    for package in lock.packages:
+        public = next((place for place in places if package.url.startswith(place)), None)
+        found[package.url] = package.url if public is None else places[public] + package.url[len(public) :]
+    return found
+
+
+def load(source: str | Path, **overrides: Any) -> EnvironmentSpec:
+    """Read a definition, or a lock as one; arguments as :func:`envbuild.spec.environment.load`.
+
+    Raises:
+        SpecError: It cannot be understood; or something is laid over a lock.
+    """
+    from envbuild.spec import environment
+
+    if not _is_lock(source):
+        return environment.load(source, **overrides)
+    from envbuild.lockfile.revive import definition
+
+    platforms = overrides.pop("platforms", None)
+    given = sorted(name for name, value in overrides.items() if value is not None)
+    if given:
+        raise SpecError(
+            f"{', '.join(given)} cannot be laid over a lock",
+            source=str(source),
+            hint="name the definition that it was made from",
+        )
+    return definition(Path(source), platforms)
+
+
+def _is_lock(source: str | Path) -> bool:
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(len(_START)) == _START
+    except (OSError, ValueError):
+        return False

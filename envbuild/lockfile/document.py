@@ -1,0 +1,337 @@
+"""The file ``envbuild.lock``: what a definition was solved to, in one byte form.
+
+``docs/lock.md`` specifies the format. A lock that is not byte for byte what :meth:`LockFile.to_bytes`
+writes is refused: a file that was merged or edited by hand describes an environment that nobody solved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from envbuild.digest import Digest
+from envbuild.errors import SpecError
+from envbuild.key import SCRATCH, CanonicalForm
+from envbuild.lock import Lock, PackageRecord
+from envbuild.lockfile.place import AGAIN, Node, line_and_column
+from envbuild.platform import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from envbuild.key import Key
+
+VERSION: Final = 1
+MAX_BYTES: Final = 64 << 20
+START: Final = b'{\n "envbuild_lock": '
+"""How every lock begins, whatever its version."""
+
+_SEAL_DOMAIN: Final = b"envbuild/lockfile/v1\x00"
+_HEX: Final = re.compile("[0-9a-f]{64}")
+_MD5: Final = re.compile("[0-9a-f]{32}")
+_URL: Final = re.compile(r"(?:https?|file):/[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class LockedDistribution:
+    """A Python distribution that pip requirements were resolved to.
+
+    Attributes:
+        name: The PEP 503 name.
+        version: The version.
+        url: Where it is, without credentials.
+        sha256: The digest of its file.
+        size: The file's size in bytes, or None where the index does not say.
+        file_name: The file's name.
+        direct_url: What ``direct_url.json`` says, for requirements that name a URL; else None.
+    """
+
+    name: str
+    version: str
+    url: str
+    sha256: Digest
+    size: int | None
+    file_name: str
+    direct_url: str | None = None
+
+
+@dataclass(frozen=True)
+class LockEntry:
+    """What a definition was solved to for one platform.
+
+    Attributes:
+        base: The base as the definition names it; a layout's folder relative to the lock.
+        form: The definition's canonical form, with the digest of the base.
+        lock: The packages.
+        pip: The Python distributions, sorted by name.
+    """
+
+    base: str
+    form: CanonicalForm
+    lock: Lock
+    pip: tuple[LockedDistribution, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        """The definition's key."""
+        return self.form.key
+
+    @property
+    def digest(self) -> Digest | None:
+        """The digest of the base; None for ``scratch``."""
+        return None if self.form.fields["base"] == SCRATCH else Digest.parse(self.form.fields["base"])
+
+
+@dataclass(frozen=True)
+class LockFile:
+    """A lock.
+
+    Attributes:
+        definition: The file name of the definition; empty where it had none.
+        entries: One a platform, sorted by platform; at least one.
+    """
+
+    definition: str
+    entries: tuple[LockEntry, ...]
+
+    @classmethod
+    def of(cls, definition: str, entries: Iterable[LockEntry]) -> Self:
+        """A lock with its entries in order."""
+        return cls(definition, tuple(sorted(entries, key=lambda entry: str(entry.lock.platform))))
+
+    def entry(self, platform: Platform) -> LockEntry | None:
+        """The entry of a platform, or None."""
+        return next((entry for entry in self.entries if entry.lock.platform == platform), None)
+
+    def to_bytes(self) -> bytes:
+        """The one byte form: JSON, one value a line, a line feed at the end."""
+        document: dict[str, Any] = {
+            "envbuild_lock": VERSION,
+            "definition": self.definition,
+            "platforms": {str(entry.lock.platform): _entry_json(entry) for entry in self.entries},
+        }
+        document["seal"] = hashlib.sha256(_SEAL_DOMAIN + _encode(document)).hexdigest()
+        return _encode(document)
+
+    @classmethod
+    def parse(cls, content: bytes, source: str) -> Self:
+        """Read a lock.
+
+        Args:
+            content: The file's bytes.
+            source: Its name for messages.
+
+        Raises:
+            SpecError: It is not a lock, of another version, damaged, or not as :meth:`to_bytes` writes it;
+                with line and column.
+        """
+        text = _decoded(content, source)
+        root = Node(_loaded(text, source), (), text, source)
+        root.mapping({"envbuild_lock", "definition", "platforms", "seal"})
+        if (version := root.get("envbuild_lock")).value != VERSION:
+            version.fail(f"the lock's version is {version.value!r}, expected {VERSION}", AGAIN)
+        platforms = root.get("platforms").mapping()
+        found = cls.of(root.get("definition").text(None), [_entry(each) for each in platforms])
+        if not found.entries:
+            root.get("platforms").fail("there is no platform, expected at least one", AGAIN)
+        _check_bytes(found.to_bytes().decode(), text, root)
+        return found
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a lock from a file; errors as :meth:`parse`."""
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise SpecError(f"the lock cannot be read: {error.strerror}", source=str(path)) from None
+        return cls.parse(content, str(path))
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _entry_json(entry: LockEntry) -> dict[str, Any]:
+    return {
+        "key": str(entry.key),
+        "base": entry.base,
+        "form": _sorted(entry.form.fields),
+        "packages": [_package_json(package) for package in entry.lock.packages],
+        "pip": [_distribution_json(one) for one in entry.pip],
+    }
+
+
+def _sorted(value: Any) -> Any:
+    return json.loads(json.dumps(value, sort_keys=True))
+
+
+def _package_json(package: PackageRecord) -> dict[str, Any]:
+    """A package's members in the order in which people look for them; what is not known is left out."""
+    members = {
+        "name": package.name,
+        "version": package.version,
+        "build": package.build,
+        "build_number": package.build_number,
+        "subdir": package.subdir,
+        "noarch": package.noarch,
+        "url": package.url,
+        "sha256": package.sha256.hex,
+        "md5": package.md5,
+        "size": package.size,
+        "python_site_packages_path": package.python_site_packages_path,
+        "depends": list(package.depends) or None,
+    }
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _distribution_json(one: LockedDistribution) -> dict[str, Any]:
+    members = {
+        "name": one.name,
+        "version": one.version,
+        "file_name": one.file_name,
+        "url": one.url,
+        "sha256": one.sha256.hex,
+        "size": one.size,
+        "direct_url": one.direct_url,
+    }
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _decoded(content: bytes, source: str) -> str:
+    if len(content) > MAX_BYTES:
+        raise SpecError(f"the lock is larger than {MAX_BYTES} bytes", source=source, line=1, column=1)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode()
+        line, column = line_and_column(before, len(before))
+        raise SpecError(
+            f"byte 0x{content[error.start]:02x} is not UTF-8",
+            source=source,
+            line=line,
+            column=column,
+            hint=AGAIN,
+        ) from None
+
+
+def _loaded(text: str, source: str) -> Any:
+    try:
+        document = json.loads(text)
+        json.dumps(document, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise SpecError(
+            f"the lock is not JSON: {error.msg}",
+            source=source,
+            line=error.lineno,
+            column=error.colno,
+            hint=AGAIN,
+        ) from None
+    except (ValueError, RecursionError) as error:
+        message = f"the lock is not JSON that envbuild writes: {type(error).__name__}"
+        raise SpecError(message, source=source, line=1, column=1, hint=AGAIN) from None
+    return document
+
+
+def _entry(node: Node) -> LockEntry:
+    node.mapping({"key", "base", "form", "packages", "pip"})
+    platform = (
+        Platform.parse(str(node.path[-1]))
+        if _is_platform(node.path[-1])
+        else node.fail(f"{node.path[-1]!r} is not a platform")
+    )
+    form = _form(node.get("form"), platform)
+    if str(form.key) != node.get("key").text(_HEX):
+        node.get("key").fail(f"the key is not that of the form beside it, which has {form.key}")
+    packages = [_package(each) for each in node.get("packages").items()]
+    lock = Lock.of(platform, packages)
+    if len(lock.by_name) != len(packages):
+        node.get("packages").fail("a package stands twice")
+    pip = tuple(_distribution(each) for each in node.get("pip").items())
+    return LockEntry(node.get("base").text(), form, lock, pip)
+
+
+def _is_platform(name: str | int) -> bool:
+    try:
+        return str(Platform.parse(str(name))) == name
+    except SpecError:
+        return False
+
+
+def _form(node: Node, platform: Platform) -> CanonicalForm:
+    node.mapping()
+    if node.get("platform").value != str(platform):
+        node.get("platform").fail(f"the form is for {node.value['platform']!r:.60}, expected {platform}")
+    if (base := node.get("base").text()) != SCRATCH:
+        _digest(node.get("base"), base.removeprefix("sha256:"))
+    return CanonicalForm(node.value)
+
+
+def _digest(node: Node, digits: str) -> Digest:
+    if not _HEX.fullmatch(digits):
+        node.fail(f"{node.name} is {digits[:80]!r}, expected 64 lower-case hexadecimal digits")
+    return Digest(digits)
+
+
+_PACKAGE: Final = {
+    "name", "version", "build", "build_number", "subdir", "noarch", "url", "sha256", "md5", "size",
+    "python_site_packages_path", "depends",
+}  # fmt: skip
+
+
+def _package(node: Node) -> PackageRecord:
+    node.mapping(_PACKAGE)
+    noarch = node.optional("noarch", Node.text)
+    if noarch not in {None, "python", "generic"}:
+        node.get("noarch").fail(f"noarch is {noarch!r}, expected 'python' or 'generic'")
+    depends = node.find("depends")
+    return PackageRecord(
+        name=node.get("name").text(),
+        version=node.get("version").text(),
+        build=node.get("build").text(),
+        build_number=node.get("build_number").number(),
+        subdir=node.get("subdir").text(),
+        url=node.get("url").text(_URL),
+        sha256=_digest(node.get("sha256"), node.get("sha256").text(None)),
+        size=node.optional("size", Node.number),
+        md5=node.optional("md5", lambda md5: md5.text(_MD5)),
+        noarch=noarch,
+        depends=tuple(each.text() for each in depends.items()) if depends is not None else (),
+        python_site_packages_path=node.optional("python_site_packages_path", Node.text),
+    )
+
+
+def _distribution(node: Node) -> LockedDistribution:
+    node.mapping({"name", "version", "file_name", "url", "sha256", "size", "direct_url"})
+    return LockedDistribution(
+        name=node.get("name").text(),
+        version=node.get("version").text(),
+        url=node.get("url").text(),
+        sha256=_digest(node.get("sha256"), node.get("sha256").text(None)),
+        size=node.optional("size", Node.number),
+        file_name=node.get("file_name").text(),
+        direct_url=node.optional("direct_url", Node.text),
+    )
+
+
+def _check_bytes(expected: str, text: str, root: Node) -> None:
+    """Refuse a file that is not what we would write; a wrong seal is told as such."""
+    if expected == text:
+        return
+    seal = root.get("seal")
+    if text.replace(str(seal.value), json.loads(expected)["seal"], 1) == expected:
+        seal.fail("the lock does not match its seal: it was edited, merged or damaged")
+    pairs = enumerate(zip(expected, text, strict=False))
+    offset = next((at for at, (ours, theirs) in pairs if ours != theirs), min(len(expected), len(text)))
+    line, column = line_and_column(text, offset)
+    raise SpecError(
+        "the lock is not in its one byte form from here on: it was edited, merged or damaged",
+        source=root.source,
+        line=line,
+        column=column,
+        hint=AGAIN,
+    )
