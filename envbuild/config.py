@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -122,6 +120,8 @@ def _from_file(folder: Path) -> dict[str, Any]:
 def _setting(name: str, where: str) -> str:
     setting = "global_" if name == "global" else name.replace("-", "_")
     if setting not in _PARSERS:
+        import difflib
+
         known = [known.rstrip("_") for known in _PARSERS]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known settings: {', '.join(known)}"
@@ -143,6 +143,8 @@ def _find_table(folder: Path) -> tuple[Path | None, dict[str, Any]]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
