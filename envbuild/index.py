@@ -27,14 +27,16 @@ from envbuild.reference import ImageReference, Repository
 from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 BUSY_SECONDS: Final = 30.0
 MEMORY_SECONDS: Final = 2.0
 """How long a row is answered from memory before the file is asked again."""
 _MEMORY_ROWS: Final = 8192
+MAX_FORM: Final = 256 << 10
+"""The longest canonical form that is remembered, in characters."""
 _T = TypeVar("_T")
 
 
@@ -73,6 +75,7 @@ class LayerEntry:
         files: The hashes of the layer's files, as the layer writer gives them.
         folders: The hashes of its folders.
         repository: Where the blob was seen last.
+        activation: What the layer's activation scripts say, as the layer writer gives it; may be empty.
     """
 
     descriptor: Descriptor
@@ -80,6 +83,7 @@ class LayerEntry:
     files: bytes
     folders: bytes
     repository: Repository
+    activation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,28 @@ class Index:
         """Remember a fact about immutable content."""
         self._put([("fact", name, {"value": value})])
 
+    def form(self, key: str) -> dict[str, Any] | None:
+        """The canonical form of a key, or None."""
+        return self._get("form", key, lambda _, body: dict(body))
+
+    def put_form(self, key: str, form: Mapping[str, Any]) -> None:
+        """Remember the canonical form of a key, so that misses can be explained; large ones are left out."""
+        if len(json.dumps(form)) <= MAX_FORM:
+            self._put([("form", key, dict(form))])
+
+    def forms(self) -> dict[str, dict[str, Any]]:
+        """Canonical forms that are known, by key; some, where there are very many."""
+        rows: list[tuple[str, str, str]] = self._run(
+            lambda connection: connection.execute(
+                "SELECT name, body, seal FROM entry WHERE kind = 'form' LIMIT 1000"
+            ).fetchall(),
+            [],
+        )
+        found = {
+            name: _unseal("form", name, body, seal, lambda _, form: dict(form)) for name, body, seal in rows
+        }
+        return {key: form for key, form in found.items() if form is not None}
+
     def layers(self, keys: Iterable[str]) -> dict[str, LayerEntry]:
         """The layers that are known among some layer keys."""
         found = {key: self._get("layer", key, _layer_entry) for key in keys}
@@ -170,6 +196,7 @@ class Index:
                         "files": entry.files.hex(),
                         "folders": entry.folders.hex(),
                         "in": str(entry.repository),
+                        "activation": entry.activation,
                     },
                 )
                 for key, entry in entries.items()
@@ -344,4 +371,5 @@ def _layer_entry(_key: str, body: Any) -> LayerEntry:
         bytes.fromhex(body["files"]),
         bytes.fromhex(body["folders"]),
         Repository.parse(body["in"]),
+        body["activation"],
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import World, make_base
 
 from envbuild.build.base import decompressed
 from envbuild.config import Config
@@ -31,6 +30,7 @@ from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import ResolvedImage, Resolver, Source
+from tiny import World, make_base
 
 
 @pytest.fixture
@@ -347,5 +347,6 @@ def test_the_index_is_disposable(world: World) -> None:
 
 def test_the_tag_of_the_key_is_in_the_workspace(world: World) -> None:
     image = resolve(world.config, world.spec("tool"))
-    assert {tag.name for tag in world.layout().tags()} == {f"k1-{image.key}", f"l1-{image.lock_key}"}
+    tags = {tag.name for tag in world.layout().tags() if not tag.name.startswith("l-")}
+    assert tags == {f"k1-{image.key}", f"l1-{image.lock_key}"}
     assert world.layout().get_manifest(Tag(f"k1-{image.key}")).descriptor.digest == image.reference.digest

@@ -16,7 +16,6 @@ from envbuild.conda.layer import PathHashes, layer_key, write_layer
 from envbuild.conda.link import LinkedFile, link
 from envbuild.conda.package import Package
 from envbuild.conda.tar import parents
-from envbuild.errors import EnvbuildError, NotFound
 from envbuild.index import LayerEntry
 from envbuild.progress import Event
 
@@ -24,15 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from envbuild.build.known import SharedLayers
     from envbuild.build.plan import Unit
     from envbuild.build.upload import Upload
     from envbuild.conda.layer import Compression
     from envbuild.conda.link import LinkTarget
     from envbuild.deadline import Deadline
+    from envbuild.digest import Descriptor
     from envbuild.index import Index
     from envbuild.lock import Lock, PackageRecord
     from envbuild.oci.registries import Registries
-    from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
 
 SPOOL_BYTES: Final = 8 << 20
@@ -61,6 +61,7 @@ class Composer:
     Attributes:
         upload: The blobs of this build.
         index: Knows layers that were made before.
+        shared: Knows layers that others made.
         registries: Where those may be taken from.
         target: What packages are linked for.
         compression: How new layers are compressed.
@@ -73,6 +74,7 @@ class Composer:
 
     upload: Upload
     index: Index
+    shared: SharedLayers
     registries: Registries
     target: LinkTarget
     compression: Compression
@@ -83,7 +85,7 @@ class Composer:
     progress: Progress
 
     def compose(self, units: tuple[Unit, ...]) -> Composition:
-        """Have every unit's layer in the target.
+        """Have every unit's layer in the target, or, if it is known, where the upload can bring it from.
 
         Packages that carry the same path, or a file where another has a folder, are linked together in one
         layer: no order of layers on top of each other would give what an installer gives.
@@ -113,40 +115,44 @@ class Composer:
     def _entries(self, units: tuple[Unit, ...], made: set[str]) -> dict[Unit, LayerEntry]:
         keys = {unit: self._key(unit) for unit in units}
         known = self.index.layers(keys.values())
+        shared = self.shared.find(key for key in keys.values() if key not in known)
+        self.index.put_layers(shared)
+        known |= shared
 
         def entry(unit: Unit) -> LayerEntry:
             self.deadline.check(f"making the layer of {unit.title}")
-            found = known.get(keys[unit])
-            if found is not None and self._bring(found, unit):
-                self.progress(Event("layer", unit.title, "reused"))
-                return found
-            made.add(keys[unit])
-            return self._make(unit)
+            key = keys[unit]
+            if (found := known.get(key)) is None:
+                made.add(key)
+                return self._made(unit, key)
+            self._expect(unit, key, found)
+            self.progress(Event("layer", unit.title, "reused"))
+            return found
 
-        entries = dict(zip(units, in_parallel(self.jobs, entry, units), strict=True))
+        return dict(zip(units, in_parallel(self.jobs, entry, units), strict=True))
+
+    def _made(self, unit: Unit, key: str) -> LayerEntry:
+        """A layer that is made, kept in mind and shared."""
+        entry = self._make(unit)
+        self.index.put_layers({key: entry})
+        self.shared.share(key, entry)
+        return entry
+
+    def _expect(self, unit: Unit, key: str, entry: LayerEntry) -> None:
+        """A known layer is thought to be in the target; else it comes from where it was seen, or is made."""
         here = self.upload.target.repository
-        self.index.put_layers(
-            {
-                keys[unit]: replace(found, repository=here)
-                for unit, found in entries.items()
-                if known.get(keys[unit]) != found or found.repository != here
-            }
-        )
-        return entries
+        places = dict.fromkeys((entry.repository, self.shared.own))
+        sources = tuple(self.registries.open(place).by(self.deadline) for place in places if place != here)
 
-    def _bring(self, entry: LayerEntry, unit: Unit) -> bool:
-        """Whether a known layer is in the target now; one whose source is in trouble is made again."""
-        source: Registry | None = None
-        if entry.repository != self.upload.target.repository:
-            source = self.registries.open(entry.repository).by(self.deadline)
-        try:
-            return self.upload.bring(entry.descriptor, source, unit.title)
-        except NotFound:
-            return False
-        except EnvbuildError:
-            if source is None:
-                raise
-            return self.upload.bring(entry.descriptor, None, unit.title)
+        def arrived() -> None:
+            self.index.put_layers({key: replace(entry, repository=here)})
+            if entry.repository != self.shared.own:
+                self.shared.share(key, replace(entry, repository=here))
+
+        def make() -> Descriptor:
+            return self._made(unit, key).descriptor
+
+        self.upload.expect(entry.descriptor, sources, unit.title, make=make, arrived=arrived)
 
     def history(self, lock: Lock) -> Layer:
         """The layer that makes the prefix an environment for Conda: what was installed, and nothing else."""

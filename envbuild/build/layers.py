@@ -10,15 +10,17 @@ from envbuild.build.assemble import (
     SCHEME_ANNOTATION,
     assemble,
     conda_environment,
+    oci_layer,
     reannotated,
 )
 from envbuild.build.base import glibc_version
 from envbuild.build.job import Built
 from envbuild.build.plan import plan
-from envbuild.build.upload import Upload, in_parallel
+from envbuild.build.upload import Upload
 from envbuild.errors import BuildError
 from envbuild.key import KEY_SCHEME, PREFIX_LAYOUT, steps_key
 from envbuild.lock import Lock
+from envbuild.lockfile import private_urls
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import Manifest
 from envbuild.oci.registry import find_manifest, publish
@@ -74,6 +76,7 @@ class LayersBuilder:
             assembled, composition = self._compose(job, base, solution, upload, lock_key, annotations)
             upload.put_bytes(assembled.manifest.config, assembled.config, "config")
             manifest = assembled.manifest
+            upload.complete(manifest, self.index, self.config.jobs)
             publish(target, manifest, Tag(f"l1-{lock_key}"))
         else:
             manifest = reannotated(manifest, annotations)
@@ -98,6 +101,9 @@ class LayersBuilder:
         from envbuild.conda.solve import Solution, SolveRequest, VirtualPackages, solve
 
         spec = job.spec
+        if job.locked is not None:
+            alias = self.config.channel_alias
+            return Solution(job.locked.lock, private_urls(spec.conda, job.locked.lock, alias))
         if spec.conda is None or not spec.conda.dependencies:
             return Solution(Lock.of(job.platform, ()), {})
         self.progress(Event("solve", str(job.key), "start", total=len(spec.conda.dependencies)))
@@ -157,8 +163,9 @@ class LayersBuilder:
                 hint="raise max_layers (at most 125), or choose a base with fewer layers",
             )
         composer = self._composer(job, solution, upload)
-        base_layers = list(dict.fromkeys(base.manifest.layers))
-        in_parallel(self.config.jobs, lambda layer: upload.require(layer, base.registry, "base"), base_layers)
+        sources = () if base.registry is None else (base.registry,)
+        for layer in base.manifest.layers:
+            upload.expect(oci_layer(layer), sources, "base")
         composition = composer.compose(plan(solution.lock, budget))
         history = composer.history(solution.lock)
         assembled = assemble(
@@ -176,14 +183,20 @@ class LayersBuilder:
 
     def _composer(self, job: Job, solution: Solution, upload: Upload) -> Composer:
         from envbuild.build.compose import Composer
+        from envbuild.build.known import SharedLayers
         from envbuild.conda.layer import Compression
         from envbuild.conda.link import LinkTarget, PythonTarget
 
         python = solution.lock.python
         target = LinkTarget(PREFIX, PythonTarget.of(python) if python else None, job.platform)
+        config = self.config
+        shared = SharedLayers(
+            self.registries, config.workspace, config.global_, config.jobs, job.deadline, self.progress
+        )
         return Composer(
             upload,
             self.index,
+            shared,
             self.registries,
             target,
             Compression.of(self.config.compression),

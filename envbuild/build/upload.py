@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import secrets
 import threading
+import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
-from envbuild.digest import CHUNK
-from envbuild.errors import IntegrityError, NotFound
+from envbuild.digest import CHUNK, Descriptor, Digest
+from envbuild.errors import (
+    BuildError,
+    IntegrityError,
+    NotFound,
+    RegistryError,
+    Unauthorized,
+    Unavailable,
+)
+from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, Manifest
+from envbuild.oci.transport import MissingContent
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from envbuild.digest import Descriptor
+    from envbuild.index import Index
     from envbuild.oci.registry import BlobOpener, Registry
     from envbuild.progress import Progress
 
+_PROBE_SECONDS: Final = 86_400.0
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A blob that is thought to be in the target; see :meth:`Upload.expect`."""
+
+    descriptor: Descriptor
+    sources: tuple[Registry, ...]
+    title: str
+    make: Callable[[], Descriptor] | None
+    arrived: Callable[[], None] | None
 
 
 class Upload:
@@ -35,6 +60,7 @@ class Upload:
         self._progress = progress
         self._guard = threading.Lock()
         self._bytes = 0
+        self._expected: dict[Digest, _Expected] = {}
 
     @property
     def bytes_sent(self) -> int:
@@ -49,6 +75,117 @@ class Upload:
     def put_bytes(self, descriptor: Descriptor, content: bytes, title: str) -> None:
         """Store a small blob that is held in memory, unless it is there."""
         self.put(descriptor, lambda: io.BytesIO(content), title)
+
+    def expect(
+        self,
+        descriptor: Descriptor,
+        sources: tuple[Registry, ...],
+        title: str,
+        *,
+        make: Callable[[], Descriptor] | None = None,
+        arrived: Callable[[], None] | None = None,
+    ) -> None:
+        """Say that a blob is thought to be in the target; :meth:`complete` has it there.
+
+        Args:
+            descriptor: The blob.
+            sources: Where it may be had from, best first.
+            title: What people read.
+            make: Makes and stores it where no source has it.
+            arrived: Called when it had to be brought and is there.
+        """
+        with self._guard:
+            self._expected[descriptor.digest] = _Expected(descriptor, sources, title, make, arrived)
+
+    def complete(self, manifest: Manifest, index: Index, jobs: int) -> None:
+        """Store a manifest under its digest, and before it what the target lacks of what was expected there.
+
+        A registry that refuses a manifest for want of a blob is asked by giving it the manifest: it names
+        what is missing. Others, and layouts, are asked for each blob.
+
+        Raises:
+            IntegrityError: A blob is nowhere and cannot be made.
+        """
+        wanted = {blob.digest: self._expected.get(blob.digest) for blob in manifest.blobs}
+        expected = [each for each in wanted.values() if each is not None]
+        if expected and self._refuses_dangling(index):
+            for _ in range(2):
+                try:
+                    self.target.put_manifest(manifest)
+                except MissingContent as error:
+                    named = [each for digest in error.missing if (each := wanted.get(digest)) is not None]
+                    if not named:
+                        break
+                    in_parallel(jobs, self._obtain, named)
+                else:
+                    return
+        in_parallel(jobs, self._ensure, expected)
+        self.target.put_manifest(manifest)
+
+    def _ensure(self, expected: _Expected) -> None:
+        if not self.target.has_blob(expected.descriptor.digest):
+            self._obtain(expected)
+
+    def _obtain(self, expected: _Expected) -> None:
+        """Get a blob that is missing from the target from wherever it is."""
+        descriptor, title = expected.descriptor, expected.title
+        if any(self._take(descriptor, source, title) for source in expected.sources):
+            if expected.arrived is not None:
+                expected.arrived()
+            return
+        if expected.make is None:
+            places = ", ".join(str(source.repository) for source in expected.sources)
+            raise IntegrityError(
+                f"the blob {descriptor.digest} of {title} is missing from {places or self.target.repository}",
+                hint="push that image again, or choose another base",
+            )
+        if (made := expected.make()) != descriptor:
+            raise BuildError(
+                f"the layer of {title} was made again as {made.digest}, expected {descriptor.digest}",
+                hint="resolve again: the new layer is known now",
+                retryable=True,
+            )
+
+    def _take(self, descriptor: Descriptor, source: Registry, title: str) -> bool:
+        """Whether a blob could be taken over from a repository."""
+        if source.repository == self.target.repository:
+            return False
+        if self.target.mount_blob(descriptor, source.repository):
+            return True
+        try:
+            opened = [source.open_blob(descriptor)]
+        except (NotFound, Unauthorized, Unavailable):
+            return False
+        try:
+            self.put(descriptor, lambda: opened.pop() if opened else source.open_blob(descriptor), title)
+        finally:
+            for stream in opened:
+                stream.close()
+        return True
+
+    def _refuses_dangling(self, index: Index) -> bool:
+        """Whether the target is a registry that refuses a manifest whose blobs it lacks; asked once a day."""
+        host = self.target.repository.host
+        if not host:
+            return False
+        name = f"dangling {host}"
+        answer, _, moment = (index.fact(name) or "").partition(" ")
+        if not moment or not 0 <= time.time() - float(moment) < _PROBE_SECONDS:
+            answer = self._probe_dangling()
+            index.put_fact(name, f"{answer} {int(time.time())}")
+        return answer == "refused"
+
+    def _probe_dangling(self) -> str:
+        nothing = Descriptor(OCI_LAYER_GZIP, Digest(secrets.token_hex(32)), 1)
+        config = Descriptor(OCI_CONFIG, Digest(secrets.token_hex(32)), 2)
+        manifest = Manifest.build(config, (nothing,), {})
+        try:
+            self.target.put_manifest(manifest)
+        except MissingContent:
+            return "refused"
+        with contextlib.suppress(RegistryError):
+            self.target.delete_manifest(manifest.descriptor.digest)
+        return "accepted"
 
     def require(self, descriptor: Descriptor, source: Registry | None, title: str) -> None:
         """Have a blob of an image in the target.

@@ -1,0 +1,193 @@
+"""Layers that somebody has made: found by their layer keys beside the workspace, and put there.
+
+A registry holds them in a repository beside the workspace's, a layout among its own images: tag ``l-KEY``
+names a manifest whose one layer is the blob. Whatever goes wrong with them costs time and nothing else: a
+layer that cannot be found is made.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from envbuild.build.upload import in_parallel
+from envbuild.deadline import Deadline
+from envbuild.digest import Descriptor, Digest
+from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError
+from envbuild.index import LayerEntry
+from envbuild.oci.manifest import (
+    MAX_MANIFEST,
+    OCI_EMPTY,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    Manifest,
+)
+from envbuild.progress import Event
+from envbuild.reference import Repository, Tag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from envbuild.oci.manifest import ImageIndex
+    from envbuild.oci.registries import Registries
+    from envbuild.progress import Progress
+
+ARTIFACT_TYPE: Final = "application/vnd.envbuild.layer.v1+json"
+LAYER_ANNOTATION: Final = "io.envbuild.layer"
+DIFF_ID_ANNOTATION: Final = "io.envbuild.diff-id"
+FILES_ANNOTATION: Final = "io.envbuild.files"
+FOLDERS_ANNOTATION: Final = "io.envbuild.folders"
+ACTIVATION_ANNOTATION: Final = "io.envbuild.activation"
+
+_EMPTY: Final = b"{}"
+_LAYER_TYPES: Final = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD})
+_DOCKER_HUB: Final = "docker.io"
+_PATIENCE: Final = 30.0
+"""Seconds that one question or one layer may take; what takes longer is done without."""
+
+
+def layers_repository(repository: Repository) -> Repository:
+    """Where the layers of a repository's images are shared.
+
+    Beside it on a registry, so that nobody finds them among the images; Docker Hub has no deeper paths.
+    """
+    if repository.is_layout:
+        return repository
+    ending = "-layers" if repository.host == _DOCKER_HUB else "/layers"
+    return Repository(repository.host, repository.path + ending)
+
+
+def layer_tag(key: str) -> Tag:
+    """The tag of a layer."""
+    return Tag(f"l-{key}")
+
+
+def describe(key: str, entry: LayerEntry) -> Manifest:
+    """The manifest of a shared layer; equal layers give equal bytes."""
+    annotations = {
+        LAYER_ANNOTATION: key,
+        DIFF_ID_ANNOTATION: str(entry.diff_id),
+        FILES_ANNOTATION: base64.b64encode(entry.files).decode(),
+        FOLDERS_ANNOTATION: base64.b64encode(entry.folders).decode(),
+    }
+    if entry.activation:
+        annotations[ACTIVATION_ANNOTATION] = entry.activation
+    config = Descriptor.of(_EMPTY, OCI_EMPTY)
+    return Manifest.build(config, (entry.descriptor,), annotations, artifact_type=ARTIFACT_TYPE)
+
+
+def parse(key: str, manifest: Manifest | ImageIndex, repository: Repository) -> LayerEntry:
+    """What a shared layer's manifest says.
+
+    Raises:
+        IntegrityError: It is not the manifest of that layer.
+    """
+    what = f"the layer {repository}:{layer_tag(key)}"
+    notes = manifest.annotations
+    if not isinstance(manifest, Manifest) or notes.get(LAYER_ANNOTATION) != key or len(manifest.layers) != 1:
+        raise IntegrityError(f"{what} is {notes.get(LAYER_ANNOTATION)!r}, expected one layer of that key")
+    (layer,) = manifest.layers
+    if layer.media_type not in _LAYER_TYPES:
+        raise IntegrityError(f"{what} has a layer of type {layer.media_type!r}")
+    try:
+        files, folders = (
+            base64.b64decode(notes[name], validate=True) for name in (FILES_ANNOTATION, FOLDERS_ANNOTATION)
+        )
+        diff_id = Digest.parse(notes[DIFF_ID_ANNOTATION])
+    except (KeyError, binascii.Error, SpecError):
+        raise IntegrityError(f"{what} does not say what is in it") from None
+    plain = Descriptor(layer.media_type, layer.digest, layer.size)
+    return LayerEntry(plain, diff_id, files, folders, repository, notes.get(ACTIVATION_ANNOTATION, ""))
+
+
+@dataclass
+class SharedLayers:
+    """The layers that are shared through registries. May be used by several threads.
+
+    Attributes:
+        registries: Opens repositories.
+        workspace: The repository that is built into; its layers are read and written.
+        global_: A repository whose layers are read, or None.
+        jobs: How many questions are asked at once.
+        deadline: When the call ends.
+        progress: Told of what did not work.
+    """
+
+    registries: Registries
+    workspace: Repository
+    global_: Repository | None
+    jobs: int
+    deadline: Deadline
+    progress: Progress
+    _broken: set[Repository] = field(default_factory=set)
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _has_config: bool = False
+
+    @property
+    def own(self) -> Repository:
+        """Where this workspace's layers are."""
+        return layers_repository(self.workspace)
+
+    def find(self, keys: Iterable[str]) -> dict[str, LayerEntry]:
+        """Those of the layers that are shared; the workspace is asked before the global repository."""
+        found: dict[str, LayerEntry] = {}
+        places = [self.own] if self.global_ is None else [self.own, layers_repository(self.global_)]
+        wanted = list(dict.fromkeys(keys))
+        for place in dict.fromkeys(places):
+            asked = [key for key in wanted if key not in found]
+            answers = in_parallel(self.jobs, lambda key, place=place: self._ask(place, key), asked)  # type: ignore[misc]
+            found |= {key: entry for key, entry in zip(asked, answers, strict=True) if entry is not None}
+        return found
+
+    def share(self, key: str, entry: LayerEntry) -> None:
+        """Put a layer, whose blob is in the entry's repository, where others find it, if that is possible."""
+        manifest = describe(key, entry)
+        if self.own in self._broken or len(manifest.raw) > MAX_MANIFEST:
+            return
+        try:
+            target = self.registries.open(self.own).by(self._soon())
+            if entry.repository != self.own and not target.mount_blob(entry.descriptor, entry.repository):
+                return
+            self._put_config()
+            target.put_manifest(manifest, layer_tag(key))
+        except EnvbuildError as error:
+            self._give_up(self.own, error)
+
+    def _ask(self, place: Repository, key: str) -> LayerEntry | None:
+        if place in self._broken:
+            return None
+        try:
+            return parse(key, self.registries.probe(place, layer_tag(key), self._soon()), place)
+        except NotFound:
+            return None
+        except IntegrityError as error:
+            self._tell(place, error)
+            return None
+        except EnvbuildError as error:
+            self._give_up(place, error)
+            return None
+
+    def _put_config(self) -> None:
+        with self._guard:
+            if not self._has_config:
+                target = self.registries.open(self.own).by(self._soon())
+                target.put_blob(Descriptor.of(_EMPTY, OCI_EMPTY), lambda: io.BytesIO(_EMPTY))
+                self._has_config = True
+
+    def _soon(self) -> Deadline:
+        return Deadline.after(self.deadline.remaining(_PATIENCE))
+
+    def _give_up(self, place: Repository, error: EnvbuildError) -> None:
+        with self._guard:
+            first = place not in self._broken
+            self._broken.add(place)
+        if first:
+            self._tell(place, error)
+
+    def _tell(self, place: Repository, error: EnvbuildError) -> None:
+        self.progress(Event("layer", str(place), "output", text=f"done without shared layers: {error}"))
