@@ -90,11 +90,25 @@ def run_image(
         return attempt()
     except BuildError as error:
         if type(error.__cause__).__name__ != "ImageNotFound":
-            raise
+            raise _explained(error, command) from error
     progress(Event("load", str(reference), "start"))
     _load(reference, name, engine, registries, deadline)
     progress(Event("load", str(reference), "done"))
-    return attempt()
+    try:
+        return attempt()
+    except BuildError as error:
+        raise _explained(error, command) from error
+
+
+def _explained(error: BuildError, command: Command) -> BuildError:
+    """The error with the engine's own words where it has some, as of a command that is not there."""
+    said = getattr(error.__cause__, "explanation", None)
+    if not said:
+        return error
+    return BuildError(
+        f"the engine could not run {' '.join(command.words)!r}: {said}",
+        hint="check that the command is in the environment or its base",
+    )
 
 
 def _load(

@@ -1,12 +1,14 @@
 """The main job on this machine alone: no Docker, no registry server. ``make demo`` runs it.
 
 A real environment of more than 40 packages is resolved five times: built, found in the local index, found in
-the workspace, with one package changed, and on a base that was built again. What it makes is under
-``.cache/demo``, which it deletes when it starts.
+the workspace, with one package changed, and on a base that was built again. What it makes is in a
+folder of its own, which it deletes when it starts.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
     from envbuild.resolver import ResolvedImage
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-FIXTURES: Final = ROOT / ".cache" / "fixtures"
-STATE: Final = ROOT / ".cache" / "demo"
+FIXTURES: Final = Path(os.environ.get("ENVBUILD_FIXTURES") or ROOT / ".cache" / "fixtures").resolve()
 SCIENTIFIC: Final = ROOT / "fixtures" / "envs" / "scientific"
 HEAD: Final = f"{'':<26}{'source':<11}{'made':>5}{'reused':>8}{'uploaded':>11}{'seconds':>9}"
 PROGRAM: Final = (
@@ -52,14 +53,19 @@ class Packages:
 
 def main() -> int:
     """Run the demo; 0 only if every answer came from where it should."""
-    shutil.rmtree(STATE, ignore_errors=True)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--state", type=Path, default=ROOT / ".cache" / "demo", help="what it deletes and uses"
+    )
+    state = parser.parse_args().state.resolve()
+    shutil.rmtree(state, ignore_errors=True)
     config = envbuild.Config(
-        workspace=Repository.parse(f"oci:{STATE}/images"),
+        workspace=Repository.parse(f"oci:{state}/images"),
         base=f"oci:{FIXTURES}/bases/minimal",
         channel_alias=(FIXTURES / "channels").as_uri(),
-        cache_dir=STATE / "cache",
+        cache_dir=state / "cache",
     )
-    no_index = replace(config, cache_dir=STATE / "empty")
+    no_index = replace(config, cache_dir=state / "empty")
     rebuilt = replace(config, base=f"oci:{FIXTURES}/bases/minimal-rebuilt")
     spec, changed = SCIENTIFIC / "environment.yml", SCIENTIFIC / "changed.yml"
     packages = Packages()

@@ -21,16 +21,17 @@ from envbuild.run import Command, run_image
 WORK = "/job"
 
 
-def arguments() -> argparse.Namespace:
-    """What the command line says."""
+def parse(words: list[str]) -> argparse.Namespace:
+    """What the command line says; what follows ``--`` is for the script."""
+    end = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("environment", type=Path, help="the environment's definition")
     parser.add_argument("script", type=Path, help="a Python script to run in it")
-    parser.add_argument("arguments", nargs="*", help="the script's arguments, after --")
     parser.add_argument("--base", help="the base image, where the definition names none")
     parser.add_argument("--workspace", help="where images are looked up and pushed")
     parser.add_argument("--timeout", type=float, help="seconds in which the image must be there")
-    return parser.parse_args()
+    parser.set_defaults(arguments=words[end + 1 :])
+    return parser.parse_args(words[:end])
 
 
 def write(stream: int, content: bytes) -> None:
@@ -42,7 +43,7 @@ def write(stream: int, content: bytes) -> None:
 
 def main() -> int:
     """Run the job."""
-    job = arguments()
+    job = parse(sys.argv[1:])
     try:
         config = envbuild.Config.load(workspace=job.workspace)
         definition = envbuild.load(job.environment, base=job.base)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 _BROKEN_PIPE: Final = 141
+_GRACE_SECONDS: Final = 3.0
 
 _COMMANDS: Final = {
     "resolve": (
@@ -83,8 +85,8 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code.
 
-    The first SIGINT or SIGTERM ends the call and cleans up; a second one ends the process at once, which is
-    safe: what was being written has no name yet.
+    The first SIGINT or SIGTERM ends the call and cleans up; a second one, or threads that do not end within
+    a grace, end the process at once, which is safe: what was being written has no name yet.
     """
     stopping: list[int] = []
 
@@ -93,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if stopping:
             os._exit(code)
         stopping.append(code)
+        grace = threading.Timer(_GRACE_SECONDS, os._exit, (code,))
+        grace.daemon = True
+        grace.start()
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -168,7 +173,7 @@ def describe(error: EnvbuildError, subject: str | None = None) -> dict[str, obje
     """An error as a JSON object."""
     document: dict[str, object] = {"spec": subject} if subject else {}
     return document | {
-        "error": type(error).__name__,
+        "error": next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "envbuild.errors"),
         "message": str(error),
         "hint": error.hint,
         "retryable": error.retryable,

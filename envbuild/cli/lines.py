@@ -16,7 +16,7 @@ def describe(event: Event) -> str | None:
         return f"{event.phase} {event.subject}: {event.text}"
     lines = {
         ("resolve", "start"): f"{event.subject[:12]}: {event.text}",
-        ("solve", "start"): f"solving {event.total} dependencies",
+        ("solve", "start"): f"solving {event.total} {'dependency' if event.total == 1 else 'dependencies'}",
         ("solve", "done"): f"solved: {event.done} packages",
         ("layer", "done"): f"layer {event.subject}: made, {amount(event.done)}",
         ("step", "start"): f"step {event.subject}",

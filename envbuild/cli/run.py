@@ -74,6 +74,10 @@ def run(
     command is run with its output passed on; it gets no standard input. Exits with the command's exit code.
     Options come before SPEC. --timeout is for getting the image, not for the command.
     """
+    if command[0] == "--":
+        command = command[1:]
+    if not command:
+        raise click.UsageError("there is no command after --")
     from envbuild.build.engine import Engine
     from envbuild.deadline import Deadline
     from envbuild.run import Command as Words

@@ -1,0 +1,258 @@
+"""What the process exits with, and what it says then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cli_calls import ENVBUILD, Call
+from envbuild.oci.layout import LayoutRegistry
+from envbuild.oci.registry import publish
+from envbuild.reference import Tag
+from parts.fault_server import Asked, FaultServer, serving
+from parts.fault_server import Call as Connection
+from parts.registry_server import RegistryServer
+from tiny import World
+
+HOST = "127.0.0.1"
+
+
+def test_0_done(world: World, spawn: Call) -> None:
+    assert spawn("resolve", world.spec("tool=1")).code == 0
+    assert spawn("--help").code == 0
+    assert spawn("--version").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "Usage: envbuild"),
+        (["reslove"], "did you mean 'resolve'?"),
+        (["frobnicate"], "the commands are resolve, key, "),
+        (["resolve"], "Missing argument 'SPEC...'"),
+        (["resolve", "--jobs", "x", "a.yml"], "'x' is not a valid integer"),
+        (["resolve", "--workspace", "Nope//", "a.yml"], "--workspace"),
+        (["resolve", "--platform", "amiga", "a.yml"], "amiga"),
+        (["resolve", "not-there.yml"], "not-there.yml"),
+        (["resolve", "--builder", "magic", "a.yml"], "'magic' is not one of"),
+        (["run", "a.yml"], "Missing argument '-- CMD...'"),
+        (["run", "a.yml", "--"], "there is no command after --"),
+        (["run", "--mount", "x", "a.yml", "--", "true"], "expected FOLDER:/PATH"),
+        (["run", "--env", "x", "a.yml", "--", "true"], "expected NAME=VALUE"),
+        (["prewarm", "not-there"], "give definition files, or folders of them"),
+    ],
+)
+def test_2_usage_or_bad_definition(world: World, call: Call, words: list[str], said: str) -> None:
+    answer = call(*words)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert said in answer.err
+    if words:
+        as_json = call(*words[:1], "--json", *words[1:])
+        assert as_json.code == 2
+        assert [error["exit_code"] for error in as_json.errors] == [2]
+
+
+def test_2_says_where_in_the_definition(world: World, call: Call) -> None:
+    path = world.root / "bad.yml"
+    path.write_text("channels: [tiny]\ndependencies:\n  - tool==\n  - 'a b c d'\n")
+    answer = call("resolve", path)
+    assert answer.code == 2
+    assert answer.err.startswith(f"error: {path}:3:")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("JOBS", "many"), ("ON_UNAVAILABLE", "panic"), ("WORKSPACE", "//")]
+)
+def test_2_a_bad_setting_is_named(
+    world: World, call: Call, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(f"ENVBUILD_{variable}", value)
+    answer = call("resolve", world.spec("tool=1"))
+    assert answer.code == 2
+    assert f"ENVBUILD_{variable}" in answer.err
+
+
+def test_3_a_miss(world: World, call: Call) -> None:
+    answer = call("resolve", world.spec("tool=1"), "--no-build", "--json")
+    assert answer.code == 3
+    (error,) = answer.errors
+    assert error["error"] == "CacheMiss"
+    assert not (world.root / "workspace").exists()
+
+
+def test_4_a_stopped_registry_builds_nothing_unless_asked_to(
+    world: World, call: Call, stoppable_registry: RegistryServer
+) -> None:
+    spec = world.spec("tool=1")
+    options = ["--global", str(stoppable_registry.repository()), "--json"]
+    stoppable_registry.stop()
+    answer = call("resolve", spec, *options)
+    assert answer.code == 4
+    (error,) = answer.errors
+    assert (error["error"], error["retryable"]) == ("Unavailable", True)
+    assert error["hint"]
+    assert stoppable_registry.host in error["message"]
+    assert not (world.root / "workspace").exists()
+    assert call("resolve", spec, *options, "--on-unavailable", "build").documents[0]["source"] == "built"
+
+
+def test_4_unauthorised(world: World, call: Call, htpasswd_registry: RegistryServer) -> None:
+    answer = call("resolve", world.spec("tool=1"), "--workspace", str(htpasswd_registry.repository()))
+    assert answer.code == 4
+    assert "hint: " in answer.err
+
+
+def test_5_no_solution_reads_as_a_tree(world: World, call: Call) -> None:
+    answer = call("resolve", world.spec("tool=9"))
+    assert answer.code == 5
+    assert "tool" in answer.err
+    assert "hint: loosen or correct the dependencies" in answer.err
+    assert "Traceback" not in answer.err
+    glibc = call("resolve", world.spec("newer"))
+    assert (glibc.code, "the base offers glibc 2.36" in glibc.err) == (5, True)
+
+
+def test_6_a_package_that_cannot_be_built_in(world: World, call: Call) -> None:
+    answer = call("resolve", world.spec("scripted"))
+    assert answer.code == 6
+    assert "post-link" in answer.err
+    assert "hint: " in answer.err
+
+
+def test_6_steps_without_an_engine(world: World, call: Call) -> None:
+    steps = world.root / "steps.Dockerfile"
+    steps.write_text("RUN true\n")
+    host = f"unix://{world.root}/no.sock"
+    answer = call("resolve", world.spec("tool=1"), "--steps", steps, "--docker-host", host)
+    assert answer.code == 6
+    assert host in answer.err
+    assert "hint: apt-get install docker.io" in answer.err
+
+
+def test_7_another_image_under_the_tag(world: World, call: Call) -> None:
+    one, two = world.spec("tool=1", name="one.yml"), world.spec("tool=2", name="two.yml")
+    digest = call("resolve", one, "--json").documents[0]["digest"]
+    key = call("key", two).out.strip()
+    layout = world.layout()
+    manifest = next(layout.get_manifest(tag) for tag in layout.tags() if tag.name.startswith("k1-"))
+    assert str(manifest.descriptor.digest) == digest
+    publish(LayoutRegistry(world.config.workspace), manifest, Tag(f"k1-{key}"))
+    answer = call("resolve", two)
+    assert answer.code == 7
+    assert "hint: the tag was moved or written by something else" in answer.err
+
+
+def stalling(connection: Connection, _asked: Asked) -> None:
+    """Never answers while the test runs."""
+    assert isinstance(connection.server, FaultServer)
+    connection.server.ended.wait()
+
+
+def test_8_the_deadline(world: World, call: Call) -> None:
+    with serving(stalling) as server:
+        started = time.monotonic()
+        answer = call(
+            "resolve", world.spec("tool=1"), "--workspace", f"{server.host}/x", "--timeout", "0.5", "--json"
+        )
+    assert answer.code == 8
+    assert time.monotonic() - started < 10
+    assert answer.errors[0]["retryable"] is True
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_registry_is_asked(world: World, number: int, code: int) -> None:
+    with serving(stalling) as server:
+        command = [*ENVBUILD, "resolve", str(world.spec("tool=1")), "--workspace", f"{server.host}/x"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            until(lambda: server.asked)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert out == ""
+    assert err.splitlines()[-1] == "interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_build_leaves_nothing_behind(
+    world: World, call: Call, number: int
+) -> None:
+    channel = world.root / "channels"
+    reached = threading.Event()
+
+    def serve(connection: Connection, asked: Asked) -> None:
+        path = channel / asked.path.lstrip("/")
+        if path.suffix == ".conda" and path.name.startswith("thing"):
+            reached.set()
+            stalling(connection, asked)
+        elif path.is_file():
+            connection.answer(200, path.read_bytes())
+        else:
+            connection.answer(404)
+
+    spec = world.spec("thing", "tool=1")
+    with serving(serve) as server:
+        command = [*ENVBUILD, "resolve", str(spec), "--channel-alias", server.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert reached.wait(30)
+            started = time.monotonic()
+            process.send_signal(number)
+            out, _ = process.communicate(timeout=30)
+    assert process.returncode == (130 if number == signal.SIGINT else 143)
+    assert time.monotonic() - started < 10
+    assert out == ""
+    assert list((world.root / "cache" / "spool").iterdir()) == []
+    blobs = world.root / "workspace" / "blobs" / "sha256"
+    named = {path.name for path in blobs.iterdir()}
+    assert all(len(name) == 64 for name in named)
+    assert call("resolve", spec, "--timeout", "30").code == 0
+
+
+def until(condition: object, seconds: float = 30.0) -> None:
+    """Wait for something that another process does."""
+    limit = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def test_a_reader_that_goes_away_is_no_error(world: World) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [*ENVBUILD, "key", str(world.spec("tool=1"))],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_the_answer_is_written_though_nobody_reads_progress(world: World) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [*ENVBUILD, "resolve", "--quiet", str(world.spec("tool=1"))],
+        stdout=subprocess.PIPE,
+        stderr=write,
+        check=False,
+    )
+    os.close(write)
+    assert done.returncode == 0
+    assert b"@sha256:" in done.stdout
+
+
+def test_a_cache_that_is_not_ours_is_refused(world: World, call: Call) -> None:
+    (world.root / "elsewhere").mkdir()
+    (world.root / "link").symlink_to(world.root / "elsewhere")
+    answer = call("cache", "info", "--cache-dir", Path(world.root / "link"))
+    assert answer.code == 1
+    assert "symbolic link" in answer.err
