@@ -63,18 +63,19 @@ class Chooser:
         name = package["name"]
         files = package.get("wheels") or [package["archive"]]
         offered = [self._distribution(package, file) for file in files]
-        ranked = [(place, each) for each in offered if (place := rank(each.file_name, self.accepted))]
+        fitting = [(place, each) for each in offered if (place := rank(each.file_name, self.accepted))]
+        ranked = [each for _, each in sorted(fitting, key=lambda pair: pair[0])]
         if not ranked:
             raise SolveError(
                 f"{name} {package.get('version', '')} has no wheel that fits the base and its python: "
                 f"{', '.join(each.file_name for each in offered)}",
                 hint="choose another version, or another base",
             )
-        allowed = [each for _, each in sorted(ranked, key=lambda pair: pair[0]) if self._allows(each)]
+        allowed = [each for each in ranked if self._allows(each)]
         if not allowed:
             raise SolveError(
                 f"no wheel of {name} {package.get('version', '')} has a hash that the section allows; the "
-                f"best is {ranked[0][1].file_name} with sha256:{ranked[0][1].sha256.hex}",
+                f"best is {ranked[0].file_name} with sha256:{ranked[0].sha256.hex}",
                 hint="where one requirement has --hash, all that is installed needs one with sha256",
             )
         return allowed[0]

@@ -53,8 +53,10 @@ class Installed:
             return None
 
     def is_version(self, version: str) -> bool:
-        """Whether it is of that version, which is in the normal form."""
-        return self.normal == version
+        """Whether it is of that version, which PEP 440 knows."""
+        from packaging.version import Version
+
+        return self.normal is not None and Version(self.normal) == Version(version)
 
 
 Probe: TypeAlias = "Callable[[PipDistribution], Installed | None]"

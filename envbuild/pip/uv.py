@@ -32,7 +32,7 @@ _PASSED: Final = (
     "all_proxy", "https_proxy", "http_proxy", "no_proxy",
 )  # fmt: skip
 _LONGEST: Final = 3600.0
-_DENIED: Final = re.compile(r"\b(?:401|403)\b|Unauthorized|Forbidden")
+_DENIED: Final = re.compile(r"401 Unauthorized|403 Forbidden")
 _TROUBLE: Final = re.compile(
     r"error sending request|Request failed|timed out|\b(?:429|5\d\d) |connection (?:closed|reset)|dns error"
 )
@@ -125,13 +125,13 @@ class Compilation:
 
 
 def _failure(said: str) -> SolveError:
-    if "No solution found" in said:
-        return SolveError(f"nothing satisfies the pip section:\n{said}", hint=_hint(said))
     if _DENIED.search(said):
         return SolveError(
             f"an index refused to answer:\n{said}",
             hint="check the credentials in the index's URL or in netrc",
         )
+    if "No solution found" in said:
+        return SolveError(f"nothing satisfies the pip section:\n{said}", hint=_hint(said))
     if _TROUBLE.search(said):
         return SolveError(
             f"an index could not be read:\n{said}",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 INSTALLER: Final = b"envbuild\n"
 _MAX_SCRIPT: Final = 16 << 20
-_PLACEHOLDER: Final = re.compile(rb"#!pythonw?[0-9.]*(?=[ \t\r\n]|\Z)")
+_PLACEHOLDER: Final = re.compile(rb"#!python[^\r\n]*")
 _COMMAND: Final = re.compile(r"[^\s/\\\x00-\x1f\x7f.-][^/\\\x00-\x1f\x7f]*")
 _OBJECT: Final = re.compile(r"(?P<module>[\w.]+)\s*:\s*(?P<function>[\w.]+)\s*(?:\[[^\]]*\])?")
 _OWN: Final = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json")
@@ -101,12 +101,11 @@ class _Installer:
         if top != data:
             return f"{self._site}/{path}"
         scheme, _, rest = rest.partition("/")
-        name = self.wheel.info.partition("-")[0]
         folder = {
             "purelib": f"{self._site}/",
             "platlib": f"{self._site}/",
             "scripts": "bin/",
-            "headers": f"{self.target.headers}/{name}/",
+            "headers": f"{self.target.headers}/{self.distribution.name}/",
             "data": "",
         }.get(scheme)
         if folder is None or not rest:
