@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+from envbuild import lockfile
 from envbuild.build.bases import Bases
 from envbuild.deadline import Deadline
 from envbuild.errors import CacheMiss, RegistryError, SpecError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from envbuild.config import Config
     from envbuild.key import Key
+    from envbuild.lockfile.document import LockEntry
     from envbuild.lookup import Hit
     from envbuild.platform import Platform
     from envbuild.progress import Progress
@@ -72,11 +74,15 @@ class Resolver:
     Args:
         config: The settings.
         progress: Told what is going on.
+        locks: Which locks are used; those that stand beside definitions and match them, if None.
     """
 
-    def __init__(self, config: Config, *, progress: Progress = silent) -> None:
+    def __init__(
+        self, config: Config, *, progress: Progress = silent, locks: lockfile.LockPolicy | None = None
+    ) -> None:
         self.config = config
         self.progress = progress
+        self.locks = locks or lockfile.LockPolicy()
         self.index = Index(config.cache_dir)
         self.registries = Registries(config.insecure)
         self.bases = Bases(self.registries, self.index, config.base_ttl)
@@ -103,9 +109,9 @@ class Resolver:
         Raises:
             SpecError: The definition cannot be understood.
         """
-        from envbuild.spec.environment import EnvironmentSpec, load
+        from envbuild.spec.environment import EnvironmentSpec
 
-        loaded = spec if isinstance(spec, EnvironmentSpec) else load(spec)
+        loaded = spec if isinstance(spec, EnvironmentSpec) else lockfile.load(spec)
         if not loaded.has_base and self.config.base is not None:
             return loaded.with_base(self.config.base)
         return loaded
@@ -171,14 +177,20 @@ class Resolver:
         deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
         loaded = self.load(spec)
         platform = _one_platform(loaded)
-        digest = self.bases.digest(loaded.require_base(), platform, deadline)
-        return _Request(loaded, CanonicalForm.of(loaded, digest, platform), platform, deadline)
+        locked = lockfile.apply(loaded, platform, self.locks)
+        if locked.note is not None:
+            self.progress(Event("resolve", loaded.source, "output", text=locked.note))
+        digest = self.bases.digest(locked.spec.require_base(), platform, deadline)
+        form = CanonicalForm.of(locked.spec, digest, platform)
+        return _Request(locked.spec, form, platform, deadline, locked.entry)
 
     def _find(self, request: _Request) -> ResolvedImage | None:
         lookup = Lookup(self.config, self.index, self.registries, self.progress)
         hit = lookup.find(request.key, request.deadline)
         if hit is None:
             return None
+        if hit.source != "index":
+            self.index.put_form(str(request.key), request.form.fields)
         if hit.source == "global" and self.config.promote:
             hit = self._promote(hit, request.key, request.deadline)
         return ResolvedImage(
@@ -215,9 +227,12 @@ class Resolver:
         self.progress(Event("resolve", str(request.key), "start", text="building"))
         base = self.bases.image(request.spec.require_base(), request.platform, request.deadline)
         builder = LayersBuilder(self.config, self.index, self.registries, self.progress)
-        built = builder.build(Job(request.spec, request.key, request.platform, base, request.deadline))
+        built = builder.build(
+            Job(request.spec, request.key, request.platform, base, request.deadline, request.locked)
+        )
         reference = self.config.workspace.at(built.digest)
         self.index.put_image(ImageEntry(str(request.key), reference, built.lock_key, time.time()))
+        self.index.put_form(str(request.key), request.form.fields)
         return ResolvedImage(
             reference,
             request.key,
@@ -239,6 +254,7 @@ class _Request:
     form: CanonicalForm
     platform: Platform
     deadline: Deadline
+    locked: LockEntry | None
 
     @property
     def key(self) -> Key:

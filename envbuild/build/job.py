@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from envbuild.deadline import Deadline
     from envbuild.digest import Digest
     from envbuild.key import Key
+    from envbuild.lockfile.document import LockEntry
     from envbuild.platform import Platform
     from envbuild.spec.environment import EnvironmentSpec
 
@@ -24,6 +25,7 @@ class Job:
         platform: The platform to build for.
         base: The base, read from where it is.
         deadline: When to give up.
+        locked: What a lock says it was solved to, or None.
     """
 
     spec: EnvironmentSpec
@@ -31,6 +33,7 @@ class Job:
     platform: Platform
     base: BaseImage
     deadline: Deadline
+    locked: LockEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
