@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -115,3 +117,23 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'envbuild' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+class _KeyModule(ModuleType):
+    """The module ``envbuild.key``, which may be called as the function of the same name."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Key:
+        return _key(*arguments, **settings)
+
+
+class _Package(ModuleType):
+    """This package: its submodule ``key`` takes the name of the function once it is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "key" and isinstance(value, ModuleType):
+            value.__class__ = _KeyModule
+        super().__setattr__(name, value)
+
+
+_key = key
+sys.modules[__name__].__class__ = _Package
