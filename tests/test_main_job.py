@@ -36,6 +36,8 @@ steps: |
       && rm -rf /var/lib/apt/lists/*
   COPY greeting.txt /etc/greeting
   ENV GREETING=/etc/greeting
+steps_after: |
+  RUN python -c "import numpy; open('/etc/after', 'w').write(numpy.__name__)"
 conda:
   channels: [fixtures, nodefaults]
   dependencies: [python=3.11, numpy, pandas, scikit-learn, tabulate]
@@ -53,7 +55,7 @@ frame = pandas.DataFrame({"a": [1, 2, 3]})
 print(json.dumps({
     "slope": round(float(slope), 6), "mean": float(frame.a.mean()), "prefix": sys.prefix,
     "conda": os.environ["CONDA_PREFIX"], "threads": os.environ["OMP_NUM_THREADS"],
-    "greeting": open(os.environ["GREETING"]).read(),
+    "after": open("/etc/after").read(), "greeting": open(os.environ["GREETING"]).read(),
     "meta": sorted(name for name in os.listdir("/opt/env/conda-meta") if name.startswith("numpy-")),
 }))
 """
@@ -143,6 +145,7 @@ def test_steps_and_packages_run_under_docker_and_a_second_machine_builds_nothing
     assert seen["mean"] == 2.0
     assert seen["prefix"] == seen["conda"] == "/opt/env"
     assert seen["threads"] == "1"
+    assert seen["after"] == "numpy"
     assert seen["greeting"] == "good morning"
     assert len(seen["meta"]) == 1
     assert "Hello, world!" in engine.docker("run", "--rm", answer["reference"], "hello").stdout
@@ -172,7 +175,10 @@ def test_steps_and_packages_run_under_docker_and_a_second_machine_builds_nothing
     engine.docker("pull", str(promoted.reference))
 
     other = spec.with_name("other.yaml")
-    other.write_text(spec.read_text().replace("tabulate", "tabulate, tqdm"))
+    alone = (
+        spec.read_text().partition("steps_after:")[0] + "conda:" + spec.read_text().partition("\nconda:")[2]
+    )
+    other.write_text(alone.replace("tabulate", "tabulate, tqdm"))
     sharing = replace(user, cache_dir=tmp_path / "fifth", docker_host="unix:///nowhere.sock")
     shared = resolve(sharing, other)
     assert shared.source is Source.BUILT, "the steps' image was taken from the global repository"
@@ -181,7 +187,7 @@ def test_steps_and_packages_run_under_docker_and_a_second_machine_builds_nothing
 def test_one_definition_built_in_two_processes_and_folders_has_one_digest(
     config: Config, tmp_path: Path, second_registry: RegistryServer
 ) -> None:
-    text = SPEC.partition("steps:")[0] + "conda:" + SPEC.partition("conda:")[2]
+    text = SPEC.partition("steps:")[0] + "conda:" + SPEC.partition("\nconda:")[2]
     answers = []
     for number, workspace in enumerate((config.workspace, second_registry.repository("envs"))):
         apart = replace(config, workspace=workspace, cache_dir=tmp_path / f"cache{number}")

@@ -13,16 +13,17 @@ from envbuild.build.assemble import (
     oci_layer,
     reannotated,
 )
-from envbuild.build.base import glibc_version
+from envbuild.build.base import BaseImage, glibc_version
 from envbuild.build.job import Built
 from envbuild.build.plan import plan
 from envbuild.build.upload import Upload
+from envbuild.digest import Descriptor
 from envbuild.errors import BuildError
 from envbuild.key import KEY_SCHEME, PREFIX_LAYOUT, steps_key
 from envbuild.lock import Lock
 from envbuild.lockfile import private_urls
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
-from envbuild.oci.manifest import Manifest
+from envbuild.oci.manifest import OCI_CONFIG, Manifest
 from envbuild.oci.registry import find_manifest, publish
 from envbuild.progress import Event
 from envbuild.reference import Tag
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from envbuild.build.assemble import (
         Assembled,
     )
-    from envbuild.build.base import BaseImage
     from envbuild.build.compose import Composer, Composition
     from envbuild.build.job import Job
     from envbuild.conda.solve import Solution
@@ -74,9 +74,7 @@ class LayersBuilder:
         manifest = self._same_solution(target, lock_key)
         if manifest is None:
             assembled, composition = self._compose(job, base, solution, upload, lock_key, annotations)
-            upload.put_bytes(assembled.manifest.config, assembled.config, "config")
-            manifest = assembled.manifest
-            upload.complete(manifest, self.index, self.config.jobs)
+            manifest = self._after(job, assembled, upload)
             publish(target, manifest, Tag(f"l1-{lock_key}"))
         else:
             manifest = reannotated(manifest, annotations)
@@ -125,8 +123,13 @@ class LayersBuilder:
         named = None
         if spec.steps is not None and spec.steps.instructions:
             named = steps_key(job.base.digest, spec.steps, job.platform)
+        after = spec.steps_after
         return lock.key(
-            base=job.base.digest, steps=named, variables=dict(spec.variables), layout=PREFIX_LAYOUT
+            base=job.base.digest,
+            steps=named,
+            variables=dict(spec.variables),
+            layout=PREFIX_LAYOUT,
+            steps_after=after.canonical() if after is not None and after.instructions else None,
         )
 
     def _annotations(self, job: Job, lock_key: str) -> dict[str, str]:
@@ -177,6 +180,24 @@ class LayersBuilder:
         )
         return assembled, composition
 
+    def _after(self, job: Job, assembled: Assembled, upload: Upload) -> Manifest:
+        """The manifest, complete in the target, of an image with the steps run that need the environment."""
+        upload.put_bytes(assembled.manifest.config, assembled.config, "config")
+        upload.complete(assembled.manifest, self.index, self.config.jobs)
+        steps = job.spec.steps_after
+        if steps is None or not steps.instructions:
+            return assembled.manifest
+        from envbuild.build.steps import StepsBuilder
+
+        composed = BaseImage(None, assembled.manifest, assembled.config, upload.target)
+        builder = StepsBuilder(self.config, self.registries, upload, self.progress)
+        config, layers = builder.run(composed, steps, job.platform, job.deadline)
+        return Manifest.build(
+            Descriptor.of(config, OCI_CONFIG),
+            (*assembled.manifest.layers, *layers),
+            assembled.manifest.annotations,
+        )
+
     def _environment(self, job: Job, base: BaseImage, lock: Lock) -> dict[str, str]:
         variables = dict(job.spec.variables)
         return conda_environment(base, PREFIX, variables) if lock.packages else variables
@@ -213,9 +234,4 @@ def _refuse_what_is_not_composed(job: Job) -> None:
         raise BuildError(
             "this builder cannot install a pip section yet",
             hint="name the packages under conda dependencies, or install them in a Docker step",
-        )
-    if job.spec.steps_after is not None and job.spec.steps_after.instructions:
-        raise BuildError(
-            "this builder cannot run steps_after yet",
-            hint="move the steps to `steps:` where they can run before",
         )

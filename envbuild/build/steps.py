@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, STEPS_ANNOTATION, oci_layer
 from envbuild.build.base import BaseImage
+from envbuild.build.secrets import build_secrets
 from envbuild.build.upload import in_parallel, rewound
 from envbuild.digest import CHUNK, Descriptor
 from envbuild.errors import IntegrityError, RegistryError
@@ -19,7 +20,7 @@ from envbuild.reference import Tag
 from envbuild.storage import key_lock, private_folder
 
 if TYPE_CHECKING:
-    from envbuild.build.steps_image import BuiltSteps, NewLayer
+    from envbuild.build.steps_image import NewLayer
     from envbuild.build.upload import Upload
     from envbuild.conda.layer import Compression
     from envbuild.config import Config
@@ -93,41 +94,54 @@ class StepsBuilder:
             return None
         return found if isinstance(found, Manifest) else None
 
-    def _build(
-        self, base: BaseImage, steps: Steps, platform: Platform, name: str, deadline: Deadline
-    ) -> BaseImage:
+    def run(
+        self, base: BaseImage, steps: Steps, platform: Platform, deadline: Deadline
+    ) -> tuple[bytes, tuple[Descriptor, ...]]:
+        """Run steps on an image and put what is new into the target.
+
+        Returns:
+            The config of image and steps, and the new layers, lowest first. Config and layers are in the
+            target; the image's own layers need not be.
+
+        Raises:
+            BuildError: A step failed, there is no engine, or a secret has no value.
+        """
         from envbuild.build.engine import Engine
         from envbuild.build.steps_image import StepsBase
+        from envbuild.conda.layer import Compression
 
+        secrets = build_secrets(steps.secret_ids)
         with Engine.connect(self.config.docker_host) as engine:
             built = engine.run_steps(
                 StepsBase(base.manifest, base.raw_config, base.open_layer),
                 steps.render(),
                 steps.build_context() if steps.context else None,
                 args=dict(steps.args),
+                secrets=secrets,
                 platform=platform,
                 progress=self.progress,
                 deadline=deadline,
             )
-        with built:
-            return self._publish(base, built, name, platform)
-
-    def _publish(self, base: BaseImage, built: BuiltSteps, name: str, platform: Platform) -> BaseImage:
-        from envbuild.conda.layer import Compression
-
         compression = Compression.of(self.config.compression)
-        jobs = self.config.jobs
+        with built:
+            layers = in_parallel(self.config.jobs, lambda layer: self._put(layer, compression), built.layers)
+            self.upload.put_bytes(Descriptor.of(built.config, OCI_CONFIG), built.config, "config")
+            return built.config, tuple(layers)
+
+    def _build(
+        self, base: BaseImage, steps: Steps, platform: Platform, name: str, deadline: Deadline
+    ) -> BaseImage:
+        config, layers = self.run(base, steps, platform, deadline)
         in_parallel(
-            jobs, lambda layer: self.upload.require(layer, base.registry, "base"), base.manifest.layers
+            self.config.jobs,
+            lambda layer: self.upload.require(layer, base.registry, "base"),
+            base.manifest.layers,
         )
-        layers = in_parallel(jobs, lambda layer: self._put(layer, compression), built.layers)
-        config = Descriptor.of(built.config, OCI_CONFIG)
-        self.upload.put_bytes(config, built.config, "config")
         annotations = {STEPS_ANNOTATION: name}
         if base.digest is not None:
             annotations[BASE_DIGEST_ANNOTATION] = str(base.digest)
         below = tuple(oci_layer(layer) for layer in base.manifest.layers)
-        manifest = Manifest.build(config, (*below, *layers), annotations)
+        manifest = Manifest.build(Descriptor.of(config, OCI_CONFIG), (*below, *layers), annotations)
         seen = publish(self.upload.target, manifest, Tag(f"s1-{name}"))
         return BaseImage.read(self.upload.target, seen.descriptor.digest, platform)
 
