@@ -248,6 +248,7 @@ _READERS: Final[dict[str, Callable[[Any, Any], Iterator[Change]]]] = {
     "steps_after": _steps("step after"),
     "prefix_layout": _value("prefix layout"),
     "packages": _packages,
+    "environment": lambda before, after: _named("environment variable", before or {}, after or {}),
 }
 
 
@@ -292,7 +293,8 @@ def _tell_file(value: dict[str, Any]) -> str:
 
 
 def _tell_package(value: dict[str, Any]) -> str:
-    return f"{value['version']} {value['build']} ({value['subdir']}, sha256 {value['sha256'][:12]})"
+    told = f", sha256 {value['sha256'][:12]}" if "sha256" in value else ""
+    return f"{value['version']} {value['build']}{told}"
 
 
 _TELLERS: Final[tuple[tuple[Callable[[Any], bool], Callable[[Any], str]], ...]] = (
@@ -301,7 +303,7 @@ _TELLERS: Final[tuple[tuple[Callable[[Any], bool], Callable[[Any], str]], ...]] 
     (_is("specifiers", "extras"), _tell_requirement),
     (_is("keyword", "arguments"), _tell_instruction),
     (_is("type", "path"), _tell_file),
-    (_is("version", "build", "sha256"), _tell_package),
+    (_is("name", "version", "build"), _tell_package),
     (
         lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
         ", ".join,

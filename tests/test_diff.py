@@ -176,6 +176,6 @@ def test_packages_of_locks_are_told_by_name() -> None:
     record = {"name": "a", "version": "1", "build": "0", "subdir": "noarch", "sha256": "1" * 64}
     newer = {**record, "version": "2", "sha256": "2" * 64}
     (change,) = compare({"packages": [record]}, {"packages": [newer]})
-    assert str(change).startswith("package a: 1 0 (noarch")
+    assert str(change).startswith("package a: 1 0, sha256 1111")
     (gone,) = compare({"packages": [record]}, {"packages": []})
     assert (gone.kind, gone.name) == ("removed", "a")

@@ -30,6 +30,8 @@ _COMMANDS: Final = {
     "key": ("envbuild.cli.key", "Print the key of each definition."),
     "build": ("envbuild.cli.resolve", "Build an image without asking whether it is there."),
     "lint": ("envbuild.cli.lint", "Point out what is likely to hurt in a definition."),
+    "lock": ("envbuild.cli.lock", "Solve a definition once and write down what came out."),
+    "diff": ("envbuild.cli.diff", "Say which inputs differ between two definitions, locks or images."),
     "run": ("envbuild.cli.run", "Run a command in a definition's image."),
     "inspect": ("envbuild.cli.inspect", "Show what an image is made of."),
     "prewarm": ("envbuild.cli.prewarm", "Resolve many definitions at once."),

@@ -169,7 +169,7 @@ def load(source: str | Path, **overrides: Any) -> EnvironmentSpec:
     """
     from envbuild.spec import environment
 
-    if not _is_lock(source):
+    if not is_lock(source):
         return environment.load(source, **overrides)
     from envbuild.lockfile.revive import definition
 
@@ -184,7 +184,8 @@ def load(source: str | Path, **overrides: Any) -> EnvironmentSpec:
     return definition(Path(source), platforms)
 
 
-def _is_lock(source: str | Path) -> bool:
+def is_lock(source: str | Path) -> bool:
+    """Whether a file starts as a lock does."""
     try:
         with Path(source).open("rb") as file:
             return file.read(len(_START)) == _START

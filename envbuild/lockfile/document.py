@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from envbuild.digest import Digest
-from envbuild.errors import SpecError
+from envbuild.errors import SpecError, StorageError
 from envbuild.key import SCRATCH, CanonicalForm
 from envbuild.lock import Lock, PackageRecord
 from envbuild.lockfile.place import AGAIN, Node, line_and_column
@@ -21,7 +24,6 @@ from envbuild.platform import Platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from envbuild.key import Key
 
@@ -151,6 +153,26 @@ class LockFile:
             raise SpecError(f"the lock cannot be read: {error.strerror}", source=str(path)) from None
         return cls.parse(content, str(path))
 
+    def write(self, path: Path) -> None:
+        """Write the lock whole or not at all.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+                try:
+                    file.write(self.to_bytes())
+                    file.flush()
+                    os.fsync(file.fileno())
+                    os.fchmod(file.fileno(), 0o644)
+                    Path(file.name).replace(path)
+                except BaseException:
+                    Path(file.name).unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            raise StorageError(f"the lock {path} cannot be written: {error.strerror}") from None
+
 
 def _encode(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
@@ -161,7 +183,7 @@ def _entry_json(entry: LockEntry) -> dict[str, Any]:
         "key": str(entry.key),
         "base": entry.base,
         "form": _sorted(entry.form.fields),
-        "packages": [_package_json(package) for package in entry.lock.packages],
+        "packages": [package_json(package) for package in entry.lock.packages],
         "pip": [_distribution_json(one) for one in entry.pip],
     }
 
@@ -170,8 +192,8 @@ def _sorted(value: Any) -> Any:
     return json.loads(json.dumps(value, sort_keys=True))
 
 
-def _package_json(package: PackageRecord) -> dict[str, Any]:
-    """A package's members in the order in which people look for them; what is not known is left out."""
+def package_json(package: PackageRecord) -> dict[str, Any]:
+    """A package as a lock has it: in the order in which people look; what is not known is left out."""
     members = {
         "name": package.name,
         "version": package.version,

@@ -1,0 +1,115 @@
+"""``envbuild diff``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from envbuild.cli.options import DEFINITION, Command, common
+from envbuild.deadline import Deadline
+from envbuild.diff import Change, compare
+from envbuild.errors import SpecError
+from envbuild.lockfile import LockPolicy, is_lock
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.reference import ImageReference, parse_reference
+from envbuild.resolver import Resolver
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from envbuild.cli.options import Common
+
+Members = dict[str, Any]
+"""What is known of one side: the members of a canonical form, and of a lock or an image those beside it."""
+
+
+@click.command(cls=Command)
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@common(DEFINITION)
+def diff(first: str, second: str, options: Common) -> int:
+    """Say which inputs differ between two definitions, locks or images; exit with 1 if any does.
+
+    An image that was resolved on this machine is known by its definition; of any other one its base, its
+    packages and its variables are compared.
+    """
+    with Resolver(options.config, locks=LockPolicy(ignored=True)) as resolver:
+        changes = differences(_members(resolver, first, options), _members(resolver, second, options))
+    for change in changes:
+        click.echo(json.dumps(change.to_json(), ensure_ascii=False) if options.as_json else str(change))
+    return 1 if changes else 0
+
+
+def differences(first: Members, second: Members) -> tuple[Change, ...]:
+    """The changes between two sides in what is known of both; the keys speak where nothing else does."""
+    known = first.keys() & second.keys() - {"key"}
+    changes = compare({name: first[name] for name in known}, {name: second[name] for name in known})
+    if not changes and first["key"] != second["key"]:
+        return (Change("key", "changed", before=first["key"], after=second["key"]),)
+    return changes
+
+
+def _members(resolver: Resolver, text: str, options: Common) -> Members:
+    if is_lock(text):
+        return _of_lock(Path(text), options)
+    if text == "-" or Path(text).exists():
+        form = resolver.form(options.load(text))
+        return {**form.fields, "key": str(form.key)}
+    return _of_image(resolver, text, options)
+
+
+def _of_lock(path: Path, options: Common) -> Members:
+    from envbuild.lockfile.document import LockFile, package_json
+
+    file = LockFile.read(path)
+    wanted = options.overrides["platforms"]
+    entries = [entry for entry in file.entries if wanted is None or entry.lock.platform in wanted]
+    if len(entries) != 1:
+        known = ", ".join(str(entry.lock.platform) for entry in file.entries)
+        raise SpecError(f"the lock is for {known}", source=str(path), hint="say which with --platform")
+    (entry,) = entries
+    packages = [package_json(package) for package in entry.lock.packages]
+    return {**entry.form.fields, "packages": packages, "key": str(entry.key)}
+
+
+def _of_image(resolver: Resolver, text: str, options: Common) -> Members:
+    from envbuild.build.assemble import BASE_DIGEST_ANNOTATION
+    from envbuild.cli.inspect import describe
+
+    found = parse_reference(text)
+    wanted = found.digest if isinstance(found, ImageReference) else found.tag
+    registry = resolver.registries.open(found.repository).by(Deadline.after(options.config.timeout))
+    document = describe(registry, registry.get_manifest(wanted))
+    annotations: Mapping[str, str] = document["annotations"]
+    key = annotations.get(KEY_ANNOTATION)
+    if key is None or "layers" not in document:
+        raise SpecError(
+            f"{text} is no image that envbuild made", hint="compare definitions, locks or such images"
+        )
+    members: Members = {
+        "base": annotations.get(BASE_DIGEST_ANNOTATION, "scratch"),
+        "platform": document["platform"],
+        "environment": dict(each.split("=", 1) for each in document["environment"] if "=" in each),
+        "lock key": annotations.get(LOCK_ANNOTATION),
+        "key": key,
+    }
+    if (packages := _packages(document["layers"])) is not None:
+        members["packages"] = packages
+        del members["lock key"]  # what differs is told package by package
+    return members | (resolver.index.form(key) or {})
+
+
+def _packages(layers: list[dict[str, Any]]) -> list[dict[str, str]] | None:
+    """The packages that the layers' titles name; None where a layer holds several."""
+    packages = []
+    for layer in layers:
+        words = layer["title"].removeprefix("envbuild ").split(" ")
+        parts = words[0].rsplit("-", 2)
+        if layer["title"].startswith("envbuild ") and words[-1] == "packages":
+            return None
+        if layer["title"].startswith("envbuild ") and len(words) == 1 and len(parts) == 3:
+            packages.append(dict(zip(("name", "version", "build"), parts, strict=True)))
+    return packages

@@ -1,0 +1,120 @@
+"""``envbuild lock``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from envbuild.cli.options import BUILD, DEFINITION, Command, common
+from envbuild.cli.progress import shown
+from envbuild.diff import compare
+from envbuild.errors import SpecError
+from envbuild.lockfile import FILE_NAME, LockPolicy, differences
+from envbuild.lockfile.document import LockFile, package_json
+from envbuild.resolver import Resolver
+
+if TYPE_CHECKING:
+    from envbuild.cli.options import Common
+    from envbuild.diff import Change
+    from envbuild.spec.environment import EnvironmentSpec
+
+
+@click.command(cls=Command)
+@click.argument("spec", metavar="SPEC")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help=f"Where to write; {FILE_NAME} beside the definition if not given, - for standard output.",
+)
+@click.option("--check", is_flag=True, help="Solve nothing; exit with 1 if the lock is stale or missing.")
+@common(DEFINITION, BUILD)
+def lock(spec: str, output: str | None, check: bool, options: Common) -> int:
+    """Solve a definition once and write down what came out; from then on resolves are held to it.
+
+    Commit the file beside the definition. Say `envbuild lock` again to take newer packages.
+    """
+    loaded = options.load(spec)
+    path = _path(loaded, output)
+    with (
+        shown(options) as display,
+        Resolver(options.config, progress=display, locks=LockPolicy(ignored=True)) as resolver,
+    ):
+        loaded = resolver.load(loaded)
+        if check:
+            display.pause()
+            return _check(loaded, path, as_json=options.as_json)
+        before = LockFile.read(path) if path is not None and path.exists() else None
+        if before is not None and output is None and before.definition != Path(loaded.source).name:
+            raise SpecError(
+                f"{path} is the lock of {before.definition or 'something else'}",
+                source=loaded.source,
+                hint="give the lock another name with -o, or delete it",
+            )
+        from envbuild.locking import make_lock
+
+        made = make_lock(resolver, loaded, path.parent if path is not None else Path())
+        display.pause()
+    if path is None:
+        click.echo(made.to_bytes(), nl=False)
+        return 0
+    made.write(path)
+    _report(path, before, made, as_json=options.as_json)
+    return 0
+
+
+def _path(spec: EnvironmentSpec, output: str | None) -> Path | None:
+    if output == "-":
+        return None
+    source = Path(spec.source)
+    return Path(output) if output is not None else (source.parent if source.exists() else Path()) / FILE_NAME
+
+
+def _check(spec: EnvironmentSpec, path: Path | None, *, as_json: bool) -> int:
+    """Whether the lock holds the definition on each of its platforms."""
+    found: list[dict[str, Any]] = []
+    file = LockFile.read(path) if path is not None and path.exists() else None
+    for platform in spec.platforms:
+        entry = file.entry(platform) if file is not None else None
+        if entry is None or path is None:
+            found.append({"platform": str(platform), "missing": True})
+            continue
+        found += [
+            {"platform": str(platform), **change.to_json(), "text": str(change)}
+            for change in differences(entry, spec, path.parent)
+        ]
+    for each in found:
+        told = f"stale for {each['platform']}: {each['text']}" if "text" in each else None
+        text = told or f"no lock for {each['platform']}"
+        click.echo(json.dumps(each, ensure_ascii=False) if as_json else text)
+    return 1 if found else 0
+
+
+def _report(path: Path, before: LockFile | None, made: LockFile, *, as_json: bool) -> None:
+    changes = {str(entry.lock.platform): _changes(before, entry) for entry in made.entries}
+    if as_json:
+        for entry in made.entries:
+            platform = str(entry.lock.platform)
+            document = {
+                "lock": str(path),
+                "platform": platform,
+                "key": str(entry.key),
+                "packages": len(entry.lock.packages),
+                "changes": [change.to_json() for change in changes[platform]],
+            }
+            click.echo(json.dumps(document, ensure_ascii=False))
+        return
+    for entry in made.entries:
+        click.echo(f"{path}: {len(entry.lock.packages)} packages for {entry.lock.platform}")
+        if before is not None:
+            for change in changes[str(entry.lock.platform)]:
+                click.echo(f"  {change}")
+
+
+def _changes(before: LockFile | None, entry: Any) -> tuple[Change, ...]:
+    old = before.entry(entry.lock.platform) if before is not None else None
+    listed = [package_json(package) for package in old.lock.packages] if old is not None else []
+    return compare({"packages": listed}, {"packages": [package_json(each) for each in entry.lock.packages]})

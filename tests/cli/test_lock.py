@@ -1,0 +1,115 @@
+"""``envbuild lock``: where it writes, what it says, and when a lock is stale."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cli_calls import Call
+from envbuild.lockfile.document import LockFile
+from tiny import World
+
+
+def test_a_lock_is_written_beside_the_definition(world: World, call: Call) -> None:
+    answer = call("lock", world.spec("pyth", "thing"))
+    assert (answer.code, answer.out) == (0, f"{world.root}/envbuild.lock: 3 packages for linux/amd64\n")
+    assert "solved: 3 packages" in answer.err
+    lock = LockFile.read(world.root / "envbuild.lock")
+    assert lock.definition == "environment.yml"
+    assert not world.config.workspace.folder.exists()
+    key = call("key", world.spec("pyth", "thing")).out.strip()
+    assert key == str(lock.entries[0].key)
+
+
+def test_writing_again_says_what_changed(world: World, call: Call) -> None:
+    call("lock", world.spec("tool=1"))
+    answer = call("lock", world.spec("tool=2", "thing"))
+    lines = answer.out.splitlines()
+    assert lines[0].endswith("2 packages for linux/amd64")
+    assert lines[1].startswith("  package thing added: 1.0 0")
+    assert lines[2].startswith("  package tool: 1.0 0")
+    again = call("lock", world.spec("tool=2", "thing"))
+    assert len(again.out.splitlines()) == 1
+
+
+def test_json(world: World, call: Call) -> None:
+    (document,) = call("lock", "--json", world.spec("tool")).documents
+    assert document["packages"] == 1
+    assert document["lock"] == f"{world.root}/envbuild.lock"
+    assert [change["kind"] for change in document["changes"]] == ["added"]
+
+
+def test_standard_output_and_other_places(world: World, spawn: Call) -> None:
+    spec = world.spec("tool")
+    shown = spawn("lock", spec, "-o", "-")
+    assert shown.code == 0
+    assert not (world.root / "envbuild.lock").exists()
+    other = world.root / "other.lock"
+    assert spawn("lock", spec, "-o", other).code == 0
+    assert other.read_text() == shown.out
+    assert LockFile.read(other).to_bytes() == shown.out.encode()
+
+
+def test_several_platforms_have_one_lock(world: World, call: Call) -> None:
+    path = world.root / "envbuild.yaml"
+    path.write_text("base: scratch\nplatforms: [linux/amd64, linux/arm64]\n")
+    assert len(call("lock", path).out.splitlines()) == 2
+    assert [str(entry.lock.platform) for entry in LockFile.read(world.root / "envbuild.lock").entries] == [
+        "linux/amd64",
+        "linux/arm64",
+    ]
+    assert call("lock", "--check", path).code == 0
+
+
+def test_check_solves_nothing_and_says_what_is_stale(world: World, call: Call) -> None:
+    missing = call("lock", "--check", world.spec("tool=1"))
+    assert (missing.code, missing.out) == (1, "no lock for linux/amd64\n")
+    call("lock", world.spec("tool=1"))
+    assert call("lock", "--check", world.spec("tool=1")).code == 0
+    stale = call("lock", "--check", world.spec("tool=2"))
+    assert (stale.code, stale.out) == (1, "stale for linux/amd64: dependency tool: tool 1.* -> tool 2.*\n")
+    (document,) = call("lock", "--check", "--json", world.spec("tool=2")).documents
+    assert (document["part"], document["before"]) == ("dependency", "tool 1.*")
+
+
+def test_the_lock_of_another_definition_is_not_overwritten(world: World, call: Call) -> None:
+    call("lock", world.spec("tool=1"))
+    before = (world.root / "envbuild.lock").read_bytes()
+    answer = call("lock", world.spec("thing", name="other.yml"))
+    assert answer.code == 2
+    assert "is the lock of environment.yml" in answer.err
+    assert "-o" in answer.err
+    assert (world.root / "envbuild.lock").read_bytes() == before
+    assert call("lock", world.spec("thing", name="other.yml"), "-o", world.root / "other.lock").code == 0
+
+
+def test_a_damaged_lock_is_told_with_its_place(world: World, call: Call) -> None:
+    spec = world.spec("tool=1")
+    call("lock", spec)
+    path = world.root / "envbuild.lock"
+    path.write_bytes(path.read_bytes().replace(b'"noarch"', b'"noarsch"').replace(b'"1.0"', b'"1.00"'))
+    answer = call("resolve", spec)
+    assert answer.code == 2
+    assert f"{path}:" in answer.err
+
+
+def test_an_unwritable_place_is_an_error(world: World, call: Call) -> None:
+    answer = call("lock", world.spec("tool"), "-o", world.root / "none" / "envbuild.lock")
+    assert answer.code == 1
+    assert "cannot be written" in answer.err
+
+
+def test_a_pip_section_is_refused_until_it_can_be_locked(world: World, call: Call) -> None:
+    path = world.root / "requirements.txt"
+    path.write_text("x==1\n")
+    assert call("lock", path).code in {5, 6}
+
+
+@pytest.mark.parametrize("platform", ["linux/amd64"])
+def test_a_lock_is_plain_json(world: World, call: Call, platform: str) -> None:
+    call("lock", world.spec("tool"))
+    document = json.loads((world.root / "envbuild.lock").read_bytes())
+    assert document["envbuild_lock"] == 1
+    assert document["platforms"][platform]["packages"][0]["name"] == "tool"
+    assert document["platforms"][platform]["pip"] == []
