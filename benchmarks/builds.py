@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 
 from baseimages import bases
 from channelfolder import channel
-from measure import Figure, folder_size, median, table, timed
-from parts.docker_engine import DockerEngine
-from parts.registry_server import RegistryServer
-
 from envbuild.oci.copy import copy_image
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.registry import publish
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.reference import Repository, Tag
+from measure import Figure, folder_size, median, table, timed
+from parts.docker_engine import DockerEngine
+from parts.registry_server import RegistryServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

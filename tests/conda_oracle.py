@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conda_packages import Package
-
     from envbuild.conda.link import LinkedFile
 
 UNSTABLE = ("extracted_package_dir", "requested_specs", "link", "indexed_timestamp", "md5", "size")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import IO
 
 import zstandard
-from parts.programs import program
 
 from envbuild.build.steps_image import StepsBase
 from envbuild.digest import Descriptor, Digest
 from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Manifest, encode
+from parts.programs import program
 
 PROGRAMS = ("dash", "cat", "env", "head", "id", "ls", "mkdir", "rm", "seq", "sleep", "touch", "yes")
 ACCOUNTS = b"root:x:0:0:root:/:/bin/sh\nsomebody:x:1000:1000::/:/bin/sh\n"

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oci_contract import read
-
 from envbuild.digest import Digest
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest, encode
 from envbuild.reference import Repository
+from oci_contract import read
 
 if TYPE_CHECKING:
     from envbuild.oci.registry import Registry

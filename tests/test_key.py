@@ -19,7 +19,6 @@ import pytest
 import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spec_samples import Sample, document, edits, plain, platform, sample, shuffled
 
 from envbuild.digest import Digest
 from envbuild.errors import SpecError
@@ -28,6 +27,7 @@ from envbuild.platform import LINUX_AMD64, Platform
 from envbuild.spec.document import Mark
 from envbuild.spec.environment import EnvironmentSpec, parse
 from envbuild.spec.steps import Steps
+from spec_samples import Sample, document, edits, plain, platform, sample, shuffled
 
 ROOT = Path(__file__).parents[1]
 BASE = Digest("b" * 64)

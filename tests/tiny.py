@@ -14,7 +14,6 @@ from typing import Any
 
 import conda_oracle
 from conda_packages import PLACEHOLDER, Entry, Package
-
 from envbuild.config import Config
 from envbuild.digest import Descriptor, Digest
 from envbuild.oci.layout import LayoutRegistry

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import zstandard
-from engine_bases import base_of, tar_of
 
+from engine_bases import base_of, tar_of
 from envbuild.build.archive import DOCKERFILE, context_chunks, diff_ids, image_chunks, unpack_image
 from envbuild.digest import Digest
 from envbuild.errors import BuildError, BuildLimit, IntegrityError

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import zstandard
-from tiny import LIBC, make_base
 
 from envbuild.build.base import BaseImage, decompressed, glibc_version, read_all
 from envbuild.digest import Descriptor
@@ -26,6 +25,7 @@ from envbuild.oci.manifest import (
 )
 from envbuild.platform import LINUX_AMD64, Platform
 from envbuild.reference import Repository, Tag
+from tiny import LIBC, make_base
 
 ARM = Platform("linux", "arm64")
 

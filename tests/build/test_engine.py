@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import pytest
-from engine_bases import base_of, buildx_plugin, debian_base, small_system, tar_of
 from filelock import FileLock
 
+from engine_bases import base_of, buildx_plugin, debian_base, small_system, tar_of
 from envbuild.build.engine import Engine
 from envbuild.build.steps_build import BASE_REPOSITORY, BUILD_REPOSITORY
 from envbuild.build.steps_image import BuiltSteps, Limits, StepsBase
@@ -30,10 +30,9 @@ from envbuild.oci.manifest import Manifest, encode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from parts.docker_engine import DockerEngine
-
     from envbuild.digest import Descriptor
     from envbuild.progress import Event
+    from parts.docker_engine import DockerEngine
 
 pytestmark = pytest.mark.xdist_group("engine")
 CACHE = Path(__file__).parents[2] / ".cache"

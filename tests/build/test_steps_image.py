@@ -8,8 +8,8 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
-from engine_bases import base_of, tar_of
 
+from engine_bases import base_of, tar_of
 from envbuild.build.archive import SavedImage, SavedLayer
 from envbuild.build.engine_info import EngineInfo, builder_parameters
 from envbuild.build.steps_image import Limits, Secrets, finish, steps_dockerfile, template

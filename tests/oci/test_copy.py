@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
-from oci_contract import put, put_image, put_index, read
 
 from envbuild.deadline import Deadline
 from envbuild.digest import Descriptor
@@ -18,6 +17,7 @@ from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest
 from envbuild.oci.registry import find_manifest, publish
 from envbuild.reference import Repository, Tag
+from oci_contract import put, put_image, put_index, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from oci_contract import ABSENT, RegistryContract, at_once, config_of, put, put_image, put_index, read
-from oci_layouts import blob_path, check_whole, index_of, layout, write_index
 
 from envbuild.digest import Digest
 from envbuild.errors import (
@@ -26,6 +24,8 @@ from envbuild.oci.layout_index import REF_NAME
 from envbuild.oci.manifest import OCI_INDEX, ImageIndex, Manifest
 from envbuild.oci.registry import publish
 from envbuild.reference import Repository, Tag
+from oci_contract import ABSENT, RegistryContract, at_once, config_of, put, put_image, put_index, read
+from oci_layouts import blob_path, check_whole, index_of, layout, write_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 import pytest
-from oci_contract import at_once, put, put_image, read
-from oci_layouts import blob_path, check_whole, layout
 
 from envbuild.deadline import Deadline
 from envbuild.digest import Descriptor
@@ -34,6 +32,8 @@ from envbuild.oci.layout import LOCK_FILE, LayoutRegistry
 from envbuild.oci.manifest import OCI_LAYER_GZIP, Manifest
 from envbuild.oci.registry import publish
 from envbuild.reference import Tag
+from oci_contract import at_once, put, put_image, read
+from oci_layouts import blob_path, check_whole, layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

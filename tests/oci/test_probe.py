@@ -12,9 +12,6 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from oci_contract import put_image
-from parts.fault_server import Asked, Call, FaultServer, serving
-from parts.registry_server import PASSWORD, USERNAME, RegistryServer
 
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.digest import Digest
@@ -33,6 +30,9 @@ from envbuild.oci.open import Settings
 from envbuild.oci.probe import Prober, probe
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.reference import Repository, Tag
+from oci_contract import put_image
+from parts.fault_server import Asked, Call, FaultServer, serving
+from parts.registry_server import PASSWORD, USERNAME, RegistryServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

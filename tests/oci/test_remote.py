@@ -12,9 +12,6 @@ import tracemalloc
 from typing import IO, TYPE_CHECKING
 
 import pytest
-from oci_contract import ABSENT, RegistryContract, Source, put, put_image, read
-from parts.fault_server import Asked, Call, FaultServer, serving
-from parts.registry_server import PASSWORD, USERNAME, RegistryServer
 
 from envbuild.deadline import Deadline
 from envbuild.digest import Descriptor, Digest
@@ -34,14 +31,16 @@ from envbuild.oci.open import Settings, open_registry
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.oci.transport import MissingContent
 from envbuild.reference import Repository, Tag
+from oci_contract import ABSENT, RegistryContract, Source, put, put_image, read
+from parts.fault_server import Asked, Call, FaultServer, serving
+from parts.registry_server import PASSWORD, USERNAME, RegistryServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from parts.docker_engine import DockerEngine
-
     from envbuild.oci.registry import Registry
+    from parts.docker_engine import DockerEngine
 
 ALICE = Credentials(USERNAME, PASSWORD)
 QUICK = Settings(connect_timeout=2, read_timeout=2, retries=2)

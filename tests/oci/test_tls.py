@@ -7,8 +7,6 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.fault_server import Asked, Call, FaultServer, serving
-from parts.programs import program
 
 from envbuild.errors import Unavailable
 from envbuild.oci.client import tls_context
@@ -17,6 +15,8 @@ from envbuild.oci.open import Settings
 from envbuild.oci.probe import Prober
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.reference import Repository, Tag
+from parts.fault_server import Asked, Call, FaultServer, serving
+from parts.programs import program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
