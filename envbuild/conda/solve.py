@@ -8,7 +8,7 @@ import functools
 import threading
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from envbuild.digest import Digest
@@ -194,7 +194,7 @@ def _spec_text(spec: MatchSpec, alias: str) -> str:
     fields = tuple(
         (name, spec.channel.urls(alias)[0] if name == "channel" else value) for name, value in spec.fields
     )
-    return replace(spec, fields=fields).canonical()
+    return spec._replace(fields=fields).canonical()
 
 
 def _virtual_packages(request: SolveRequest) -> list[rattler.GenericVirtualPackage]:

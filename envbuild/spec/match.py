@@ -8,13 +8,13 @@ spelling is ``name version[build="…",channel="…",…]``, a match spec itself
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from envbuild.errors import SpecError
 from envbuild.spec.channel import Channel, file_url, is_subdir, redact, split_credentials
 from envbuild.spec.document import describe, fail
-from envbuild.spec.version import canonical_constraint, parse_constraint, shortest, spell_constraint
+from envbuild.spec.shortmatch import read_short
+from envbuild.spec.version import canonical_constraint, parse_constraint, spell_constraint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,12 +26,6 @@ _KEYS = (
     "build", "build_number", "channel", "subdir", "sha256", "md5", "url", "fn", "license", "license_family",
     "track_features",
 )  # fmt: skip
-_NUMBER = "(?:0|[1-9][0-9]{0,17})"
-_PLAIN = rf"(?:{_NUMBER}\.)*{_NUMBER}"
-# What nearly every dependency looks like; it must give what the full grammar gives.
-_SIMPLE = re.compile(rf"([a-z0-9_][a-z0-9_.-]*)(?:(?: *([=<>]=?) *| +)({_PLAIN})(\.\*)?)?")
-_RANGE = re.compile(rf"([a-z0-9_][a-z0-9_.-]*) *(>=?|<=?) *({_PLAIN}) *, *(>=?|<=?) *({_PLAIN})")
-_NAMED_BUILD = re.compile(rf"([a-z0-9_][a-z0-9_.-]*)==?({_PLAIN})=([a-z0-9_]+\*?)")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _HIDDEN = re.compile(r"[^ -~\t]")
 _NAME_END = re.compile(r"[\s<>=!~(\[]")
@@ -45,8 +39,7 @@ _BUILD_NUMBER = re.compile(r"(==|!=|>=|<=|>|<|=)?\s*([0-9]{1,18})")
 _HASHES = {"sha256": re.compile(r"[0-9a-f]{64}"), "md5": re.compile(r"[0-9a-f]{32}")}
 
 
-@dataclass(frozen=True, slots=True)
-class MatchSpec:
+class MatchSpec(NamedTuple):
     """What a definition asks of one package. Most callers want :meth:`parse`.
 
     Attributes:
@@ -54,6 +47,7 @@ class MatchSpec:
         version: The canonical version constraint, or None where every version is allowed.
         fields: The other constraints in canonical spelling: name and value, in a fixed order.
         channel: The channel to take the package from, with its credentials; None where any channel will do.
+            It takes no part in comparing, like all that follows, and is not shown.
         private_url: The package's URL with its credentials, where the match spec gives one.
         mark: Where the match spec stands.
     """
@@ -61,9 +55,21 @@ class MatchSpec:
     name: str
     version: str | None = None
     fields: tuple[tuple[str, str], ...] = ()
-    channel: Channel | None = field(default=None, repr=False, compare=False)
-    private_url: str | None = field(default=None, repr=False, compare=False)
-    mark: Mark | None = field(default=None, repr=False, compare=False)
+    channel: Channel | None = None
+    private_url: str | None = None
+    mark: Mark | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return self[:3] == other[:3] if isinstance(other, MatchSpec) else NotImplemented
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[:3])
+
+    def __repr__(self) -> str:
+        return f"MatchSpec({self.canonical()!r})"
 
     @classmethod
     def parse(cls, text: str, mark: Mark | None = None, base_folder: Path | None = None) -> Self:
@@ -77,25 +83,13 @@ class MatchSpec:
         Raises:
             SpecError: It is not a match spec, or one whose meaning is not certain.
         """
-        if match := _SIMPLE.fullmatch(text):
-            name, operator, version, star = match.groups()
-            if version is None:
-                return cls(name, None, (), None, None, mark)
-            if operator == "=" or (star and operator in {None, "=="}):
-                return cls(name, f"{version}.*", (), None, None, mark)
-            if not star:
-                return cls(name, f"{operator or '=='}{shortest(version)}", (), None, None, mark)
-        elif (match := _RANGE.fullmatch(text)) and match[2][0] != match[4][0]:
-            first, second = match[2] + shortest(match[3]), match[4] + shortest(match[5])
-            version = f"{first},{second}" if first[0] == ">" else f"{second},{first}"
-            return cls(match[1], version, (), None, None, mark)
-        elif match := _NAMED_BUILD.fullmatch(text):
-            return cls(match[1], f"=={shortest(match[2])}", (("build", match[3]),), None, None, mark)
+        if (short := read_short(text)) is not None:
+            return tuple.__new__(cls, (*short, None, mark))
         try:
             parsed = _parse(text, base_folder)
         except SpecError as error:
             fail(mark, f"match spec {redact(text[:80])!r}: {error.message}", error.hint)
-        return cls(parsed.name, parsed.version, parsed.fields, parsed.channel, parsed.private_url, mark)
+        return cls(*parsed[:5], mark)
 
     def get(self, key: str) -> str | None:
         """A constraint beside name and version, as ``build`` or ``sha256``; None where it is not given."""
@@ -261,7 +255,7 @@ def _assemble(spec: MatchSpec, fields: dict[str, str], base_folder: Path | None)
         fields["url"], private_url = _package_url(fields["url"])
     canonical = [(key, _field_value(key, fields[key])) for key in _KEYS if key in fields]
     kept = tuple((key, value) for key, value in canonical if (key, value) != ("build", "*"))
-    return replace(spec, fields=kept, channel=channel, private_url=private_url)
+    return spec._replace(fields=kept, channel=channel, private_url=private_url)
 
 
 def _field_value(key: str, value: str) -> str:

@@ -268,6 +268,12 @@ NUMBERS = st.sampled_from(
         "3.11",
         "2.2_63",
         "1.0a1",
+        "2.0a0",
+        "1a0.2.0",
+        "1.0a0b",
+        "1.1.1w",
+        "1dev.0",
+        "1post0",
     ]
 )
 OPERATORS = st.sampled_from(["", "=", "==", ">=", ">", "<", "<=", "!=", "~="])
@@ -278,11 +284,12 @@ CONSTRAINTS = st.lists(
     max_size=3,
 )
 TEXTS = st.builds(
-    "{}{}{}{}".format,
+    "{}{}{}{}{}".format,
+    st.sampled_from(["", "", "", "conda-forge::", "defaults::", "nodefaults::", "a/b::", "a/linux-64::", "::"]),
     st.sampled_from(["numpy", "NumPy", "r-x.y", "_a"]),
     st.sampled_from(["", " ", "  "]),
     st.builds(lambda joint, parts: joint.join(parts), st.sampled_from([",", "|", " , ", " | "]), CONSTRAINTS),
-    st.sampled_from(["", "", "=py311h1_0", " py3*", "=*", " ", "[build_number=3]", "[build='*_0']"]),
+    st.sampled_from(["", "", "=py311h1_0", "=*cuda*", "=*x", " py3*", "=*", "=**", " ", "[build_number=3]", "[build='*_0']"]),
 )
 
 
