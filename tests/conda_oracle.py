@@ -146,3 +146,27 @@ def install_made(package: Package, python: Package | None, folder: Path, ending:
     by_name = {record.name.normalized: record for record in records(channel, folder / "repodata")}
     interpreter = by_name[python.name] if python else None
     return install(by_name[package.name], interpreter, folder / "prefix", folder / "cache")
+
+
+def install_together(records: Iterable[rattler.RepoDataRecord], prefix: Path, cache: Path) -> None:
+    """Install packages with rattler into one prefix for ``/opt/env``."""
+    asyncio.run(
+        rattler.install(
+            list(records),
+            target_prefix=prefix,
+            cache_dir=cache,
+            alternative_target_prefix="/opt/env",
+            platform=rattler.Subdir("linux-64"),
+            show_progress=False,
+        )
+    )
+
+
+def install_all(packages: Iterable[Package], folder: Path) -> dict[str, Installed]:
+    """Install packages that a test has written into one prefix."""
+    channel = folder / "channel"
+    for package in packages:
+        package.put(channel)
+    asyncio.run(index(channel))
+    install_together(records(channel, folder / "repodata"), folder / "prefix", folder / "cache")
+    return installed(folder / "prefix")

@@ -252,7 +252,25 @@ def test_packages_that_carry_one_path_share_a_layer(world: World) -> None:
     files = files_of(image)
     assert files["opt/env/share/a"] == b"a"
     assert files["opt/env/share/b"] == b"b"
-    assert files["opt/env/share/one-path"] in {b"first", b"second"}
+    assert files["opt/env/share/one-path"] == b"first"
+    assert files["opt/env/__clobbers__/second/share/one-path"] == b"second"
+    again = resolve(world.other_machine(), world.spec("first", "second", "tool", "thing", name="more.yml"))
+    assert again.layers_made == 1, "what shares a layer is known by its layer key too"
+
+
+def test_packages_of_one_bucket_that_carry_one_path_are_put_in_order(world: World) -> None:
+    config = replace(world.config, max_layers=3)
+    apart = files_of(resolve(world.config, world.spec("first", "second", "tool", "thing")))
+    bucket = resolve(
+        world.other_machine(max_layers=3, workspace=Repository.parse(f"oci:{world.root}/few")),
+        world.spec("first", "second", "tool", "thing"),
+    )
+    assert len(manifest_of(bucket).layers) == 3
+    assert files_of(bucket) == apart
+    again = resolve(config, world.spec("first", "second", "tool", "thing", variables={"A": "1"}))
+    assert again.layers_made == 1
+    once_more = resolve(config, world.spec("first", "second", "tool", "thing", variables={"A": "2"}))
+    assert once_more.layers_made == 0
 
 
 def test_many_packages_fit_a_small_budget(world: World) -> None:

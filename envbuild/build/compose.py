@@ -11,11 +11,11 @@ from envbuild.build.assemble import Layer
 from envbuild.build.conflicts import conflicts
 from envbuild.build.plan import join
 from envbuild.build.upload import in_parallel, rewound
+from envbuild.conda.clobber import lost_paths
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.layer import PathHashes, layer_key, write_layer
-from envbuild.conda.link import LinkedFile, link
+from envbuild.conda.link import LinkedFile, footprint, link
 from envbuild.conda.package import Package
-from envbuild.conda.tar import parents
 from envbuild.index import LayerEntry
 from envbuild.progress import Event
 
@@ -37,6 +37,18 @@ if TYPE_CHECKING:
 
 SPOOL_BYTES: Final = 8 << 20
 """A layer up to this size is kept in memory between being made and being sent."""
+
+
+class _Entangled(Exception):  # noqa: N818 - never leaves this module
+    """Packages that share a layer for want of room carry one path."""
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__(unit.title)
+        self.unit = unit
+
+
+def _entangled(key: str) -> str:
+    return f"entangled {key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +106,14 @@ class Composer:
             BuildError: A package cannot be fetched or linked.
         """
         made: set[str] = set()
+        units = self._joined(units)
         while True:
-            entries = self._entries(units, made)
+            try:
+                entries = self._entries(units, made)
+            except _Entangled as error:
+                self.index.put_fact(_entangled(self._key(error.unit)), "yes")
+                units = self._joined(units)
+                continue
             together = conflicts(
                 {unit: PathHashes(entries[unit].files, entries[unit].folders) for unit in units}
             )
@@ -108,6 +126,12 @@ class Composer:
         layers = tuple(Layer(entries[unit].descriptor, entries[unit].diff_id, unit.title) for unit in units)
         new = sum(self._key(unit) in made for unit in units)
         return Composition(layers, new, len(units) - new)
+
+    def _joined(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
+        """The plan with those units in order of installation that were found to need it."""
+        several = [unit for unit in units if len(unit.records) > 1 and not unit.joined]
+        found = [unit for unit in several if self.index.fact(_entangled(self._key(unit))) is not None]
+        return join(units, [frozenset(record.name for record in unit.records) for unit in found])
 
     def _key(self, unit: Unit) -> str:
         return unit.key(lambda record: layer_key(record, self.target, self.compression))
@@ -170,25 +194,21 @@ class Composer:
                 url = self.urls.get(record.url)
                 source = stack.enter_context(fetch_package(record, url=url, deadline=self.deadline))
                 packages.append((Package.open(source, str(record)), record))
-            files = link(*packages[0], self.target) if len(packages) == 1 else self._together(packages)
-            entry = self._write(unit.title, files)
+            entry = self._write(unit.title, self._linked(unit, packages))
         self.progress(Event("layer", unit.title, "done", entry.descriptor.size, unit.size))
         return entry
 
-    def _together(self, packages: list[tuple[Package, PackageRecord]]) -> Iterator[LinkedFile]:
-        """The files of several packages; of two with one path the later package's stays."""
-        files: set[str] = set()
-        folders: set[str] = set()
-        for package, record in reversed(packages):
-            mine: set[str] = set()
-            for file in link(package, record, self.target):
-                above = parents(file.path)
-                if file.path in files or file.path in folders or not files.isdisjoint(above):
-                    continue
-                mine.add(file.path)
-                folders.update(above)
-                yield file
-            files |= mine
+    def _linked(self, unit: Unit, packages: list[tuple[Package, PackageRecord]]) -> Iterator[LinkedFile]:
+        """The files of several packages.
+
+        Raises:
+            _Entangled: Two of them carry one path, and the unit's order does not say whose stays.
+        """
+        lost = lost_paths([footprint(package, record, self.target) for package, record in packages])
+        if any(lost) and not unit.joined:
+            raise _Entangled(unit)
+        for (package, record), paths in zip(packages, lost, strict=True):
+            yield from link(package, record, self.target, lost=paths)
 
     def _write(self, title: str, files: Iterable[LinkedFile]) -> LayerEntry:
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(self.spool)) as file:

@@ -10,6 +10,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from envbuild.conda.order import installation_order
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -27,11 +29,13 @@ class Unit:
     """Packages that share one layer.
 
     Attributes:
-        records: The packages in the order in which they are linked: of two that carry one path, the later
-            one's file is the one that stays.
+        records: The packages. By name where no two of them carry one path, so that a change elsewhere never
+            reorders them; else in the order in which they are installed, which decides whose file stays.
+        joined: Whether it is the latter.
     """
 
     records: tuple[PackageRecord, ...]
+    joined: bool = False
 
     @property
     def size(self) -> int:
@@ -48,7 +52,8 @@ class Unit:
         keys = [layer_key(record) for record in self.records]
         if len(keys) == 1:
             return keys[0]
-        return hashlib.sha256("\n".join(("envbuild/unit/v1", *keys)).encode()).hexdigest()
+        form = "envbuild/joined/v1" if self.joined else "envbuild/unit/v1"
+        return hashlib.sha256("\n".join((form, *keys)).encode()).hexdigest()
 
 
 def plan(lock: Lock, budget: int) -> tuple[Unit, ...]:
@@ -72,13 +77,21 @@ def plan(lock: Lock, budget: int) -> tuple[Unit, ...]:
 
 
 def join(units: tuple[Unit, ...], together: Iterable[frozenset[str]]) -> tuple[Unit, ...]:
-    """The same plan with the packages of each group of names in one unit.
+    """The same plan with the packages of each group of names in one unit, in the order of installation.
 
-    Units that share a group become one; its packages keep the order of the plan, later above earlier.
+    Units that share a group become one.
     """
-    records = [record for unit in units for record in unit.records]
-    groups = _closed([*(frozenset(record.name for record in unit.records) for unit in units), *together])
-    return _ordered(Unit(tuple(record for record in records if record.name in group)) for group in groups)
+    records = installation_order(record for unit in units for record in unit.records)
+    given = {frozenset(record.name for record in unit.records): unit for unit in units}
+    together = list(together)
+    groups = _closed([*given, *together])
+    conflicting = {name for group in together for name in group}
+    return _ordered(
+        Unit(tuple(record for record in records if record.name in group), joined=True)
+        if group & conflicting or group not in given
+        else given[group]
+        for group in groups
+    )
 
 
 def _closed(groups: Iterable[frozenset[str]]) -> list[frozenset[str]]:

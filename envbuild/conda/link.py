@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
+from envbuild.conda.clobber import CLOBBERS, Footprint
 from envbuild.conda.meta import PathRecord, entry_point_script, prefix_record, record_of
 from envbuild.conda.paths import PathType
 from envbuild.conda.relocate import relocate
@@ -22,7 +23,7 @@ from envbuild.errors import BuildError, IntegrityError
 from envbuild.platform import LINUX_AMD64
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from envbuild.conda.package import Package
     from envbuild.conda.paths import EntryPoint, PathEntry
@@ -122,7 +123,18 @@ class LinkedFile:
         return cls(path, Kind.FILE, mode, FIXED_TIME, len(content), (content,))
 
 
-def link(package: Package, record: PackageRecord, target: LinkTarget) -> Iterator[LinkedFile]:
+def footprint(package: Package, record: PackageRecord, target: LinkTarget) -> Footprint:
+    """The paths that :func:`link` installs; arguments and errors as there."""
+    _check(package, record, target)
+    scripts = frozenset(f"bin/{point.command}" for point in package.entry_points)
+    places = _places(package, target, scripts)
+    folders = {place for path, place in places.items() if package.paths[path].path_type is PathType.DIRECTORY}
+    return Footprint(str(record), frozenset(places.values()) - folders, scripts, frozenset(folders))
+
+
+def link(
+    package: Package, record: PackageRecord, target: LinkTarget, *, lost: Collection[str] = ()
+) -> Iterator[LinkedFile]:
     """Install a package: its files in the package's order, its entry points, its record in ``conda-meta``.
 
     The result depends on the package's bytes, its URL and the target, and on nothing else.
@@ -131,6 +143,7 @@ def link(package: Package, record: PackageRecord, target: LinkTarget) -> Iterato
         package: The opened package.
         record: What the lock says of it.
         target: Where it is installed.
+        lost: Paths that other packages' files have; see :mod:`envbuild.conda.clobber`.
 
     Raises:
         BuildError: It needs a script to be run when it is installed, a python that the environment lacks, or
@@ -138,7 +151,7 @@ def link(package: Package, record: PackageRecord, target: LinkTarget) -> Iterato
         IntegrityError: It is not the package of the record, is damaged, or hostile.
     """
     _check(package, record, target)
-    return _Linker(package, record, target).files()
+    return _Linker(package, record, target, frozenset(lost)).files()
 
 
 @dataclass
@@ -148,6 +161,7 @@ class _Linker:
     package: Package
     record: PackageRecord
     target: LinkTarget
+    lost: frozenset[str]
     records: list[PathRecord] = field(default_factory=list)
     plain: dict[str, PathRecord] = field(default_factory=dict)
     """The files that were installed as they are, by their path in the package."""
@@ -164,12 +178,17 @@ class _Linker:
         if places:
             raise IntegrityError(f"{self.package.what} lists {min(places)!r} and does not have it")
         for place, point in points.items():
-            yield self._entry_point(place, point)
+            script = self._entry_point(place, point)
+            if place not in self.lost:
+                yield script
         yield LinkedFile.generated(meta, prefix_record(self.package.index, self.record, self.records))
 
     def _member(self, member: Member, entry: PathEntry, place: str) -> Iterator[LinkedFile]:
         self._check_kind(member, entry)
         record = record_of(entry, place)
+        if place in self.lost:
+            record.original = place
+            record.place = place = f"{CLOBBERS}/{self.record.name}/{place}"
         self.records.append(record)
         if member.kind is Kind.DIRECTORY:
             record.path_type = PathType.DIRECTORY
@@ -302,7 +321,7 @@ def _check(package: Package, record: PackageRecord, target: LinkTarget) -> None:
             )
 
 
-def _places(package: Package, target: LinkTarget, points: dict[str, EntryPoint]) -> dict[str, str]:
+def _places(package: Package, target: LinkTarget, points: Collection[str]) -> dict[str, str]:
     """Where each path of the package goes; what an entry point replaces goes nowhere."""
     places = {path: path for path in package.paths}
     if package.noarch == "python" and target.python is not None:

@@ -39,6 +39,7 @@ class PathRecord:
         computed: The digest of what was installed, where it was computed.
         size: The size of what was installed.
         patched: Whether the prefix was replaced in it.
+        original: Where it would be if no other package had a file there; None where it is there.
     """
 
     place: str
@@ -47,6 +48,7 @@ class PathRecord:
     computed: str | None = None
     size: int = 0
     patched: bool = False
+    original: str | None = None
 
     @classmethod
     def of_script(cls, place: str, script: bytes) -> PathRecord:
@@ -64,6 +66,8 @@ class PathRecord:
     def to_json(self) -> dict[str, Any]:
         """The entry in ``paths_data``."""
         document: dict[str, Any] = {"_path": self.place, "path_type": self.path_type}
+        if self.original is not None:
+            document["original_path"] = self.original
         entry = self.entry
         if entry is None:
             return document | {"sha256": self.computed, "size_in_bytes": self.size}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,16 +65,36 @@ def test_no_plan_is_over_budget_or_loses_a_package(budget: int, count: int) -> N
 def test_joined_packages_share_a_unit_and_groups_that_touch_become_one() -> None:
     units = plan(lock(*(record(name) for name in "abcdef")), 10)
     joined = join(units, [frozenset("ab"), frozenset("bc"), frozenset("ef")])
-    assert sorted(names(joined)) == [["a", "b", "c"], ["d"], ["e", "f"]]
+    assert sorted(names(joined)) == [["c", "b", "a"], ["d"], ["f", "e"]]
 
 
 def test_joining_through_a_shared_bucket_takes_the_whole_bucket() -> None:
     bucket = Unit((record("a"), record("b")))
     joined = join((bucket, Unit((record("x"),)), Unit((record("y"),))), [frozenset("ax"), frozenset("by")])
-    assert names(joined) == [["a", "b", "x", "y"]]
+    assert names(joined) == [["y", "x", "b", "a"]]
 
 
 def test_the_key_of_a_unit_tells_its_packages_and_their_order() -> None:
     a, b = record("a"), record("b")
     assert Unit((a,)).key(key_of) == a.sha256.hex
     assert len({Unit(records).key(key_of) for records in ((a,), (b,), (a, b), (b, a))}) == 4
+
+
+def test_joined_packages_stand_in_the_order_of_installation_of_the_whole_environment() -> None:
+    through = PackageRecord(**{**vars_of(record("m")), "depends": ("a",)})
+    last = PackageRecord(**{**vars_of(record("z")), "depends": ("m >=1",)})
+    units = plan(lock(record("a"), through, last), 10)
+    assert sorted(names(join(units, [frozenset("az")]))) == [["a", "z"], ["m"]]
+    assert sorted(names(join(plan(lock(record("a"), record("z")), 10), [frozenset("az")]))) == [["z", "a"]]
+
+
+def test_units_without_a_conflict_stay_as_they_are() -> None:
+    bucket = Unit((record("a"), record("b")))
+    assert join((bucket,), []) == (bucket,)
+    (joined,) = join((bucket,), [frozenset("ab")])
+    assert joined.joined
+    assert joined.key(key_of) != bucket.key(key_of)
+
+
+def vars_of(package: PackageRecord) -> dict[str, Any]:
+    return {name: getattr(package, name) for name in PackageRecord.__dataclass_fields__}
