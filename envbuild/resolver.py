@@ -109,9 +109,10 @@ class Resolver:
         Raises:
             SpecError: The definition cannot be understood.
         """
+        from envbuild.foreign import load
         from envbuild.spec.environment import EnvironmentSpec
 
-        loaded = spec if isinstance(spec, EnvironmentSpec) else lockfile.load(spec)
+        loaded = spec if isinstance(spec, EnvironmentSpec) else load(spec)
         if not loaded.has_base and self.config.base is not None:
             return loaded.with_base(self.config.base)
         return loaded

@@ -30,6 +30,7 @@ ORDER = (
     "lockfile",
     "oci",
     "conda",
+    "foreign",
     "pip",
     "pip",
     "config",

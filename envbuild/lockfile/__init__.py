@@ -95,7 +95,7 @@ def _unlocked(spec: EnvironmentSpec, policy: LockPolicy, why: str, *, tell: bool
 def beside(spec: EnvironmentSpec) -> Path | None:
     """The lock in the definition's folder, or the definition itself where it is a lock; else None."""
     source = Path(spec.source)
-    if source.name == FILE_NAME or spec.source.endswith(".lock"):
+    if spec.source.endswith(".lock") and is_lock(source):
         return source
     path = source.parent / FILE_NAME
     return path if source.is_file() and path.is_file() else None
