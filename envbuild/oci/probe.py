@@ -80,7 +80,7 @@ class Prober:
                 raise failure(answer.status, answer.headers, answer.body, what)
             return checked_manifest(answer.body, answer.headers, reference, what)
 
-        return retrying(ask, self._settings, deadline, f"reading {what}")
+        return retrying(ask, repository.host, self._settings, deadline, f"reading {what}")
 
     def close(self) -> None:
         """Give back the connections. Closing twice is harmless."""

@@ -19,11 +19,12 @@ class Registries:
     """Opens repositories and keeps them open. May be used by several threads.
 
     Args:
-        settings: How registries are spoken to.
+        insecure: Hosts that are spoken to in plain HTTP.
     """
 
     def __init__(self, insecure: frozenset[str]) -> None:
         self._insecure = insecure
+        self._known: Settings | None = None
         self._opened: dict[Repository, Registry] = {}
         self._prober: Prober | None = None
         self._guard = threading.Lock()
@@ -67,6 +68,9 @@ class Registries:
                 self._prober = None
 
     def _settings(self) -> Settings:
-        from envbuild.oci.open import Settings
+        """One for all, so that they share what is known of hosts; the guard is held."""
+        if self._known is None:
+            from envbuild.oci.open import Settings
 
-        return Settings(insecure_hosts=self._insecure)
+            self._known = Settings(insecure_hosts=self._insecure)
+        return self._known

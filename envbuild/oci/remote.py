@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import oras.container
 import oras.provider
+import requests
 from requests.adapters import HTTPAdapter
 
 from envbuild.deadline import NO_DEADLINE
@@ -49,8 +50,6 @@ from envbuild.oci.wire import POOLS, call, translated
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    import requests
-
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
     from envbuild.oci.auth import Credentials
@@ -82,13 +81,15 @@ class _Adapter(HTTPAdapter):
         """Nothing more to load: the context verifies, for every connection of both clients alike."""
 
 
-def _prepare(session: requests.Session, loopback: bool) -> None:
-    """Make oras-py's session ours."""
+def _session(loopback: bool) -> requests.Session:
+    """The connections to one host."""
+    session = requests.Session()
     session.headers["User-Agent"] = USER_AGENT
     session.auth = _as_it_is  # else requests would put what ~/.netrc says over our header
     session.trust_env = not loopback  # proxies
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=_CONNECTIONS))
+    return session
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -110,7 +111,10 @@ class _Host(oras.provider.Registry):
     ) -> None:
         parts = urlsplit(base_url)
         super().__init__(hostname=parts.netloc, insecure=parts.scheme == "http")
-        _prepare(self.session, is_loopback(parts.netloc))
+        self.session.close()  # its own; ours is shared with the other repositories of the host
+        loopback = is_loopback(parts.netloc)
+        self.lease = settings.connections.take(base_url, lambda: _session(loopback))
+        self.session = self.lease.value
         self.base_url = base_url
         self.authority = authority
         self.settings = settings
@@ -243,7 +247,7 @@ class RemoteRegistry:
 
     def close(self) -> None:
         """Give back the connections. Closing twice is harmless."""
-        self._host.session.close()
+        self._host.lease.close()
 
     # Manifests
 
@@ -354,7 +358,9 @@ class RemoteRegistry:
     def _retrying(self, operation: Callable[[_Host], _Result], doing: str, *actions: str) -> _Result:
         host = copy.copy(self._host)
         host.scopes = (scope(self._repository.path, *(actions or ("pull",))),)
-        return retrying(lambda: operation(copy.copy(host)), self._settings, host.deadline, doing)
+        return retrying(
+            lambda: operation(copy.copy(host)), self._repository.host, self._settings, host.deadline, doing
+        )
 
 
 def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str, str]:

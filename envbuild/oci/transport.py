@@ -10,27 +10,28 @@ import json
 import random
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from envbuild.digest import Digest
 from envbuild.errors import (
+    DeadlineExceeded,
+    EnvbuildError,
     IntegrityError,
     NotFound,
     RegistryError,
     Unauthorized,
     Unavailable,
 )
+from envbuild.oci.breaker import Breakers
 from envbuild.oci.manifest import ACCEPT, MAX_MANIFEST, parse_manifest
+from envbuild.oci.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from envbuild.deadline import Deadline
-    from envbuild.errors import (
-        EnvbuildError,
-    )
     from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.reference import Repository, Tag
 
@@ -56,6 +57,8 @@ class Settings:
         connect_timeout: Seconds for a connection to stand.
         read_timeout: Seconds in which the next bytes must arrive.
         retries: How often a request that failed for a passing reason is tried again.
+        breakers: What is known of the hosts' health, shared by all that use these settings.
+        connections: The connections to each host, shared in the same way.
     """
 
     insecure_hosts: frozenset[str] = frozenset()
@@ -63,6 +66,8 @@ class Settings:
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     retries: int = 4
+    breakers: Breakers = field(default_factory=Breakers, repr=False, compare=False)
+    connections: Shared = field(default_factory=Shared, repr=False, compare=False)
 
     def base_url(self, host: str, *, insecure: bool | None = None) -> str:
         """The URL in front of ``/v2/`` for a repository's host.
@@ -115,22 +120,40 @@ class MissingContent(NotFound):
         self.missing = missing
 
 
-def retrying(operation: Callable[[], _Result], settings: Settings, deadline: Deadline, doing: str) -> _Result:
+def retrying(
+    operation: Callable[[], _Result], host: str, settings: Settings, deadline: Deadline, doing: str
+) -> _Result:
     """The operation's result, tried again after :class:`Trouble` with growing random pauses.
 
     Raises:
         DeadlineExceeded: The time is up.
-        Unavailable: It failed once too often, or the registry asks to wait longer than there is time.
+        Unavailable: It failed once too often, or the registry asks to wait longer than there is time, or the
+            host is left alone for now.
     """
     for attempt in range(settings.retries + 1):
         deadline.check(doing)
         try:
-            return operation()
+            return _guarded(operation, host, settings, deadline)
         except Trouble as error:
             deadline.check(doing)
             if attempt == settings.retries or not error.retryable or not _pause(attempt, error, deadline):
                 raise
     raise AssertionError  # pragma: no cover
+
+
+def _guarded(operation: Callable[[], _Result], host: str, settings: Settings, deadline: Deadline) -> _Result:
+    """One attempt, whose outcome the host's circuit breaker is told."""
+    with settings.breakers[host].guard(deadline) as outcome:
+        try:
+            result = operation()
+        except Trouble as error:
+            outcome.answered, outcome.reason = False, error.message
+            raise
+        except EnvbuildError as error:
+            outcome.answered = None if isinstance(error, DeadlineExceeded) else True
+            raise
+        outcome.answered = True
+        return result
 
 
 def _pause(attempt: int, error: Trouble, deadline: Deadline) -> bool:
