@@ -82,6 +82,23 @@ def nearest(
     return min(found, key=lambda each: len(each[1]), default=None)
 
 
+def explain(key: str, form: Mapping[str, Any], forms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why there is no image of a key, in words: what differs from the nearest key that is known.
+
+    Args:
+        key: The key of the form.
+        form: What was asked for.
+        forms: Canonical forms that are known, by key.
+    """
+    if key in forms:
+        return f"{key[:12]} was resolved here before: its image is gone, or was in another repository"
+    found = nearest(form, forms.items())
+    if found is None:
+        return f"{key[:12]} is the first key that this index sees"
+    name, changes = found
+    return "\n  ".join([f"{key[:12]} is nearest to {name[:12]}, from which it differs:", *map(str, changes)])
+
+
 def _member(name: str, before: Any, after: Any) -> Iterator[Change]:
     """The changes of one member; if its reader sees none, the member as a whole."""
     if before == after:

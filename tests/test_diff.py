@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envbuild.diff import Change, compare, nearest
+from envbuild.diff import Change, compare, explain, nearest
 from envbuild.digest import Digest
 from envbuild.key import CanonicalForm
 from envbuild.platform import LINUX_AMD64
@@ -179,3 +179,14 @@ def test_packages_of_locks_are_told_by_name() -> None:
     assert str(change).startswith("package a: 1 0, sha256 1111")
     (gone,) = compare({"packages": [record]}, {"packages": []})
     assert (gone.kind, gone.name) == ("removed", "a")
+
+
+def test_a_miss_is_explained_by_the_nearest_key() -> None:
+    asked = written("conda: {dependencies: [a=2]}")
+    known = {"1" * 64: written("conda: {dependencies: [a=1]}"), "2" * 64: written("variables: {A: x, B: y}")}
+    assert explain("3" * 64, asked, known).splitlines() == [
+        "333333333333 is nearest to 111111111111, from which it differs:",
+        "  dependency a: a 1.* -> a 2.*",
+    ]
+    assert "first key" in explain("3" * 64, asked, {})
+    assert "is gone" in explain("3" * 64, asked, {**known, "3" * 64: asked})
