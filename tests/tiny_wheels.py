@@ -102,6 +102,11 @@ class TinyWheel:
         )
 
 
+def metadata_of(wheel: TinyWheel) -> bytes:
+    """The content of a wheel's METADATA, which PEP 658 serves beside it."""
+    return wheel.contents()[f"{wheel.info}/METADATA"]
+
+
 def digest_of(content: bytes) -> str:
     """A digest as RECORD has it."""
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
@@ -137,7 +142,7 @@ class Index:
 
     Attributes:
         url: Its URL, without credentials.
-        asked: The paths that were asked for with the right credentials.
+        asked: What was asked for with the right credentials, as ``GET /simple/tiny/``.
         status: The answer to everything, where it is not None.
     """
 
@@ -146,21 +151,42 @@ class Index:
     status: int | None = None
 
 
+def _respond(
+    here: Index, kept: dict[str, TinyWheel], uploaded: dict[str, str], path: str
+) -> tuple[int, bytes, str]:
+    """Status, body and content type of an answer."""
+    kind, _, name = path.strip("/").partition("/")
+    wheel = kept.get(name.removesuffix(".metadata"))
+    if kind == "files" and wheel is not None:
+        content = metadata_of(wheel) if name.endswith(".metadata") else wheel.to_bytes()
+        return 200, content, "application/octet-stream"
+    files = [_file(here, wheel, uploaded) for wheel in kept.values() if wheel.name == name]
+    document = {"meta": {"api-version": "1.1"}, "name": name, "files": files, "versions": []}
+    status = 200 if files and kind == "simple" else 404
+    return status, json.dumps(document).encode(), "application/vnd.pypi.simple.v1+json"
+
+
+def _file(here: Index, wheel: TinyWheel, uploaded: dict[str, str]) -> dict[str, object]:
+    content = wheel.to_bytes()
+    found = {"filename": wheel.file_name, "url": f"{here.url}/files/{wheel.file_name}", "size": len(content)}
+    times = {"upload-time": uploaded[wheel.file_name]} if uploaded else {}
+    core = {"core-metadata": {"sha256": hashlib.sha256(metadata_of(wheel)).hexdigest()}}
+    return {**found, **times, **core, "hashes": {"sha256": hashlib.sha256(content).hexdigest()}}
+
+
 @contextmanager
 def index(
     wheels: Iterable[TinyWheel],
     *,
     user: str | None = None,
     uploaded: dict[str, str] | None = None,
-    url: str = "files",
 ) -> Iterator[Index]:
-    """Serve wheels as PEP 691 has it.
+    """Serve wheels as PEP 691 and PEP 658 have it.
 
     Args:
         wheels: The wheels.
         user: ``USER:PASSWORD`` that everybody must give; nobody where it is None.
         uploaded: Times of upload, by file name.
-        url: The folder that files are in.
     """
     kept = {wheel.file_name: wheel for wheel in wheels}
     expected = "Basic " + base64.b64encode((user or "").encode()).decode()
@@ -173,25 +199,10 @@ def index(
             if user is not None and self.headers.get("Authorization") != expected:
                 self._answer(401, b"", "text/plain")
                 return
-            here.asked.append(self.path)
-            kind, _, name = self.path.strip("/").partition("/")
-            if kind == url and name in kept:
-                self._answer(200, kept[name].to_bytes(), "application/octet-stream")
-                return
-            files = [self._file(wheel) for wheel in kept.values() if wheel.name == name]
-            document = {"meta": {"api-version": "1.1"}, "name": name, "files": files, "versions": []}
-            content = json.dumps(document).encode()
-            found = bool(files) and kind == "simple"
-            self._answer(200 if found else 404, content, "application/vnd.pypi.simple.v1+json")
+            here.asked.append(f"{self.command} {self.path}")
+            self._answer(*_respond(here, kept, uploaded or {}, self.path))
 
         do_HEAD = do_GET  # noqa: N815 - the base class looks for this name
-
-        def _file(self, wheel: TinyWheel) -> dict[str, object]:
-            content = wheel.to_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            found = {"filename": wheel.file_name, "url": f"{here.url}/{url}/{wheel.file_name}"}
-            times = {"upload-time": uploaded[wheel.file_name]} if uploaded else {}
-            return {**found, **times, "hashes": {"sha256": digest}, "size": len(content)}
 
         def _answer(self, status: int, content: bytes, kind: str) -> None:
             self.send_response(status)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from packaging.tags import Tag
 
     from envbuild.spec.pip import PipSection
-    from envbuild.spec.requirement import PipRequirement
+    from envbuild.spec.requirement import LocalSource
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Chooser:
     """Chooses wheels for one section and one target.
 
     Attributes:
-        direct: The requirements that name a URL or a local wheel, by name.
+        local: The local wheels that the section names, by name.
         hashes: The sha256 digests that the section allows, by name; None where it says nothing of hashes.
         accepted: The tags that fit, ranked.
         stubs: A folder whose wheels are stand-ins for what is installed.
     """
 
-    direct: dict[str, PipRequirement]
+    local: dict[str, LocalSource]
     hashes: dict[str, set[str]] | None
     accepted: Mapping[Tag, int]
     stubs: Path
@@ -50,8 +50,8 @@ class Chooser:
             for each in requirements:
                 digests = {text.removeprefix("sha256:") for text in each.hashes if text.startswith("sha256:")}
                 allowed.setdefault(each.name, set()).update(digests)
-        direct = {each.name: each for each in section.requirements if each.url or each.local}
-        return cls(direct, allowed, ranks(python, machine, glibc_minor), stubs)
+        local = {each.name: each.local for each in section.requirements if each.local}
+        return cls(local, allowed, ranks(python, machine, glibc_minor), stubs)
 
     def choose(self, package: dict[str, Any]) -> PipDistribution:
         """The wheel of one of the solution's packages.
@@ -89,7 +89,7 @@ class Chooser:
         return url.startswith(f"{self.stubs.as_uri()}/")
 
     def _distribution(self, package: dict[str, Any], file: dict[str, Any]) -> PipDistribution:
-        requirement = self.direct.get(package["name"])
+        local = self.local.get(package["name"])
         url = bare(file["url"]) if "url" in file else Path(file["path"]).as_uri()
         file_name = unquote(urlsplit(url).path.rpartition("/")[2])
         try:
@@ -99,12 +99,10 @@ class Chooser:
                 f"{file_name} has no sha256 in its index",
                 hint="ask the index's owner to publish sha256 digests",
             ) from None
-        if requirement and requirement.local and requirement.local.files[0].sha256 != digest.hex:
-            raise IntegrityError(
-                f"{requirement.local.path} changed since the definition was read", hint="resolve again"
-            )
+        if local is not None and local.files[0].sha256 != digest.hex:
+            raise IntegrityError(f"{local.path} changed since the definition was read", hint="resolve again")
         version = str(package.get("version") or _version_of(file_name))
-        direct = url if requirement is not None and requirement.url else None
+        direct = url if file is package.get("archive") and "url" in file else None
         size = file.get("size") or _size_of(url)
         return PipDistribution(package["name"], version, url, digest, size, file_name, direct)
 

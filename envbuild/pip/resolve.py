@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.errors import BuildError, IntegrityError, SolveError
@@ -15,7 +17,6 @@ from envbuild.pip.uv import Compilation
 
 if TYPE_CHECKING:
     import datetime as dt
-    from pathlib import Path
 
     from envbuild.conda.link import PythonTarget
     from envbuild.deadline import Deadline
@@ -139,9 +140,6 @@ class _Resolution:
 
     def run(self, preferences: dict[str, str], stubs: dict[str, Installed]) -> list[PipDistribution]:
         """The wheels of one run."""
-        import tempfile
-        from pathlib import Path
-
         request = self.request
         glibc = _manylinux(request)
         machine = MACHINES[request.platform.architecture]
@@ -156,7 +154,7 @@ class _Resolution:
             ]  # fmt: skip
             if request.as_of is not None:
                 options += ["--exclude-newer", request.as_of.strftime("%Y-%m-%dT%H:%M:%SZ")]
-            constraints = request.section.constraints_text()
+            constraints = self.sources.constraints()
             asked = Compilation(requirements, constraints, tuple(options), preferences)
             packages = asked.run(self.cache_dir, self.deadline)
             chooser = Chooser.of(request.section, _short(request.python), machine, glibc, Path(folder))

@@ -12,9 +12,11 @@ from envbuild.errors import SolveError
 from envbuild.spec.requirement import strip_credentials
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from envbuild.spec.pip import PipSection
+    from envbuild.spec.requirement import PipRequirement
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _PORTS: Final = {"http": 80, "https": 443}
@@ -68,11 +70,11 @@ class Sources:
             lines.append(f"--index-url {self.indexes[0] if own else self.pypi}")
         folders = [each.path for each in self.section.find_links_local] + ([stubs] if stubs else [])
         lines += [f"--find-links {link}" for link in (*self.links, *(path.as_uri() for path in folders))]
-        for each in self.section.requirements:
-            # uv fills in variables from its own environment, which is empty: they are filled in here.
-            url = each.fetch_url and _filled(each.fetch_url)
-            lines.append(replace(each, fetch_url=url, hashes=()).text())
-        return "".join(f"{line}\n" for line in lines)
+        return "".join(f"{line}\n" for line in [*lines, *_texts(self.section.requirements)])
+
+    def constraints(self) -> str:
+        """A constraints file; it may hold credentials."""
+        return "".join(f"{line}\n" for line in _texts(self.section.constraints))
 
     def options(self) -> list[str]:
         """Arguments that say how, and hold no credentials."""
@@ -93,6 +95,15 @@ class Sources:
                 parts = urlsplit(url)
                 return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc}"))
         return url
+
+
+def _texts(requirements: tuple[PipRequirement, ...]) -> Iterator[str]:
+    """Requirements as uv reads them.
+
+    Variables are filled in, for uv's own environment has none; hashes are held against the wheels later.
+    """
+    for each in requirements:
+        yield replace(each, fetch_url=each.fetch_url and _filled(each.fetch_url), hashes=()).text()
 
 
 def bare(url: str) -> str:

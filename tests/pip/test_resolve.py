@@ -211,7 +211,7 @@ def test_credentials_reach_the_index_and_nobody_else(tiny: Tiny, monkeypatch: py
         assert found.url == f"{server.url}/files/{found.file_name}"
         with fetch_wheel(found, url=solution.urls[found.url], deadline=NO_DEADLINE) as stream:
             assert stream.read() == TinyWheel("tiny").to_bytes()
-        assert "/simple/tiny/" in server.asked
+        assert "GET /simple/tiny/" in server.asked
     said = seen.read_text()
     assert "compile" in said
     assert "hush-canary" not in said + repr(solution) + repr(found) + repr(request)
