@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 _BROKEN_PIPE: Final = 141
-_GRACE_SECONDS: Final = 3.0
+_GRACE_SECONDS: Final = 5.0
 
 _COMMANDS: Final = {
     "resolve": (

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -64,17 +65,23 @@ def machine(
     return Machine(folder, settings)
 
 
-def containers(engine: DockerEngine) -> set[str]:
-    return set(engine.docker("ps", "--all", "--quiet").stdout.split())
+def no_container_is_left(engine: DockerEngine) -> bool:
+    """Whether the engine has, in the end, no container of an image that was run here."""
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        images = engine.docker("ps", "--all", "--format", "{{.Image}}").stdout.split()
+        if not any(image.startswith("envbuild-run:") for image in images):
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def test_runs_what_the_environment_holds(machine: Machine, engine: DockerEngine) -> None:
-    before = containers(engine)
     program = "import sys, tabulate; print(sys.prefix, tabulate.tabulate([[1]]).split()[1])"
     answer = machine.run("environment.yml", "--", "python", "-c", program)
     assert answer.code == 0, answer.err
     assert answer.out == "/opt/env 1\n"
-    assert containers(engine) <= before
+    assert no_container_is_left(engine)
     again = machine.run("environment.yml", "--", "python", "-c", "print(2)")
     assert again.out == "2\n"
     assert again.err.count("\n") == 1
@@ -97,16 +104,14 @@ def test_passes_folders_variables_and_places(machine: Machine) -> None:
 
 
 def test_a_command_that_is_not_there(machine: Machine, engine: DockerEngine) -> None:
-    before = containers(engine)
     answer = machine.run("--json", "environment.yml", "--", "no-such-command")
     assert answer.code == 6
     assert "no-such-command" in answer.errors[0]["message"]
     assert "not found" in answer.errors[0]["message"]
-    assert containers(engine) <= before
+    assert no_container_is_left(engine)
 
 
 def test_an_interrupted_run_leaves_no_container(machine: Machine, engine: DockerEngine) -> None:
-    before = containers(engine)
     program = "import time; print('here', flush=True); time.sleep(300)"
     command = [*ENVBUILD, "run", "--quiet", "environment.yml", "--", "python", "-c", program]
     with subprocess.Popen(
@@ -125,7 +130,7 @@ def test_an_interrupted_run_leaves_no_container(machine: Machine, engine: Docker
         process.communicate(timeout=60)
         timer.cancel()
     assert process.returncode == 130
-    assert containers(engine) <= before
+    assert no_container_is_left(engine)
 
 
 def test_the_job_runner(machine: Machine) -> None:
