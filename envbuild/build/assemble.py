@@ -99,7 +99,7 @@ def reannotated(manifest: Manifest, annotations: Mapping[str, str]) -> Manifest:
 
 def conda_environment(base: BaseImage, prefix: str, variables: Mapping[str, str]) -> dict[str, str]:
     """The variables of an environment's image: the prefix first on the base's ``PATH``, the user's last."""
-    path = _variables(base.config).get("PATH", DEFAULT_PATH)
+    path = variables_of(base.config).get("PATH", DEFAULT_PATH)
     return {"PATH": f"{prefix}/bin:{path}", "CONDA_PREFIX": prefix, **variables}
 
 
@@ -109,7 +109,7 @@ def _config(
     document = dict(base.config)
     created = document.get("created") or EPOCH
     runtime = dict(document.get("config") or {})
-    variables = {**_variables(base.config), **environment}
+    variables = {**variables_of(base.config), **environment}
     runtime["Env"] = [f"{name}={value}" for name, value in variables.items()]
     merged = {**(runtime.get("Labels") or {}), **labels}
     if merged:
@@ -129,7 +129,8 @@ def _history(layer: Layer, created: str) -> dict[str, str]:
     return {"created": created, "created_by": f"envbuild {layer.title}"}
 
 
-def _variables(config: Mapping[str, Any]) -> dict[str, str]:
+def variables_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that an image's config sets."""
     entries = (config.get("config") or {}).get("Env") or []
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 

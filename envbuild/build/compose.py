@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from envbuild.build.assemble import Layer
 from envbuild.build.conflicts import conflicts
 from envbuild.build.plan import join
 from envbuild.build.upload import in_parallel, rewound
+from envbuild.conda.activate import is_activation
 from envbuild.conda.clobber import lost_paths
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.layer import PathHashes, layer_key, write_layer
 from envbuild.conda.link import LinkedFile, footprint, link
 from envbuild.conda.package import Package
+from envbuild.conda.tar import Kind
 from envbuild.index import LayerEntry
 from envbuild.progress import Event
 
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from envbuild.lock import Lock, PackageRecord
     from envbuild.oci.registries import Registries
     from envbuild.progress import Progress
+
+MAX_ACTIVATION: Final = 1 << 16
+"""An activation script of more bytes is no list of variables; it is not looked at."""
 
 SPOOL_BYTES: Final = 8 << 20
 """A layer up to this size is kept in memory between being made and being sent."""
@@ -59,11 +65,13 @@ class Composition:
         layers: The layers.
         made: How many of them were made.
         reused: How many were known.
+        activation: The text of the files that take part in activation, by path; None for one without text.
     """
 
     layers: tuple[Layer, ...]
     made: int
     reused: int
+    activation: dict[str, str | None] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,9 @@ class Composer:
             units = join(units, names)
         layers = tuple(Layer(entries[unit].descriptor, entries[unit].diff_id, unit.title) for unit in units)
         new = sum(self._key(unit) in made for unit in units)
-        return Composition(layers, new, len(units) - new)
+        texts = [json.loads(entries[unit].activation or "{}") for unit in units]
+        activation = {path: text for each in texts for path, text in each.items()}
+        return Composition(layers, new, len(units) - new, activation=activation)
 
     def _joined(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
         """The plan with those units in order of installation that were found to need it."""
@@ -211,9 +221,28 @@ class Composer:
             yield from link(package, record, self.target, lost=paths)
 
     def _write(self, title: str, files: Iterable[LinkedFile]) -> LayerEntry:
+        activation: dict[str, str | None] = {}
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(self.spool)) as file:
-            written = write_layer(files, file, self.compression, prefix=self.target.prefix)
+            watched = _watched(files, activation)
+            written = write_layer(watched, file, self.compression, prefix=self.target.prefix)
             self.upload.put(written.descriptor, lambda: rewound(file), title)
         hashes = written.path_hashes
         here = self.upload.target.repository
-        return LayerEntry(written.descriptor, written.diff_id, hashes.files, hashes.folders, here)
+        text = json.dumps(activation, sort_keys=True, separators=(",", ":")) if activation else ""
+        return LayerEntry(written.descriptor, written.diff_id, hashes.files, hashes.folders, here, text)
+
+
+def _watched(files: Iterable[LinkedFile], activation: dict[str, str | None]) -> Iterator[LinkedFile]:
+    """The same files; the text of those that take part in activation is kept."""
+    for file in files:
+        if not is_activation(file.path):
+            yield file
+            continue
+        activation[file.path] = None
+        if file.kind is Kind.FILE and file.size <= MAX_ACTIVATION:
+            content = b"".join(file.chunks)
+            with contextlib.suppress(UnicodeDecodeError):
+                activation[file.path] = content.decode()
+            yield replace(file, chunks=(content,))
+        else:
+            yield file

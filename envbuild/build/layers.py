@@ -12,6 +12,7 @@ from envbuild.build.assemble import (
     conda_environment,
     oci_layer,
     reannotated,
+    variables_of,
 )
 from envbuild.build.base import BaseImage, glibc_version
 from envbuild.build.job import Built
@@ -174,7 +175,9 @@ class LayersBuilder:
         assembled = assemble(
             base,
             (*composition.layers, history) if solution.lock.packages else (),
-            environment=self._environment(job, base, solution.lock),
+            environment=self._environment(job, base, composition)
+            if solution.lock.packages
+            else dict(job.spec.variables),
             labels={LOCK_ANNOTATION: lock_key, SCHEME_ANNOTATION: str(KEY_SCHEME)},
             annotations=annotations,
         )
@@ -198,9 +201,17 @@ class LayersBuilder:
             assembled.manifest.annotations,
         )
 
-    def _environment(self, job: Job, base: BaseImage, lock: Lock) -> dict[str, str]:
+    def _environment(self, job: Job, base: BaseImage, composition: Composition) -> dict[str, str]:
+        """The variables of the image: Conda's, those that activation sets, and above all the definition's."""
+        from envbuild.conda.activate import activate
+
         variables = dict(job.spec.variables)
-        return conda_environment(base, PREFIX, variables) if lock.packages else variables
+        environment = conda_environment(base, PREFIX, variables)
+        activation = activate(composition.activation, {**variables_of(base.config), **environment})
+        for path, reason in activation.left_out.items():
+            text = f"{path} is not part of the image's variables: {reason}"
+            self.progress(Event("layer", path, "output", text=text))
+        return {**environment, **activation.variables, **variables}
 
     def _composer(self, job: Job, solution: Solution, upload: Upload) -> Composer:
         from envbuild.build.compose import Composer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import conda_oracle
+from conda_packages import Entry, Package
 from envbuild.build.known import (
     DIFF_ID_ANNOTATION,
     LAYER_ANNOTATION,
@@ -118,8 +121,9 @@ def test_a_fresh_machine_fetches_no_package_that_others_have(registry: RegistryS
     assert set(layers_of(second)[:-1]) < set(layers_of(first))
     asked = registry.requests[before:]
     assert sum("/manifests/l-" in line for line in asked) == 3
-    blobs = [line for line in asked if line.startswith("HEAD") and "/blobs/" in line]
-    assert len(blobs) <= 3, "known layers are not asked for one by one"
+    heads = [line for line in asked if line.startswith("HEAD")]
+    known = [layer.digest.hex for layer in layers_of(second)[:-1]]
+    assert not [line for line in heads if any(digits in line for digits in known)], "not asked for one by one"
 
 
 def test_a_fresh_machine_of_a_layout_does_so_too(world: World) -> None:
@@ -216,3 +220,37 @@ def test_image_manifests_say_nothing_of_layers(world: World) -> None:
     assert isinstance(manifest, Manifest)
     assert not any(layer.annotations for layer in manifest.layers)
     assert LAYER_ANNOTATION not in manifest.annotations
+
+
+def test_a_known_layer_activates_without_its_package(registry: RegistryServer, world: World) -> None:
+    Package(
+        (
+            Entry("etc/conda/activate.d/a.sh", b'export WHERE="$CONDA_PREFIX/x"\nexport MINE=theirs\n'),
+            Entry("etc/conda/activate.d/b.sh", b"uname\n"),
+        ),
+        name="active",
+    ).put(world.root / "channels" / "tiny")
+    asyncio.run(conda_oracle.index(world.root / "channels" / "tiny"))
+    said: list[Event] = []
+    config = on(registry, world)
+    with Resolver(config, progress=said.append) as resolver:
+        first = resolver.resolve(world.spec("active", variables={"MINE": "mine"}))
+    assert [event.subject for event in said if "not part of the image's variables" in event.text] == [
+        "etc/conda/activate.d/b.sh"
+    ]
+    without_packages(world)
+    fresh = replace(config, cache_dir=world.root / "fresh")
+    second = resolve(fresh, world.spec("active", name="other.yml", variables={"OTHER": "1"}))
+    assert second.layers_made == 0
+    assert {"WHERE=/opt/env/x", "MINE=mine"} <= set(environment_of(first))
+    assert {"WHERE=/opt/env/x", "MINE=theirs", "OTHER=1"} <= set(environment_of(second))
+
+
+def environment_of(image: ResolvedImage) -> list[str]:
+    registry = RemoteRegistry(image.reference.repository)
+    manifest = registry.get_manifest(image.reference.digest)
+    assert isinstance(manifest, Manifest)
+    with registry.open_blob(manifest.config) as stream:
+        variables: list[str] = json.load(stream)["config"]["Env"]
+    registry.close()
+    return variables
