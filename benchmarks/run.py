@@ -20,8 +20,9 @@ def main() -> None:
     """Run the groups that the command line asks for."""
     import builds
     import hits
+    import keys
 
-    groups = {"hits": hits.run, "builds": builds.run}
+    groups = {"keys": keys.run, "hits": hits.run, "builds": builds.run}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="how often each case is run (3)")
     parser.add_argument("--only", choices=sorted(groups), help="one group only")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 import yaml
 
 from envbuild.errors import SpecError
+from envbuild.spec.plainyaml import read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ _HIDDEN = re.compile(
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 _LONE_RETURN = re.compile(b"\r(?!\n)")
+_BLOCKS = frozenset({"|", ">"})
 NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
@@ -61,11 +63,13 @@ class Scalar(NamedTuple):
         value: The text, quotes and escapes resolved.
         mark: Where it stands.
         plain: Whether it was written without quotes and not as a block.
+        content: Where the first line of a text written as a block (``|`` or ``>``) starts, else None.
     """
 
     value: str
     mark: Mark
     plain: bool
+    content: Mark | None = None
 
 
 class Sequence(NamedTuple):
@@ -136,9 +140,16 @@ def load_document(content: bytes, source: str) -> Node:
         SpecError: The content is not YAML, or uses what definitions may not use.
     """
     content = _checked_bytes(content, source)
+    if (node := read_plain(content, source)) is not None:
+        return node
+    return _load(content, source)
+
+
+def _load(content: bytes, source: str) -> Node:
+    """Read content of any kind."""
     parser = _Parser(content)
     try:
-        return _Builder(source, escapes=b"\\" in content).build(parser.get_event)
+        return _Builder(source, content).build(parser.get_event)
     except yaml.MarkedYAMLError as error:
         _refuse_syntax(error, source)
     except yaml.YAMLError as error:
@@ -211,9 +222,10 @@ def _refuse_syntax(error: yaml.MarkedYAMLError, source: str) -> NoReturn:
 class _Builder:
     """Turns a parser's events into nodes, without recursion."""
 
-    def __init__(self, source: str, *, escapes: bool) -> None:
+    def __init__(self, source: str, content: bytes) -> None:
         self._source = source
-        self._escapes = escapes
+        self._content = content
+        self._escapes = b"\\" in content
 
     def build(self, get_event: Callable[[], Any]) -> Node:
         get_event()  # the stream's start
@@ -247,7 +259,8 @@ class _Builder:
                 mark = make(Mark, (source, place.line + 1, place.column + 1))
                 if event.tag is not None or event.anchor is not None or (escapes and event.style == '"'):
                     self._check(event)
-                children.append(make(Scalar, (event.value, mark, not event.style)))
+                block = self._block(event) if event.style in _BLOCKS else None
+                children.append(make(Scalar, (event.value, mark, not event.style, block)))
             elif kind is yaml.SequenceEndEvent or kind is yaml.MappingEndEvent:
                 finished, (children, mark) = children, stack.pop()
                 close = self._mapping if kind is yaml.MappingEndEvent else _sequence
@@ -267,6 +280,16 @@ class _Builder:
     def _mark(self, event: Any) -> Mark:
         place = event.start_mark
         return Mark(self._source, place.line + 1, place.column + 1)
+
+    def _block(self, event: Any) -> Mark:
+        """Where a block's text starts, told by its first line that holds anything."""
+        first = event.start_mark.line + 1
+        for line in self._content.decode().split("\n")[first : event.end_mark.line + 1]:
+            if stripped := line.strip():
+                own = next((each for each in event.value.split("\n") if each.strip()), "")
+                inside = len(own) - len(own.lstrip(" "))
+                return Mark(self._source, first + 1, line.index(stripped[0]) - inside + 1)
+        return Mark(self._source, first + 1, 1)
 
     def _check(self, event: Any) -> None:
         mark = self._mark(event)

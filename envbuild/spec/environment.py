@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ChannelPriority", "EnvironmentSpec", "load", "parse"]
 
 STANDARD_INPUT = "-"
+_HERE = Path()
 _FOLDER_FILES = (forms.AZURE_V1_FILE, "envbuild.yaml", "envbuild.yml", "environment.yml", "environment.yaml")
 _SOLVED = "name the definition that it was solved from"
 _OTHERS = (
@@ -45,6 +46,8 @@ _OTHERS = (
     ),
 )
 _YAML_START = re.compile(r"(?:[\"']?[$A-Za-z_][\w.$-]*[\"']?\s*:(?:\s|$))|[{\[]|---|%|- ")
+
+_DOCKERFILE_START = re.compile(r"(?:from|arg)\s+[^\s=<>~!;@]", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,7 @@ class EnvironmentSpec:
         Raises:
             SpecError: The text is not a reference.
         """
-        return replace(self, base=fields.reference(base, Path(), None), has_base=True)
+        return replace(self, base=fields.reference(base, _HERE, None), has_base=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +193,11 @@ def _parse(source: _Source) -> EnvironmentSpec:
         raise SpecError(
             "this is a list of solved packages (@EXPLICIT), expected a definition", source=source.name
         )
-    if re.match(r"(?i)(?:from|arg)\s+[^\s=<>~!;@]", first):
+    if _DOCKERFILE_START.match(first):
         from envbuild.spec import azureml
 
         return _from_azure(azureml.from_dockerfile(source.content, source.name, source.folder), source)
-    suffix = Path(source.name).suffix.lower()
-    if not _YAML_START.match(first) and suffix not in {".yml", ".yaml", ".json"}:
+    if not _YAML_START.match(first) and not source.name.lower().endswith((".yml", ".yaml", ".json")):
         from envbuild.spec.pip import PipSection
 
         pip = PipSection.from_requirements(source.content, source.name, source.folder)
@@ -204,9 +206,15 @@ def _parse(source: _Source) -> EnvironmentSpec:
 
 
 def _first_line(content: bytes) -> str:
-    for line in content[:65536].decode("utf-8-sig", "replace").splitlines():
-        if line.strip() and not line.lstrip().startswith("#"):
-            return line
+    """The first line that is neither blank nor a comment."""
+    start = 0
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    while 0 <= start < min(len(content), 65536):
+        end = content.find(b"\n", start)
+        line = content[start : end if end >= 0 else 65536 + start].strip()
+        if line and not line.startswith(b"#"):
+            return line.decode("utf-8", "replace")
+        start = end + 1 if end >= 0 else -1
     return ""
 
 

@@ -117,9 +117,10 @@ def _steps_list(node: Sequence, what: str, folder: Path) -> Steps:
 
 
 def _content_mark(value: Scalar) -> Mark:
-    """Where a text starts: a block scalar does on the line after its indicator."""
-    is_block = not value.plain and "\n" in value.value
-    return Mark(value.mark.source, value.mark.line + 1, 1) if is_block else value.mark
+    """Where a text starts; one in quotes does behind its quote."""
+    if value.content is not None:
+        return value.content
+    return value.mark if value.plain else value.mark._replace(column=value.mark.column + 1)
 
 
 def _decode(content: bytes, path: Path) -> str:

@@ -1,7 +1,7 @@
 """The match specs that nearly all definitions hold, read in one step.
 
-Each form here gives exactly what the full grammar in ``match`` gives; what looks in any way uncommon is left to
-it. A test compares the two.
+Each form here gives exactly what the full grammar in ``match`` gives; what looks in any way uncommon is left
+to it. A test compares the two.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ _ONE = re.compile(
     rf"{_PLACE}({_NAME})"
     rf"(?:(?: *+({_OPERATOR}) *+| ++)({_VERSION})(\.\*)?(?:=(\*?[a-z0-9_.+-]++\*?))?)?"
 )
-_RANGE = re.compile(
-    rf"{_PLACE}({_NAME}) *+(>=?|<=?) *+({_VERSION}) *+, *+(>=?|<=?) *+({_VERSION})"
-)
+_RANGE = re.compile(rf"{_PLACE}({_NAME}) *+(>=?|<=?) *+({_VERSION}) *+, *+(>=?|<=?) *+({_VERSION})")
 _TERM = rf"(?:{_OPERATOR}) *+{_VERSION}(?:\.\*)?"
 _SEVERAL = re.compile(rf"{_PLACE}({_NAME}) *+({_TERM}(?: *+, *+{_TERM})++)")
-_TERMS = re.compile(rf"({_OPERATOR}) *+({_VERSION})(\.\*)?")
+_EITHER = re.compile(
+    rf"{_PLACE}({_NAME})(?: *+(?={_OPERATOR})| ++)((?:{_OPERATOR}|) *+{_VERSION}(?:\.\*)?"
+    rf"(?: *+\| *+(?:{_OPERATOR}|) *+{_VERSION}(?:\.\*)?)++)"
+)
+_TERMS = re.compile(rf"({_OPERATOR}|) *+({_VERSION})(\.\*)?")
 _ZERO = re.compile(r"(?<=[a-z])0(?=\.|\Z)")
+_MAX_LENGTH = 200
 _EXACT = frozenset({None, "=", "=="})
 _PLAIN = frozenset({">=", ">", "<=", "<", "!=", "=="})
 _RANK = {"==": 0, "=": 1, ">=": 3, ">": 4, "<=": 5, "<": 6, "!=": 7, "!=*": 8}
@@ -41,6 +44,8 @@ _RANK = {"==": 0, "=": 1, ">=": 3, ">": 4, "<=": 5, "<": 6, "!=": 7, "!=*": 8}
 
 def read_short(text: str) -> tuple[str, str | None, Fields, Channel | None] | None:
     """Name, version, fields and channel of a match spec; None where the full grammar must read it."""
+    if len(text) > _MAX_LENGTH:
+        return None
     if match := _ONE.fullmatch(text):
         place, name, operator, written, star, build = match.groups()
         version = None
@@ -55,16 +60,36 @@ def read_short(text: str) -> tuple[str, str | None, Fields, Channel | None] | No
         if place is None:
             return name, version, (("build", build),) if build else (), None
         return _placed(place, name, version, build)
+    return _read_more(text)
+
+
+def _read_more(text: str) -> tuple[str, str | None, Fields, Channel | None] | None:
+    """The same for constraints of more than one term."""
     if (match := _RANGE.fullmatch(text)) and match[3][0] != match[5][0]:
-        place, name, *_ = match.groups()
         first, second = match[3] + shortest(match[4]), match[5] + shortest(match[6])
-        version = f"{first},{second}" if first[0] == ">" else f"{second},{first}"
-        return (name, version, (), None) if place is None else _placed(place, name, version)
-    if match := _SEVERAL.fullmatch(text):
+        version: str | None = f"{first},{second}" if first[0] == ">" else f"{second},{first}"
+    elif match := _SEVERAL.fullmatch(text):
         version = _several(_TERMS.findall(match[3]))
-        if version is not None:
-            return (match[2], version, (), None) if match[1] is None else _placed(match[1], match[2], version)
-    return None
+    elif match := _EITHER.fullmatch(text):
+        version = _either(_TERMS.findall(match[3]))
+    else:
+        return None
+    if version is None or match[1] is None:
+        return (match[2], version, (), None) if version is not None else None
+    return _placed(match[1], match[2], version)
+
+
+def _either(terms: list[tuple[str, str, str]]) -> str | None:
+    """The spelling of single terms of which one must hold; None where the full grammar must judge."""
+    found: set[str] = set()
+    for operator, version, star in terms:
+        if operator == "~=" or (star and operator == "=="):
+            return None
+        spelled = _one(operator or None, version, star)
+        if spelled is None:
+            return None
+        found.add(spelled)
+    return "|".join(sorted(found))
 
 
 def shortest(version: str) -> str:

@@ -326,6 +326,8 @@ def _simple(operator: str, text: str) -> Alternatives:
 def _compared(operator: str, version: Version) -> Alternatives:
     if operator == "=":
         return _term("=", version)
+    if operator == "~=" and version.local:
+        raise SpecError(f"'~={version}' has a local part", hint=f"write {version} or a range")
     if operator == "~=" and len(version.segments) > 1:
         series = Version(version.epoch, version.segments[:-1], version.local)
         return frozenset({frozenset({Term(">=", str(version.stripped())), Term("=", str(series))})})

@@ -276,7 +276,7 @@ NUMBERS = st.sampled_from(
         "1post0",
     ]
 )
-OPERATORS = st.sampled_from(["", "=", "==", ">=", ">", "<", "<=", "!=", "~="])
+OPERATORS = st.sampled_from(["", "", "=", "==", ">=", ">", "<", "<=", "!=", "~="])
 SPACES = st.sampled_from(["", " "])
 CONSTRAINTS = st.lists(
     st.builds("{}{}{}{}".format, OPERATORS, SPACES, NUMBERS, st.sampled_from(["", "", ".*", "*"])),
