@@ -24,7 +24,7 @@ _DOCKER_HUB = "docker.io"
 LAYOUT_SCHEME = "oci:"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Tag:
     """A tag of a repository: 1 to 128 of ``A-Z a-z 0-9 _ . -``, not starting with ``.`` or ``-``."""
 
@@ -41,7 +41,7 @@ class Tag:
         return self.name
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Repository:
     """A place that holds images: ``host/path`` on a registry, or an OCI layout in a folder.
 
@@ -103,7 +103,7 @@ class Repository:
         return TaggedReference(self, tag)
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class ImageReference:
     """One image for ever: a repository and a digest. Written ``repository@sha256:…``."""
 
@@ -126,7 +126,7 @@ class ImageReference:
         return f"{self.repository}@{self.digest}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class TaggedReference:
     """What a tag names at the moment somebody asks: an input, never an answer."""
 
