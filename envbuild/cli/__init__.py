@@ -35,6 +35,7 @@ _COMMANDS: Final = {
     "run": ("envbuild.cli.run", "Run a command in a definition's image."),
     "inspect": ("envbuild.cli.inspect", "Show what an image is made of."),
     "prewarm": ("envbuild.cli.prewarm", "Resolve many definitions at once."),
+    "rebase": ("envbuild.cli.rebase", "Put environments on another base, building nothing."),
     "cache": ("envbuild.cli.cache", "Look at the local index, or clear it."),
     "doctor": ("envbuild.cli.doctor", "Check what envbuild needs on this machine."),
 }

@@ -52,10 +52,10 @@ def _revived(entry: LockEntry, path: Path) -> EnvironmentSpec:
     return EnvironmentSpec(
         source=str(path),
         base=_base(entry, path),
-        steps=_steps(form["steps"], path),
+        steps=revived_steps(form["steps"], path),
         conda=_conda(form["conda"]),
         pip=_pip(form["pip"], path),
-        steps_after=_steps(form["steps_after"], path),
+        steps_after=revived_steps(form["steps_after"], path),
         variables=tuple(sorted(form["variables"].items())),
         channel_priority=ChannelPriority(form["channel_priority"]),
         platforms=(entry.lock.platform,),
@@ -96,7 +96,8 @@ def _conda(section: dict[str, Any] | None) -> CondaSection | None:
     )
 
 
-def _steps(section: dict[str, Any] | None, path: Path) -> Steps | None:
+def revived_steps(section: dict[str, Any] | None, path: Path) -> Steps | None:
+    """Steps of their part of a form, where they read no files; ``path`` is named in messages."""
     from envbuild.spec.instruction import Heredoc, Instruction
     from envbuild.spec.steps import Steps
 
