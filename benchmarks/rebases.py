@@ -1,0 +1,89 @@
+"""How many environments a second are put on a new base, on a registry server on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envbuild.build.job import Job
+from envbuild.build.layers import LayersBuilder
+from envbuild.build.rebase import Rebased, Rebaser
+from envbuild.deadline import NO_DEADLINE
+from envbuild.key import CanonicalForm
+from envbuild.platform import Platform
+from envbuild.reference import Repository, Tag
+from envbuild.resolver import Resolver
+from envbuild.spec.environment import load
+from measure import table
+from parts.registry_server import RegistryServer
+from tiny import LIBC, World, make_base
+
+if TYPE_CHECKING:
+    from envbuild.config import Config
+
+IMAGES = 1000
+
+
+def run(repeats: int) -> None:
+    """Print the table of rebases."""
+    folder = Path(tempfile.mkdtemp(prefix="envbuild-bench-"))
+    server = RegistryServer(folder / "registry")
+    server.start()
+    try:
+        _run(folder, server, max(repeats, 1))
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+def _run(folder: Path, server: RegistryServer, repeats: int) -> None:
+    world = World.make(folder)
+    config = replace(world.config, workspace=server.repository("envs"), jobs=8)
+    _fill(config, world)
+    names = [f"new-{turn}" for turn in range(repeats)]
+    for name in names:
+        make_base(Repository.parse(f"oci:{folder}/bases"), name, {"lib/libc.so.6": LIBC, "x": name.encode()})
+    seen = [_rebase(config, world, name, server) for name in names]
+    rate = statistics.median(each[0] for each in seen)
+    asked = statistics.median(each[1] for each in seen)
+    cpu = statistics.median(each[2] for each in seen)
+    table(
+        f"{IMAGES} environments on a new base",
+        ("a second", "requests each", "CPU of envbuild each"),
+        [[f"{rate:.0f}", f"{asked:.1f}", f"{cpu * 1000:.1f} ms"]],
+    )
+
+
+def _fill(config: Config, world: World) -> None:
+    """Build environments that differ in a variable, and so in key, lock key and config."""
+    spec = load(world.spec("pyth", "thing", "tool"), base=config.base)
+    platform = Platform("linux", "amd64")
+    with Resolver(config) as resolver:
+        base = resolver.bases.image(spec.require_base(), platform, NO_DEADLINE)
+        builder = LayersBuilder(config, resolver.index, resolver.registries, resolver.progress)
+        for number in range(IMAGES):
+            one = replace(spec, variables=(("NUMBER", str(number)),))
+            key = CanonicalForm.of(one, base.digest, platform).key
+            builder.build(Job(one, key, platform, base, NO_DEADLINE))
+
+
+def _rebase(config: Config, world: World, name: str, server: RegistryServer) -> tuple[float, float, float]:
+    """Rebases a second, requests for each, and CPU seconds for each."""
+    bases = Repository.parse(f"oci:{world.root}/bases")
+    before = len(server.requests)
+    with Resolver(world.other_machine(workspace=config.workspace, jobs=config.jobs)) as resolver:
+        worker = Rebaser(
+            resolver.config, resolver.index, resolver.registries, resolver.progress, bases=resolver.bases
+        )
+        started, cpu = time.perf_counter(), time.process_time()
+        old = worker.digests(bases.tagged(Tag("minimal")), NO_DEADLINE)
+        done = list(worker.rebase_all(old, bases.tagged(Tag(name)), NO_DEADLINE))
+        seconds, spent = time.perf_counter() - started, time.process_time() - cpu
+    if len(done) != IMAGES or not all(isinstance(each, Rebased) and each.made for each in done):
+        raise SystemExit(f"{len(done)} came out, {IMAGES} expected")
+    return IMAGES / seconds, (len(server.requests) - before) / IMAGES, spent / IMAGES
