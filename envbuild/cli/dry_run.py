@@ -16,6 +16,7 @@ from envbuild.cli.options import amount
 from envbuild.cli.progress import shown
 from envbuild.deadline import Deadline
 from envbuild.errors import CacheMiss, EnvbuildError
+from envbuild.lockfile import apply
 from envbuild.resolver import ResolvedImage, Resolver
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def dry_run(specs: tuple[str, ...], options: Common, *, look: bool, build: bool 
     """
     code = 0
     config = replace(options.config, promote=False)
-    with shown(options) as display, Resolver(config, progress=display) as resolver:
+    with shown(options) as display, Resolver(config, progress=display, locks=options.locks) as resolver:
         for spec in specs:
             subject = spec if len(specs) > 1 else None
             try:
@@ -72,9 +73,10 @@ def preview(
     key = resolver.key(loaded)
     deadline = Deadline.after(resolver.config.timeout)
     platform = loaded.platforms[0]  # resolver.key refuses a definition for several
-    base = resolver.bases.image(loaded.require_base(), platform, deadline)
+    locked = apply(loaded, platform, resolver.locks)
+    base = resolver.bases.image(locked.spec.require_base(), platform, deadline)
     previewer = Previewer(resolver.config, resolver.index, resolver.registries, resolver.progress)
-    return previewer.preview(Job(loaded, key, platform, base, deadline))
+    return previewer.preview(Job(locked.spec, key, platform, base, deadline, locked.entry))
 
 
 def _document(found: Preview) -> dict[str, Any]:

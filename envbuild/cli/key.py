@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from envbuild.cli import report
-from envbuild.cli.options import DEFINITION, Command, common
+from envbuild.cli.options import DEFINITION, LOCKS, Command, common
 from envbuild.errors import EnvbuildError
 from envbuild.resolver import Resolver
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
 @click.option("--explain", is_flag=True, help="Print the canonical form that is hashed, as JSON.")
-@common(DEFINITION)
+@common(DEFINITION, LOCKS)
 def key(specs: tuple[str, ...], explain: bool, options: Common) -> int:
     """Print the key of each definition: 64 hex digits, equal for equal meanings.
 
     A base that is a tag is resolved to a digest first; nothing is written to any registry.
     """
     code = 0
-    with Resolver(options.config) as resolver:
+    with Resolver(options.config, locks=options.locks) as resolver:
         for spec in specs:
             try:
                 form = resolver.form(options.load(spec))

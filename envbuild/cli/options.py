@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from envbuild.config import Config
+from envbuild.foreign import load
+from envbuild.lockfile import LockPolicy
 from envbuild.platform import Platform
-from envbuild.spec.environment import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +93,12 @@ BUILD: Final = _group(
     _of("--docker-host", metavar="URL", help="The Docker Engine's address, for Docker steps."),
     _of("--jobs", metavar="N", type=int, help="How many things to do at once."),
 )
+LOCKS: Final = _group(
+    "Locks",
+    _of("--lock", metavar="FILE", type=click.Path(path_type=Path), help="The lock; envbuild.lock beside it."),
+    _of("--locked", is_flag=True, help="Fail where there is no lock, or a stale one."),
+    _of("--no-lock", is_flag=True, help="Look at no lock."),
+)
 ENGINE: Final = tuple(_group("Options", _of("--docker-host", metavar="URL", help="The engine's address.")))
 CACHE: Final = _group("Options", _of("--cache-dir", metavar="FOLDER", help="The folder of the local index."))
 GENERAL: Final = _group(
@@ -117,12 +124,14 @@ class Common:
         overrides: What is laid over each definition: base, steps, platforms, as_of.
         as_json: Whether to print JSON.
         quiet: Whether to show no progress.
+        locks: Which locks are used.
     """
 
     config: Config
     overrides: dict[str, Any]
     as_json: bool
     quiet: bool
+    locks: LockPolicy = field(default_factory=LockPolicy)
 
     def load(self, source: str) -> EnvironmentSpec:
         """Read a definition and lay the options over it."""
@@ -154,7 +163,8 @@ def _take(values: dict[str, Any], names: set[str]) -> Common:
     overrides["platforms"] = (Platform.parse(platform),) if platform else None
     as_json, quiet = given.pop("as_json"), given.pop("quiet")
     given["insecure"] = given["insecure"] or None
-    return Common(Config.load(**given), overrides, as_json, quiet)
+    locks = LockPolicy(given.pop("lock", None), given.pop("locked", False), given.pop("no_lock", False))
+    return Common(Config.load(**given), overrides, as_json, quiet, locks)
 
 
 def moment(seconds: float) -> str:

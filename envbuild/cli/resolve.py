@@ -9,10 +9,11 @@ import click
 
 from envbuild.cli import report
 from envbuild.cli.answers import as_json, summary
-from envbuild.cli.options import BUILD, DEFINITION, LOOKUP, Command, common
+from envbuild.cli.explain import explained, warnings
+from envbuild.cli.options import BUILD, DEFINITION, LOCKS, LOOKUP, Command, common
 from envbuild.cli.progress import shown
 from envbuild.errors import EnvbuildError
-from envbuild.resolver import Resolver
+from envbuild.resolver import Resolver, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +32,12 @@ _dry_run = click.option(
 @click.command(cls=Command)
 @click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
 @click.option("--no-build", is_flag=True, help="Exit with 3 where the image is nowhere.")
+@click.option(
+    "--explain", is_flag=True, help="Where the image is nowhere, say what differs from the nearest one."
+)
 @_dry_run
-@common(DEFINITION, LOOKUP, BUILD)
-def resolve(specs: tuple[str, ...], no_build: bool, dry_run: bool, options: Common) -> int:
+@common(DEFINITION, LOCKS, LOOKUP, BUILD)
+def resolve(specs: tuple[str, ...], no_build: bool, explain: bool, dry_run: bool, options: Common) -> int:
     """Answer with the digest-pinned reference of each definition's image, one a line.
 
     SPEC is an environment.yml, an envbuild.yaml, a requirements.txt, an Azure ML environment, or - for
@@ -44,13 +48,15 @@ def resolve(specs: tuple[str, ...], no_build: bool, dry_run: bool, options: Comm
         from envbuild.cli.dry_run import dry_run as run
 
         return run(specs, options, look=True, build=not no_build)
+    if explain:
+        return _each(specs, options, lambda resolver, spec: explained(resolver, spec, build=not no_build))
     return _each(specs, options, lambda resolver, spec: resolver.resolve(spec, build=not no_build))
 
 
 @click.command(cls=Command)
 @click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
 @_dry_run
-@common(DEFINITION, LOOKUP, BUILD)
+@common(DEFINITION, LOCKS, LOOKUP, BUILD)
 def build(specs: tuple[str, ...], dry_run: bool, options: Common) -> int:
     """Build an image without asking whether it is there, and push it to the workspace.
 
@@ -66,17 +72,24 @@ def build(specs: tuple[str, ...], dry_run: bool, options: Common) -> int:
 def _each(specs: tuple[str, ...], options: Common, action: Action) -> int:
     """One answer a line; a definition that fails does not keep the others from being answered."""
     code = 0
-    with shown(options) as display, Resolver(options.config, progress=display) as resolver:
+    with (
+        shown(options) as display,
+        Resolver(options.config, progress=display, locks=options.locks) as resolver,
+    ):
         for spec in specs:
             subject = spec if len(specs) > 1 else None
             try:
-                image = action(resolver, options.load(spec))
+                loaded = options.load(spec)
+                image = action(resolver, loaded)
             except EnvbuildError as error:
                 display.pause()
                 report(error, as_json=options.as_json, subject=subject)
                 code = code or error.exit_code
             else:
                 display.pause()
+                if image.source is Source.BUILT:
+                    for line in warnings(resolver, loaded):
+                        display.note(line)
                 display.note(summary(image, subject))
                 click.echo(
                     json.dumps(({"spec": spec} if subject else {}) | as_json(image), ensure_ascii=False)

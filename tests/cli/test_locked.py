@@ -1,0 +1,66 @@
+"""``resolve`` and ``key`` under a lock, with warnings, and with misses explained."""
+
+from __future__ import annotations
+
+from cli_calls import Call
+from tiny import World
+
+
+def test_a_stale_lock_is_told_and_locked_fails(world: World, call: Call) -> None:
+    call("lock", world.spec("tool=1"))
+    assert call("resolve", "--locked", world.spec("tool=1")).code == 0
+    stale = call("resolve", world.spec("tool=2"))
+    assert stale.code == 0
+    assert "envbuild.lock is stale: dependency tool: tool 1.* -> tool 2.*" in stale.err
+    failed = call("resolve", "--locked", world.spec("tool=2"))
+    assert (failed.code, failed.out) == (2, "")
+    assert "is stale" in failed.err
+    assert call("key", "--locked", world.spec("tool=2")).code == 2
+    assert "stale" not in call("resolve", "--no-lock", world.spec("tool=2")).err
+
+
+def test_a_lock_can_be_named_and_be_the_definition(world: World, call: Call) -> None:
+    spec = world.spec("tool=1")
+    call("lock", spec, "-o", "other.lock")
+    first = call("resolve", spec, "--lock", "other.lock", "--locked")
+    assert first.code == 0
+    assert call("resolve", "other.lock").out == first.out
+    assert call("key", "other.lock").out == call("key", spec).out
+
+
+def test_warnings_are_shown_when_something_is_built(world: World, call: Call) -> None:
+    spec = world.spec("tool")
+    built = call("resolve", spec)
+    assert "EB104 tool has no version" in built.err
+    assert "EB121" in built.err
+    assert "EB104" not in call("resolve", spec).err
+    assert "EB104" not in call("build", "--quiet", spec).err
+
+
+def test_a_lock_settles_the_warnings_that_it_can(world: World, call: Call) -> None:
+    spec = world.spec("tool")
+    call("lock", spec)
+    assert "EB1" not in call("resolve", spec).err
+
+
+def test_a_miss_is_explained(world: World, call: Call) -> None:
+    first = call("resolve", "--explain", "--no-build", world.spec("tool=1"))
+    assert first.code == 3
+    assert "is the first key that this index sees" in first.err
+    assert call("resolve", "--explain", world.spec("tool=1")).code == 0
+    second = call("resolve", "--explain", world.spec("tool=2"))
+    assert second.code == 0
+    assert "  dependency tool: tool 1.* -> tool 2.*" in second.err.splitlines()
+    assert "differs" not in call("resolve", "--explain", world.spec("tool=2")).err
+
+
+def test_a_dry_run_is_held_to_the_lock(world: World, call: Call) -> None:
+    spec = world.spec("tool")
+    call("lock", spec)
+    for path in (world.root / "channels").rglob("repodata*"):
+        path.unlink()
+    fresh = ("--cache-dir", world.root / "fresh")
+    assert call("resolve", "--dry-run", "--no-lock", spec, *fresh).code == 5
+    answer = call("resolve", "--dry-run", "--json", spec, *fresh)
+    assert answer.code == 0
+    assert "tool-2.0-0" in str(answer.documents[0]["packages"])
