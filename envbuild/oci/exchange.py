@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from envbuild.errors import DeadlineExceeded, IntegrityError, RegistryError, SpecError
 from envbuild.oci.auth import scope
-from envbuild.oci.manifest import MAX_MANIFEST
+from envbuild.oci.manifest import MAX_MANIFEST, OCI_INDEX, ImageIndex, parse_manifest
 from envbuild.oci.stream import BlobBody
 from envbuild.oci.transport import (
     MANIFEST_HEADERS,
@@ -30,12 +30,13 @@ from envbuild.reference import Tag
 if TYPE_CHECKING:
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
-    from envbuild.oci.manifest import ImageIndex, Manifest
+    from envbuild.oci.manifest import Manifest
     from envbuild.oci.registry import BlobOpener
     from envbuild.oci.transport import Settings
     from envbuild.reference import Repository
 
 _SKIP: Final = 1 << 17
+_NO_API: Final = frozenset({400, 404, 405, 501})
 Response = Any
 """A response of requests, which only :mod:`envbuild.oci.remote` may import."""
 
@@ -156,6 +157,24 @@ def _next(host: Host, url: str, response: Response, what: str) -> str | None:
     if not same_origin(following, host.base_url) or following == url:
         raise IntegrityError(f"{what} go on at {link[:200]!r}, which is not on the same registry")
     return following
+
+
+def referrers_page(host: Host, url: str, what: str) -> tuple[tuple[Descriptor, ...] | None, str | None]:
+    """What one page of the referrers API lists, and the next page's URL; None where there is no API.
+
+    The API is known by an answer that is an image index: some registries without it answer 200 to all.
+    """
+    response = host.do_request(url, headers={"Accept": OCI_INDEX}, stream=True)
+    body = host.body(response, MAX_MANIFEST)
+    if response.status_code in _NO_API:
+        return None, None
+    if response.status_code != 200:
+        raise failure(response.status_code, response.headers, body, what)
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
+    if kind != OCI_INDEX:
+        return None, None
+    listed = parse_manifest(body, kind, what)
+    return listed.manifests if isinstance(listed, ImageIndex) else (), _next(host, url, response, what)
 
 
 def mount(host: Host, descriptor: Descriptor, source: Repository, what: str) -> bool:

@@ -34,6 +34,7 @@ from envbuild.oci.layout_index import (
     ref_name,
 )
 from envbuild.oci.manifest import MAX_MANIFEST, ImageIndex, is_manifest, parse_descriptor, parse_manifest
+from envbuild.oci.registry import is_fallback_tag
 from envbuild.reference import Tag
 
 if TYPE_CHECKING:
@@ -208,11 +209,16 @@ class LayoutRegistry:
                 os.unlink(digest.hex, dir_fd=writer.blobs)
 
     def tags(self) -> Iterator[Tag]:
-        """Every tag; names in ``index.json`` that are not tags are left out."""
+        """Every tag; names in ``index.json`` that are not tags, or that list attachments, are left out."""
         self._deadline.check(f"listing the tags of {self.repository}")
         for name in self._tags().named:
             with contextlib.suppress(SpecError):
-                yield Tag(name)
+                if not is_fallback_tag(tag := Tag(name)):
+                    yield tag
+
+    def referrers(self, subject: Digest) -> None:  # noqa: ARG002
+        """Nothing: a layout has no API; a tag lists what is attached."""
+        return
 
     def close(self) -> None:
         """Forget what was read. Closing twice is harmless."""

@@ -6,6 +6,7 @@ contract suite in the tests runs on each of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Protocol, Self
 
@@ -95,12 +96,27 @@ class Registry(Protocol):
         ...
 
     def tags(self) -> Iterator[Tag]:
-        """Every tag of the repository, in no particular order."""
+        """Every tag of the repository, in no particular order, but those of what is attached to images."""
+        ...
+
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...] | None:
+        """What the referrers API lists for a manifest; None where there is no such API.
+
+        Most callers want :func:`envbuild.oci.referrers.referrers`.
+        """
         ...
 
     def close(self) -> None:
         """Give back connections and files. Closing twice is harmless."""
         ...
+
+
+def is_fallback_tag(tag: Tag) -> bool:
+    """Whether a tag is a list of what is attached to an image, or a signature as cosign keeps it.
+
+    Source: Distribution Specification, "Referrers Tag Schema"; cosign's ``sha256-<hex>.sig``.
+    """
+    return re.fullmatch(r"sha256-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?", tag.name) is not None
 
 
 def find_manifest(registry: Registry, reference: Tag | Digest) -> Manifest | ImageIndex | None:

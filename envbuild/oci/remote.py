@@ -29,16 +29,17 @@ from envbuild.oci.exchange import (
     has_blob,
     mount,
     read_manifest,
+    referrers_page,
     tags_page,
     upload,
     write_manifest,
 )
+from envbuild.oci.registry import is_fallback_tag
 from envbuild.oci.stream import BlobBody, BlobStream
 from envbuild.oci.transport import (
     MAX_REDIRECTS,
     REDIRECTS,
     Settings,
-    is_fallback_tag,
     is_loopback,
     name_of,
     redirected,
@@ -299,6 +300,24 @@ class RemoteRegistry:
     def _page(self, url: str) -> tuple[list[Tag], str | None]:
         what = f"the tags of {self._repository}"
         return self._retrying(lambda host: tags_page(host, url, what), f"listing {what}")
+
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...] | None:
+        """What the referrers API lists for a manifest; None where there is no such API."""
+        url = f"{self._host.base_url}/v2/{self._repository.path}/referrers/{subject}"
+        what = f"the referrers of {self._repository}@{subject}"
+        found: dict[Digest, Descriptor] = {}
+        for _ in range(_MAX_PAGES):
+            listed, following = self._retrying(
+                lambda host, url=url: referrers_page(host, url, what),  # type: ignore[misc]
+                f"listing {what}",
+            )
+            if listed is None:
+                return None
+            found |= {each.digest: each for each in listed}
+            if following is None:
+                return tuple(found.values())
+            url = following
+        raise IntegrityError(f"{what} are listed on more than {_MAX_PAGES} pages")
 
     # Blobs
 

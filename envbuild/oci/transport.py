@@ -250,11 +250,6 @@ def redirected(url: str, location: str | None, what: str) -> str:
     return target
 
 
-def is_fallback_tag(tag: Tag) -> bool:
-    """Whether a tag stands in for the referrers API (Distribution Specification, "Referrers Tag Schema")."""
-    return re.fullmatch(r"sha256-[0-9a-f]{64}", tag.name) is not None
-
-
 def same_origin(url: str, base_url: str) -> bool:
     """Whether a URL is on the very scheme, host and port; credentials never go anywhere else."""
     return origin(url) == origin(base_url)

@@ -1,0 +1,200 @@
+"""What is attached to an image: artifacts whose manifests name it as their subject.
+
+Registries with the referrers API list them. Elsewhere, and in layouts, an image index under the tag
+``sha256-<hex>`` of the subject does. That tag is read, changed and written, so writers must take turns: on
+one machine a file lock sees to that, and what was written is read back. Source: OCI Distribution
+Specification 1.1 ("Listing Referrers", "Referrers Tag Schema", "Pushing Manifests with Subject").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from envbuild.deadline import NO_DEADLINE
+from envbuild.digest import Descriptor
+from envbuild.errors import IntegrityError, TagMoved
+from envbuild.oci.manifest import OCI_EMPTY, ImageIndex, Manifest
+from envbuild.oci.registry import find_manifest
+from envbuild.reference import Tag
+from envbuild.storage import key_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from envbuild.deadline import Deadline
+    from envbuild.digest import Digest
+    from envbuild.oci.registry import Registry
+
+EMPTY: Final = b"{}"
+MAX_ARTIFACT: Final = 64 << 20
+"""The largest blob of an artifact that is read into memory, in bytes."""
+_ATTEMPTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Something to attach.
+
+    Attributes:
+        artifact_type: What it is, as a media type.
+        media_type: The media type of its one blob.
+        content: The blob.
+        annotations: Annotations of its manifest.
+        title: The blob's file name for tools that write it to disk; empty for none.
+    """
+
+    artifact_type: str
+    media_type: str
+    content: bytes
+    annotations: Mapping[str, str]
+    title: str = ""
+
+    def manifest(self, subject: Descriptor) -> Manifest:
+        """The artifact's manifest; equal artifacts of one subject have equal bytes."""
+        layer = Descriptor.of(self.content, self.media_type)
+        if self.title:
+            layer = layer.annotated(**{"org.opencontainers.image.title": self.title})
+        return Manifest.build(
+            Descriptor.of(EMPTY, OCI_EMPTY),
+            (layer,),
+            self.annotations,
+            subject=replace(subject, annotations={}, platform=None),
+            artifact_type=self.artifact_type,
+        )
+
+
+def fallback_tag(subject: Digest) -> Tag:
+    """The tag that lists a subject's referrers where there is no API."""
+    return Tag(f"sha256-{subject.hex}")
+
+
+def referrers(
+    registry: Registry, subject: Digest, artifact_type: str | None = None
+) -> tuple[Descriptor, ...]:
+    """The artifacts that are attached to a manifest; filtered here, as registries need not do it.
+
+    Args:
+        registry: The repository.
+        subject: The digest of the manifest.
+        artifact_type: Only those of this type; None for all.
+
+    Raises:
+        IntegrityError: The list is not what the specification says.
+    """
+    listed = registry.referrers(subject)
+    if not listed:  # no API; or one that came later than tags that are still there
+        listed = (*(listed or ()), *_tagged(registry, subject))
+    found = {each.digest: each for each in listed}
+    return tuple(each for each in found.values() if artifact_type in {None, each.artifact_type})
+
+
+def attach(
+    registry: Registry,
+    subject: Descriptor,
+    artifacts: Iterable[Artifact],
+    *,
+    locks: Path,
+    deadline: Deadline = NO_DEADLINE,
+) -> tuple[Descriptor, ...]:
+    """Attach artifacts to a manifest, all in one pass; those that are attached already stay as they are.
+
+    Args:
+        registry: The repository, in which the subject is.
+        subject: The descriptor of the manifest.
+        artifacts: What to attach.
+        locks: The folder of the local cache, whose locks make writers take turns.
+        deadline: When to give up.
+
+    Returns:
+        The entries of the artifacts as listings have them.
+    """
+    registry = registry.by(deadline)
+    manifests = []
+    for artifact in artifacts:
+        _put(registry, artifact.content, artifact.media_type)
+        _put(registry, EMPTY, OCI_EMPTY)
+        manifests.append(artifact.manifest(subject))
+    return enlist(registry, subject.digest, manifests, locks=locks, deadline=deadline)
+
+
+def enlist(
+    registry: Registry,
+    subject: Digest,
+    manifests: Iterable[Manifest],
+    *,
+    locks: Path,
+    deadline: Deadline = NO_DEADLINE,
+) -> tuple[Descriptor, ...]:
+    """Store manifests that name a subject, whose blobs are there, and have them listed.
+
+    Raises:
+        TagMoved: Other machines wrote the list over and over.
+    """
+    manifests = tuple(manifests)
+    entries = tuple(_entry(manifest) for manifest in manifests)
+    for manifest in manifests:
+        registry.put_manifest(manifest)
+    if not entries or registry.referrers(subject) is not None:
+        return entries
+    name = f"{registry.repository}@{subject}"
+    with key_lock(locks, f"referrers-{hashlib.sha256(name.encode()).hexdigest()}", deadline):
+        _enlist_under_tag(registry, subject, entries)
+    return entries
+
+
+def read_artifact(registry: Registry, manifest: Manifest) -> bytes:
+    """The one blob of an artifact.
+
+    Raises:
+        IntegrityError: It has more than one, or too large a one.
+    """
+    if len(manifest.layers) != 1 or manifest.layers[0].size > MAX_ARTIFACT:
+        raise IntegrityError(
+            f"the artifact {registry.repository}@{manifest.descriptor.digest} has {len(manifest.layers)} "
+            f"blobs, expected one of at most {MAX_ARTIFACT} bytes"
+        )
+    with registry.open_blob(manifest.layers[0]) as stream:
+        return stream.read()
+
+
+def _put(registry: Registry, content: bytes, media_type: str) -> None:
+    registry.put_blob(Descriptor.of(content, media_type), lambda: io.BytesIO(content))
+
+
+def _enlist_under_tag(registry: Registry, subject: Digest, entries: tuple[Descriptor, ...]) -> None:
+    tag = fallback_tag(subject)
+    wanted = {entry.digest for entry in entries}
+    for attempt in range(_ATTEMPTS):
+        present = _tagged(registry, subject)
+        if wanted <= {entry.digest for entry in present}:
+            return
+        new = [entry for entry in entries if entry.digest not in {each.digest for each in present}]
+        registry.put_manifest(ImageIndex.build((*present, *new), {}), tag)
+        if attempt:  # somebody on another machine writes too: let them finish, then look
+            time.sleep(random.uniform(0.01, 0.1) * attempt)  # noqa: S311
+    if not wanted <= {entry.digest for entry in _tagged(registry, subject)}:
+        raise TagMoved(
+            f"{registry.repository}:{tag} was written {_ATTEMPTS} times and lacks the new entries each time",
+            hint="another machine writes it at the same time; attach again",
+            retryable=True,
+        )
+
+
+def _tagged(registry: Registry, subject: Digest) -> tuple[Descriptor, ...]:
+    found = find_manifest(registry, fallback_tag(subject))
+    return found.manifests if isinstance(found, ImageIndex) else ()
+
+
+def _entry(manifest: Manifest) -> Descriptor:
+    """An artifact as listings have it."""
+    return replace(
+        manifest.descriptor,
+        annotations=manifest.annotations,
+        artifact_type=manifest.artifact_type or manifest.config.media_type,
+    )

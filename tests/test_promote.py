@@ -1,0 +1,144 @@
+"""Promotion: digests unchanged, key tags kept, nothing moved that was there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from envbuild.digest import Descriptor
+from envbuild.errors import SpecError, TagMoved
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.oci.layout import LayoutRegistry
+from envbuild.oci.manifest import ImageIndex
+from envbuild.oci.referrers import Artifact, attach, referrers
+from envbuild.oci.registry import Registry
+from envbuild.oci.remote import RemoteRegistry
+from envbuild.oci.whole import missing
+from envbuild.platform import Platform
+from envbuild.promote import Promotion
+from envbuild.reference import Repository, Tag
+from envbuild.resolver import Resolver, Source
+from oci_contract import AMD64, ARM64, put_image, put_index
+from parts.registry_server import RegistryServer
+from tiny import World
+
+KEY, LOCK = "a" * 64, "b" * 64
+KEYS = {KEY_ANNOTATION: KEY, LOCK_ANNOTATION: LOCK}
+
+
+@pytest.fixture(params=["layouts", "one host", "two hosts"])
+def promotion(request: pytest.FixtureRequest, tmp_path: Path) -> Promotion:
+    source: Registry
+    target: Registry
+    if request.param == "layouts":
+        source, target = (LayoutRegistry(Repository.parse(f"oci:{tmp_path}/{name}")) for name in "ab")
+    else:
+        first: RegistryServer = request.getfixturevalue("registry")
+        name = "second_registry" if request.param == "two hosts" else "registry"
+        source = RemoteRegistry(first.repository("from"))
+        target = RemoteRegistry(request.getfixturevalue(name).repository("to"))
+    return Promotion(source, target, tmp_path / "cache")
+
+
+def test_an_image_keeps_its_digest_and_its_tags(promotion: Promotion) -> None:
+    manifest = put_image(promotion.source, "image", annotations=KEYS)
+    promotion.source.put_manifest(manifest, Tag("v1"))
+    done = promotion.promote(Tag("v1"))
+    assert done.reference == promotion.target.repository.at(manifest.descriptor.digest)
+    assert set(done.tags) == {Tag("v1"), Tag(f"k1-{KEY}"), Tag(f"l1-{LOCK}")} == set(promotion.target.tags())
+    for tag in done.tags:
+        assert promotion.target.get_manifest(tag).raw == manifest.raw
+    assert missing(promotion.target, manifest) == ()
+    again = promotion.promote(manifest.descriptor.digest)
+    assert (again.report.blobs_copied, again.report.blobs_mounted) == (0, 0)
+
+
+def test_a_key_tag_on_another_image_stays(promotion: Promotion) -> None:
+    ours = put_image(promotion.source, "ours", annotations=KEYS)
+    promotion.source.put_manifest(ours, Tag(f"k1-{KEY}"))
+    theirs = put_image(promotion.target, "theirs")
+    promotion.target.put_manifest(theirs, Tag(f"k1-{KEY}"))
+    with pytest.raises(TagMoved, match=str(theirs.descriptor.digest)):
+        promotion.promote(Tag(f"k1-{KEY}"))
+    assert promotion.target.get_manifest(Tag(f"k1-{KEY}")).raw == theirs.raw
+
+
+def test_another_image_of_the_same_lock_is_no_obstacle(promotion: Promotion) -> None:
+    theirs = put_image(promotion.target, "theirs")
+    promotion.target.put_manifest(theirs, Tag(f"l1-{LOCK}"))
+    ours = put_image(promotion.source, "ours", annotations=KEYS)
+    promotion.source.put_manifest(ours, Tag(f"k1-{KEY}"))
+    assert promotion.promote(ours.descriptor.digest).tags == (Tag(f"k1-{KEY}"),)
+    assert promotion.target.get_manifest(Tag(f"l1-{LOCK}")).raw == theirs.raw
+
+
+@pytest.mark.parametrize("docker", [False, True])
+def test_an_index_goes_whole_or_for_one_platform(promotion: Promotion, docker: bool) -> None:
+    index = put_index(promotion.source, "both", docker=docker)
+    promotion.source.put_manifest(index, Tag("v1"))
+    entry = index.for_platform(ARM64)
+    assert entry is not None
+    one = promotion.promote(Tag("v1"), platform=ARM64)
+    assert one.reference.digest == entry.digest
+    assert one.tags == (Tag("v1"),)
+    promotion.source.put_manifest(index, Tag("v2"))
+    whole = promotion.promote(Tag("v2"))
+    assert whole.reference.digest == index.descriptor.digest
+    seen = promotion.target.get_manifest(Tag("v2"))
+    assert isinstance(seen, ImageIndex)
+    assert missing(promotion.target, seen) == ()
+    with pytest.raises(SpecError, match="ppc64le"):
+        promotion.promote(Tag("v2"), platform=Platform("linux", "ppc64le"))
+
+
+def test_an_image_of_another_platform_is_refused(promotion: Promotion) -> None:
+    manifest = put_image(promotion.source, "image")
+    promotion.source.put_manifest(manifest, Tag("v1"))
+    assert promotion.promote(Tag("v1"), platform=AMD64).reference.digest == manifest.descriptor.digest
+    with pytest.raises(SpecError, match="arm64"):
+        promotion.promote(Tag("v1"), platform=ARM64)
+
+
+def test_what_is_attached_goes_along(promotion: Promotion, tmp_path: Path) -> None:
+    manifest = put_image(promotion.source, "image")
+    promotion.source.put_manifest(manifest, Tag("v1"))
+    subject = manifest.descriptor
+    note = Artifact("text/x-note", "text/plain", b"a note", {}, "note.txt")
+    (entry,) = attach(promotion.source, subject, [note], locks=tmp_path)
+    inner = Artifact("text/x-note", "text/plain", b"of the note", {})
+    attach(promotion.source, entry, [inner], locks=tmp_path)
+    signature = put_image(promotion.source, "signature")
+    promotion.source.put_manifest(signature, Tag(f"sha256-{subject.digest.hex}.sig"))
+
+    assert promotion.promote(Tag("v1")).attached == 0
+    assert referrers(promotion.target, subject.digest) == ()
+    assert promotion.promote(Tag("v1"), with_referrers=True).attached == 3
+    assert [each.digest for each in referrers(promotion.target, subject.digest)] == [entry.digest]
+    assert len(referrers(promotion.target, entry.digest)) == 1
+    assert promotion.target.get_manifest(Tag(f"sha256-{subject.digest.hex}.sig")).raw == signature.raw
+
+
+def test_what_names_another_subject_does_not_go_along(tmp_path: Path) -> None:
+    source, target = (LayoutRegistry(Repository.parse(f"oci:{tmp_path}/{name}")) for name in "ab")
+    manifest = put_image(source, "image")
+    source.put_manifest(manifest, Tag("v1"))
+    stray = put_image(source, "stray")
+    source.put_manifest(stray)
+    entry = Descriptor(stray.media_type, stray.descriptor.digest, stray.descriptor.size)
+    source.put_manifest(ImageIndex.build((entry,), {}), Tag(f"sha256-{manifest.descriptor.digest.hex}"))
+    done = Promotion(source, target, tmp_path / "cache").promote(Tag("v1"), with_referrers=True)
+    assert done.attached == 0
+
+
+def test_a_workspace_image_never_goes_to_the_global_repository_by_itself(tmp_path: Path) -> None:
+    world = World.make(tmp_path)
+    shared = Repository.parse(f"oci:{tmp_path}/global")
+    config = world.other_machine(global_=shared, promote=True)
+    spec = world.spec("first")
+    with Resolver(config) as resolver:
+        assert resolver.resolve(spec).source is Source.BUILT
+    with Resolver(replace(config, cache_dir=tmp_path / "other")) as resolver:
+        assert resolver.resolve(spec).source is Source.WORKSPACE
+    assert not shared.folder.exists()
