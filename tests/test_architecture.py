@@ -32,7 +32,6 @@ ORDER = (
     "conda",
     "foreign",
     "pip",
-    "pip",
     "trust",
     "config",
     "index",
