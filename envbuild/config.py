@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -57,6 +58,9 @@ class Config:
         jobs: How many things are done at once.
         timeout: Seconds after which a call gives up, or None.
         docker_host: The engine's address, or None for the usual places.
+        step_timeout: Seconds that the Docker steps of one build may take together, or None.
+        step_memory: Bytes of memory that each Docker step may use, or None; may be text, as ``2g``.
+        step_cpus: Processors that each Docker step may use (0.5 is half of one), or None.
         cache_dir: The folder of the index, the locks and the repodata; disposable.
     """
 
@@ -77,6 +81,9 @@ class Config:
     jobs: int = field(default_factory=lambda: min(8, 2 * (os.cpu_count() or 1)))
     timeout: float | None = None
     docker_host: str | None = None
+    step_timeout: float | None = None
+    step_memory: int | None = None
+    step_cpus: float | None = None
     cache_dir: Path = field(default_factory=_default_cache)
 
     @classmethod
@@ -212,6 +219,23 @@ def _number(least: int, most: int) -> Callable[[Any, str, Path | None], int]:
     return parse
 
 
+def _bytes(value: Any, where: str, _folder: Path | None) -> int:
+    found = re.fullmatch(r"([0-9]{1,12})([kmg]?)b?", str(value).strip().lower())
+    if found is None or isinstance(value, bool):
+        raise SpecError(f"{where} is {value!r}, expected bytes, as 536870912, 512m or 2g")
+    return int(found[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[found[2]]
+
+
+def _processors(value: Any, where: str, _folder: Path | None) -> float:
+    try:
+        count = float(value)
+    except (TypeError, ValueError):
+        count = 0.0
+    if not 0.01 <= count <= 1024 or isinstance(value, bool):
+        raise SpecError(f"{where} is {value!r}, expected a number of processors, as 0.5 or 4")
+    return count
+
+
 def _hosts(value: Any, where: str, _folder: Path | None) -> frozenset[str]:
     hosts = value.split(",") if isinstance(value, str) else value
     if not isinstance(hosts, list | tuple | set | frozenset) or not all(
@@ -244,5 +268,8 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "jobs": _number(1, 256),
     "timeout": _seconds,
     "docker_host": _text,
+    "step_timeout": _seconds,
+    "step_memory": _bytes,
+    "step_cpus": _processors,
     "cache_dir": _folder,
 }

@@ -68,6 +68,10 @@ def test_global_is_named_without_underscore_everywhere(tmp_path: Path) -> None:
         ("max_layers = 126", "from 1 to 125"),
         ("insecure = 3", "list of hosts"),
         ("workspace = 'UPPER case'", "not a repository"),
+        ("step_memory = 'much'", "expected bytes"),
+        ("step_memory = true", "expected bytes"),
+        ("step_cpus = 0", "number of processors"),
+        ("step_timeout = 'long'", "expected seconds"),
         ("jobs = ", "cannot be read as TOML"),
     ],
 )
@@ -83,3 +87,12 @@ def test_hosts_are_read_from_a_list_or_from_text(tmp_path: Path) -> None:
     (tmp_path / "envbuild.toml").write_text("insecure = ['A.example.com:5000']\n")
     assert Config.load(tmp_path, {}).insecure == {"a.example.com:5000"}
     assert Config.load(tmp_path, {"ENVBUILD_INSECURE": "b:1, c:2"}).insecure == {"b:1", "c:2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("7", 7), ("'512m'", 512 << 20), ("'2G'", 2 << 30), ("'1kb'", 1024)]
+)
+def test_memory_may_be_written_with_a_unit(tmp_path: Path, text: str, size: int) -> None:
+    (tmp_path / "envbuild.toml").write_text(f"step_memory = {text}\nstep_cpus = 0.5\nstep_timeout = 90\n")
+    config = Config.load(tmp_path, {})
+    assert (config.step_memory, config.step_cpus, config.step_timeout) == (size, 0.5, 90)

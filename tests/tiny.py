@@ -54,14 +54,19 @@ def make_channel(alias: Path) -> None:
 
 
 def make_base(repository: Repository, tag: str, files: dict[str, bytes], **config: Any) -> Digest:
-    """Publish a base image of one layer; returns the digest of its manifest."""
+    """Publish a base image of one layer of files; returns the digest of its manifest."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:
         for path, content in files.items():
             info = tarfile.TarInfo(path)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    packed = gzip.compress(raw.getvalue(), mtime=0)
+    return make_base_of(repository, tag, raw.getvalue(), **config)
+
+
+def make_base_of(repository: Repository, tag: str, layer: bytes, **config: Any) -> Digest:
+    """Publish a base image of one layer, given as a tar; returns the digest of its manifest."""
+    packed = gzip.compress(layer, 1, mtime=0)
     document = encode(
         {
             "architecture": "amd64",
@@ -73,16 +78,16 @@ def make_base(repository: Repository, tag: str, files: dict[str, bytes], **confi
                 "WorkingDir": "/work",
                 **config,
             },
-            "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(raw.getvalue()))]},
+            "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(layer))]},
             "history": [{"created_by": "the base"}],
         }
     )
     registry = LayoutRegistry(repository)
-    layer = Descriptor.of(packed, OCI_LAYER_GZIP)
+    blob = Descriptor.of(packed, OCI_LAYER_GZIP)
     described = Descriptor.of(document, OCI_CONFIG)
-    registry.put_blob(layer, lambda: io.BytesIO(packed))
+    registry.put_blob(blob, lambda: io.BytesIO(packed))
     registry.put_blob(described, lambda: io.BytesIO(document))
-    return publish(registry, Manifest.build(described, (layer,), {}), Tag(tag)).descriptor.digest
+    return publish(registry, Manifest.build(described, (blob,), {}), Tag(tag)).descriptor.digest
 
 
 @dataclass

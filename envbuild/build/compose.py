@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from envbuild.build.assemble import Layer
 from envbuild.build.conflicts import conflicts
 from envbuild.build.plan import join
+from envbuild.build.post_link import has_script
 from envbuild.build.upload import in_parallel, rewound
 from envbuild.conda.activate import is_activation
 from envbuild.conda.clobber import lost_paths
@@ -41,6 +44,9 @@ if TYPE_CHECKING:
 MAX_ACTIVATION: Final = 1 << 16
 """An activation script of more bytes is no list of variables; it is not looked at."""
 
+HUGE: Final = 24 << 20
+"""From this download size on a layer is compressed on all cores."""
+
 SPOOL_BYTES: Final = 8 << 20
 """A layer up to this size is kept in memory between being made and being sent."""
 
@@ -65,12 +71,14 @@ class Composition:
         layers: The layers.
         made: How many of them were made.
         reused: How many were known.
+        scripted: The names of the packages that have a post-link script.
         activation: The text of the files that take part in activation, by path; None for one without text.
     """
 
     layers: tuple[Layer, ...]
     made: int
     reused: int
+    scripted: frozenset[str] = frozenset()
     activation: dict[str, str | None] = field(default_factory=dict, hash=False)
 
 
@@ -133,9 +141,15 @@ class Composer:
             units = join(units, names)
         layers = tuple(Layer(entries[unit].descriptor, entries[unit].diff_id, unit.title) for unit in units)
         new = sum(self._key(unit) in made for unit in units)
+        scripted = frozenset(
+            record.name
+            for unit in units
+            for record in unit.records
+            if has_script(record.name, entries[unit].files)
+        )
         texts = [json.loads(entries[unit].activation or "{}") for unit in units]
         activation = {path: text for each in texts for path, text in each.items()}
-        return Composition(layers, new, len(units) - new, activation=activation)
+        return Composition(layers, new, len(units) - new, scripted=scripted, activation=activation)
 
     def _joined(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
         """The plan with those units in order of installation that were found to need it."""
@@ -202,9 +216,11 @@ class Composer:
             packages = []
             for record in unit.records:
                 url = self.urls.get(record.url)
-                source = stack.enter_context(fetch_package(record, url=url, deadline=self.deadline))
+                source = fetch_package(record, url=url, deadline=self.deadline, folder=self.spool)
+                stack.enter_context(source)
                 packages.append((Package.open(source, str(record)), record))
-            entry = self._write(unit.title, self._linked(unit, packages))
+            pool = stack.enter_context(_threads()) if unit.size >= HUGE else None
+            entry = self._write(unit.title, self._linked(unit, packages), pool)
         self.progress(Event("layer", unit.title, "done", entry.descriptor.size, unit.size))
         return entry
 
@@ -220,16 +236,23 @@ class Composer:
         for (package, record), paths in zip(packages, lost, strict=True):
             yield from link(package, record, self.target, lost=paths)
 
-    def _write(self, title: str, files: Iterable[LinkedFile]) -> LayerEntry:
+    def _write(
+        self, title: str, files: Iterable[LinkedFile], pool: ThreadPoolExecutor | None = None
+    ) -> LayerEntry:
         activation: dict[str, str | None] = {}
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(self.spool)) as file:
             watched = _watched(files, activation)
-            written = write_layer(watched, file, self.compression, prefix=self.target.prefix)
+            written = write_layer(watched, file, self.compression, prefix=self.target.prefix, pool=pool)
             self.upload.put(written.descriptor, lambda: rewound(file), title)
         hashes = written.path_hashes
         here = self.upload.target.repository
         text = json.dumps(activation, sort_keys=True, separators=(",", ":")) if activation else ""
         return LayerEntry(written.descriptor, written.diff_id, hashes.files, hashes.folders, here, text)
+
+
+def _threads() -> ThreadPoolExecutor:
+    """A thread for each core, to compress one layer: it may be the last that is being made."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="compress")
 
 
 def _watched(files: Iterable[LinkedFile], activation: dict[str, str | None]) -> Iterator[LinkedFile]:

@@ -69,7 +69,7 @@ class Engine:
                 client.api.timeout = 600
                 return cls(client, endpoint)
         raise BuildError(
-            f"these steps need a Docker Engine: none answered at {', '.join(tried)}",
+            f"a Docker Engine is needed: none answered at {', '.join(tried)}",
             hint=_GET_ONE,
             retryable=True,
         )

@@ -17,6 +17,7 @@ from envbuild.build.assemble import (
 from envbuild.build.base import BaseImage, glibc_version
 from envbuild.build.job import Built
 from envbuild.build.plan import plan
+from envbuild.build.recipe import keep_recipe, recipe_like, recipe_of
 from envbuild.build.upload import Upload
 from envbuild.digest import Descriptor
 from envbuild.errors import BuildError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
     from envbuild.build.compose import Composer, Composition
     from envbuild.build.job import Job
+    from envbuild.build.recipe import Recipe
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
     from envbuild.index import Index
@@ -75,10 +77,13 @@ class LayersBuilder:
         manifest = self._same_solution(target, lock_key)
         if manifest is None:
             assembled, composition = self._compose(job, base, solution, upload, lock_key, annotations)
-            manifest = self._after(job, assembled, upload)
+            manifest = self._after(job, assembled, composition.scripted, solution.lock, upload)
             publish(target, manifest, Tag(f"l1-{lock_key}"))
+            recipe: Recipe | None = recipe_of(job, lock_key, solution.lock, base, assembled, composition)
         else:
+            recipe = recipe_like(job, lock_key, manifest, self.registries, self.config.workspace)
             manifest = reannotated(manifest, annotations)
+        keep_recipe(target, recipe, self.progress)
         seen = publish(target, manifest, job.key.tag)
         return Built(
             seen.descriptor.digest,
@@ -183,22 +188,30 @@ class LayersBuilder:
         )
         return assembled, composition
 
-    def _after(self, job: Job, assembled: Assembled, upload: Upload) -> Manifest:
-        """The manifest, complete in the target, of an image with the steps run that need the environment."""
+    def _after(
+        self, job: Job, assembled: Assembled, scripted: frozenset[str], lock: Lock, upload: Upload
+    ) -> Manifest:
+        """The manifest, complete in the target, of an image with all run that needs the environment."""
         upload.put_bytes(assembled.manifest.config, assembled.config, "config")
         upload.complete(assembled.manifest, self.index, self.config.jobs)
         steps = job.spec.steps_after
-        if steps is None or not steps.instructions:
+        has_steps = steps is not None and bool(steps.instructions)
+        if not has_steps and not scripted:
             return assembled.manifest
         from envbuild.build.steps import StepsBuilder
 
-        composed = BaseImage(None, assembled.manifest, assembled.config, upload.target)
+        image = BaseImage(None, assembled.manifest, assembled.config, upload.target)
         builder = StepsBuilder(self.config, self.registries, upload, self.progress)
-        config, layers = builder.run(composed, steps, job.platform, job.deadline)
+        if scripted:
+            from envbuild.build.post_link import PostLink
+
+            scripts = PostLink(builder, PREFIX)
+            image = scripts.run(image, lock.packages, scripted, job.platform, job.deadline)
+        if steps is None or not has_steps:
+            return image.manifest
+        config, layers = builder.run(image, steps, job.platform, job.deadline)
         return Manifest.build(
-            Descriptor.of(config, OCI_CONFIG),
-            (*assembled.manifest.layers, *layers),
-            assembled.manifest.annotations,
+            Descriptor.of(config, OCI_CONFIG), (*image.manifest.layers, *layers), image.manifest.annotations
         )
 
     def _environment(self, job: Job, base: BaseImage, composition: Composition) -> dict[str, str]:

@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, STEPS_ANNOTATION, oci_layer
+from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, STEPS_ANNOTATION, Layer, oci_layer
 from envbuild.build.base import BaseImage
 from envbuild.build.secrets import build_secrets
 from envbuild.build.upload import in_parallel, rewound
@@ -20,9 +20,10 @@ from envbuild.reference import Tag
 from envbuild.storage import key_lock, private_folder
 
 if TYPE_CHECKING:
-    from envbuild.build.steps_image import NewLayer
+    from collections.abc import Iterable
+
+    from envbuild.build.steps_image import Limits, NewLayer, StepsBase
     from envbuild.build.upload import Upload
-    from envbuild.conda.layer import Compression
     from envbuild.config import Config
     from envbuild.deadline import Deadline
     from envbuild.oci.registries import Registries
@@ -107,26 +108,37 @@ class StepsBuilder:
             BuildError: A step failed, there is no engine, or a secret has no value.
         """
         from envbuild.build.engine import Engine
-        from envbuild.build.steps_image import StepsBase
-        from envbuild.conda.layer import Compression
 
         secrets = build_secrets(steps.secret_ids)
         with Engine.connect(self.config.docker_host) as engine:
             built = engine.run_steps(
-                StepsBase(base.manifest, base.raw_config, base.open_layer),
+                self.as_steps_base(base),
                 steps.render(),
                 steps.build_context() if steps.context else None,
                 args=dict(steps.args),
                 secrets=secrets,
                 platform=platform,
+                limits=self.limits,
                 progress=self.progress,
                 deadline=deadline,
             )
-        compression = Compression.of(self.config.compression)
         with built:
-            layers = in_parallel(self.config.jobs, lambda layer: self._put(layer, compression), built.layers)
+            layers = self.put_all(built.layers, "steps")
             self.upload.put_bytes(Descriptor.of(built.config, OCI_CONFIG), built.config, "config")
-            return built.config, tuple(layers)
+            return built.config, tuple(layer.descriptor for layer in layers)
+
+    def as_steps_base(self, image: BaseImage) -> StepsBase:
+        """An image as the engine takes it."""
+        from envbuild.build.steps_image import StepsBase
+
+        return StepsBase(image.manifest, image.raw_config, image.open_layer)
+
+    @property
+    def limits(self) -> Limits:
+        """What steps may use."""
+        from envbuild.build.steps_image import Limits
+
+        return Limits(self.config.step_memory, self.config.step_cpus, self.config.step_timeout)
 
     def _build(
         self, base: BaseImage, steps: Steps, platform: Platform, name: str, deadline: Deadline
@@ -145,12 +157,17 @@ class StepsBuilder:
         seen = publish(self.upload.target, manifest, Tag(f"s1-{name}"))
         return BaseImage.read(self.upload.target, seen.descriptor.digest, platform)
 
-    def _put(self, layer: NewLayer, compression: Compression) -> Descriptor:
-        """Compress and store one layer that a step made."""
-        from envbuild.conda.layer import compress
+    def put_all(self, layers: Iterable[NewLayer], title: str) -> tuple[Layer, ...]:
+        """Compress layers that an engine made and put them into the target."""
+        from envbuild.conda.layer import Compression, compress
 
         spool = private_folder(self.config.cache_dir / "spool")
-        with layer.open() as source, tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(spool)) as file:
-            descriptor, _, _ = compress(iter(lambda: source.read(CHUNK), b""), file, compression)
-            self.upload.put(descriptor, lambda: rewound(file), "steps")
-        return descriptor
+        compression = Compression.of(self.config.compression)
+
+        def put(layer: NewLayer) -> Layer:
+            with layer.open() as source, tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(spool)) as file:
+                descriptor, _, _ = compress(iter(lambda: source.read(CHUNK), b""), file, compression)
+                self.upload.put(descriptor, lambda: rewound(file), title)
+            return Layer(descriptor, layer.diff_id, title)
+
+        return tuple(in_parallel(self.config.jobs, put, layers))

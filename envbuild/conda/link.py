@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FIXED_TIME: Final = 315_532_800
 """1980-01-01, the time of whatever has none of its own: directories, links and generated files."""
 
-_HELD: Final = 32 << 20
+_HELD: Final = 8 << 20
 """Files with a prefix in them are worked on in memory up to this size, else in an unlinked file."""
 
 _MAX_LINKS: Final = 40
@@ -146,8 +146,8 @@ def link(
         lost: Paths that other packages' files have; see :mod:`envbuild.conda.clobber`.
 
     Raises:
-        BuildError: It needs a script to be run when it is installed, a python that the environment lacks, or
-            more room for the prefix.
+        BuildError: It has a script to be run before it is installed, needs a python that the environment has
+            not, or more room for the prefix.
         IntegrityError: It is not the package of the record, is damaged, or hostile.
     """
     _check(package, record, target)
@@ -312,13 +312,12 @@ def _check(package: Package, record: PackageRecord, target: LinkTarget) -> None:
             f"{record} is a Python package, and the environment has no python",
             hint="add python to the dependencies",
         )
-    for when in ("post-link", "pre-link"):
-        script = f"bin/.{record.name}-{when}.sh"
-        if script in package.paths or script.replace("bin/", "python-scripts/", 1) in package.paths:
-            raise BuildError(
-                f"{record} runs a script when it is installed ({script}), expected a package of files alone",
-                hint="exclude the package, or choose a build of it without the script",
-            )
+    script = f"bin/.{record.name}-pre-link.sh"
+    if script in package.paths or script.replace("bin/", "python-scripts/", 1) in package.paths:
+        raise BuildError(
+            f"{record} runs a script before it is installed ({script}), which nothing here can do",
+            hint="exclude the package, or choose a build of it without the script",
+        )
 
 
 def _places(package: Package, target: LinkTarget, points: Collection[str]) -> dict[str, str]:

@@ -120,7 +120,7 @@ def test_5_no_solution_reads_as_a_tree(world: World, call: Call) -> None:
 
 
 def test_6_a_package_that_cannot_be_built_in(world: World, call: Call) -> None:
-    answer = call("resolve", world.spec("scripted"))
+    answer = call("resolve", world.spec("scripted"), "--docker-host", f"unix://{world.root}/no.sock")
     assert answer.code == 6
     assert "post-link" in answer.err
     assert "hint: " in answer.err

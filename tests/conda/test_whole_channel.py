@@ -17,7 +17,6 @@ from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
-from envbuild.errors import BuildError
 from envbuild.lock import PackageRecord
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     import rattler
 
     from fixtures_channel import ChannelFolder
-
-REFUSED = {"post-link-script"}
-"""Packages that envbuild does not link, on purpose."""
 
 RATTLER_FAILS = {"empty-things"}
 """Packages that rattler 0.28 fails to install: it does not make the empty folders that they list."""
@@ -69,7 +65,7 @@ def test_every_package_is_linked_as_rattler_installs_it(channel: ChannelFolder, 
     different = []
     for each in records:
         record = _record(each)
-        if record.name in REFUSED | RATTLER_FAILS:
+        if record.name in RATTLER_FAILS:
             continue
         prefix = tmp_path / "prefix"
         interpreter = python if record.noarch == "python" else None
@@ -97,16 +93,9 @@ def _check_record(record: PackageRecord, installed: dict[str, oracle.Installed],
     assert read.noarch.python == (record.noarch == "python")
 
 
-def test_what_is_not_linked_is_told(channel: ChannelFolder, tmp_path: Path) -> None:
-    by_name = {each.name.normalized: each for each in oracle.records(channel.path, tmp_path / "repodata")}
-    assert by_name.keys() >= REFUSED | RATTLER_FAILS
-    for name in REFUSED:
-        with pytest.raises(BuildError, match="runs a script when it is installed"):
-            _link(_record(by_name[name]), LinkTarget())
-
-
 def test_rattler_still_fails_where_it_is_said_to(channel: ChannelFolder, tmp_path: Path) -> None:
     by_name = {each.name.normalized: each for each in oracle.records(channel.path, tmp_path / "repodata")}
+    assert by_name.keys() >= RATTLER_FAILS
     for name in RATTLER_FAILS:
         with pytest.raises(Exception, match="failed to link"):
             oracle.install(by_name[name], None, tmp_path / "prefix", tmp_path / "packages")
@@ -115,7 +104,7 @@ def test_rattler_still_fails_where_it_is_said_to(channel: ChannelFolder, tmp_pat
 
 def test_the_whole_channel_together_is_as_rattler_installs_it(channel: ChannelFolder, tmp_path: Path) -> None:
     newest = {each.name.normalized: each for each in oracle.records(channel.path, tmp_path / "repodata")}
-    chosen = [each for name, each in newest.items() if name not in REFUSED | RATTLER_FAILS | RATTLER_VARIES]
+    chosen = [each for name, each in newest.items() if name not in RATTLER_FAILS | RATTLER_VARIES]
     oracle.install_together(chosen, tmp_path / "prefix", tmp_path / "packages")
     expected = oracle.installed(tmp_path / "prefix")
     records = installation_order(_record(each) for each in chosen)
