@@ -122,7 +122,7 @@ def from_dockerfile(content: bytes, source: str, context: Path) -> AzureEnvironm
         SpecError: The Dockerfile has several stages, or something that steps may not have.
     """
     stage = split_stage(content, source)
-    steps = Steps.parse(stage.text, stage.mark, args=stage.args, context=context)
+    steps = Steps.of(stage.instructions, stage.mark, args=stage.args, context=context)
     return AzureEnvironment(context, base=stage.base, steps=steps)
 
 

@@ -25,8 +25,8 @@ _KEYWORDS = (
     | {"ARG", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "MAINTAINER", "SHELL", "STOPSIGNAL", "USER", "WORKDIR"}
 )
 _WITH_HEREDOCS = frozenset({"ADD", "COPY", "RUN"})
+_NO_FROM = ("FROM cannot stand in steps", "name the base image in the definition's 'base'")
 _REFUSED = {
-    "FROM": ("FROM cannot stand in steps", "name the base image in the definition's 'base'"),
     "ONBUILD": (
         "ONBUILD acts only in images that are built from this one, so it has no place in steps",
         "write the instruction itself, or leave it out",
@@ -63,40 +63,81 @@ _FLAG_WORD = re.compile(r"(?:\\.|\"[^\"\\]*\"|'[^'\\]*'|[^\s\"'\\])++(?=\s|\Z)")
 _PORT = re.compile(r"([0-9]{1,5}(?:-[0-9]{1,5})?)(?:/(tcp|udp|sctp))?", re.IGNORECASE)
 
 
-def parse_instructions(text: str, mark: Mark) -> tuple[Instruction, ...]:
+def parse_instructions(
+    text: str, mark: Mark, *, why_no_from: tuple[str, str] = _NO_FROM
+) -> tuple[Instruction, ...]:
     """Parse Dockerfile instructions without FROM.
 
     Args:
         text: The instructions.
         mark: Where the first character of the text stands; all lines start in that column.
+        why_no_from: What to say of a FROM, and what to do instead.
 
     Raises:
         SpecError: The text is not by the grammar, or holds what steps may not hold.
     """
+    return tuple(_Parser(_lines(text, mark), mark, why_no_from).instructions())
+
+
+def read_preamble(text: str, mark: Mark) -> tuple[list[tuple[str, str, Mark]], int]:
+    """The instructions of a Dockerfile up to its first FROM, that one included, as keyword and rest.
+
+    Args:
+        text: The Dockerfile.
+        mark: Where its first character stands.
+
+    Returns:
+        The instructions, and how many lines of the text they take.
+
+    Raises:
+        SpecError: A line is malformed, or holds a parser directive.
+    """
+    parser = _Parser(_lines(text, mark), mark, _NO_FROM)
+    found: list[tuple[str, str, Mark]] = []
+    for line, place in parser.logical_lines():
+        keyword, _, rest = line.replace("\t", " ").partition(" ")
+        found.append((keyword.upper(), rest.strip(), place))
+        if keyword.upper() == "FROM":
+            break
+    return found, parser.position
+
+
+def _lines(text: str, mark: Mark) -> list[str]:
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     lines = text.split("\n")
     for number, line in enumerate(lines):
         if found := _UNSAFE.search(line):
             place = Mark(mark.source, mark.line + number, mark.column + found.start())
             fail(place, f"control or invisible character U+{ord(found[0]):04X} in steps", "remove it")
-    return tuple(_Parser(lines, mark).instructions())
+    return lines
 
 
 class _Parser:
     """Walks over physical lines; ``_next`` is the next line that nobody has read."""
 
-    def __init__(self, lines: list[str], mark: Mark) -> None:
+    def __init__(self, lines: list[str], mark: Mark, why_no_from: tuple[str, str]) -> None:
         self._lines = lines
         self._mark = mark
+        self._refused = {**_REFUSED, "FROM": why_no_from}
         self._next = 0
 
+    @property
+    def position(self) -> int:
+        """How many lines have been read."""
+        return self._next
+
     def instructions(self) -> Iterator[Instruction]:
+        for text, mark in self.logical_lines():
+            yield self._instruction(text, mark)
+
+    def logical_lines(self) -> Iterator[tuple[str, Mark]]:
+        """Instructions as text; reading one leaves its heredocs, so the next comes when they are read."""
         while self._next < len(self._lines):
             first = self._lines[self._next]
             column = self._mark.column + len(first) - len(first.lstrip(" \t"))
             mark = Mark(self._mark.source, self._mark.line + self._next, column)
             if text := self._logical_line():
-                yield self._instruction(text, mark)
+                yield text, mark
 
     def _here(self) -> Mark:
         return Mark(self._mark.source, self._mark.line + self._next, self._mark.column)
@@ -142,8 +183,8 @@ class _Parser:
     def _instruction(self, text: str, mark: Mark) -> Instruction:
         keyword, _, rest = re.sub(r"[ \t]+", " ", text, count=1).partition(" ")
         keyword = keyword.upper()
-        if keyword in _REFUSED:
-            fail(mark, *_REFUSED[keyword])
+        if keyword in self._refused:
+            fail(mark, *self._refused[keyword])
         if keyword not in _KEYWORDS:
             _unknown(mark, "instruction", keyword, _KEYWORDS)
         flags, body = _take_flags(rest, keyword, mark)

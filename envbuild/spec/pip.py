@@ -42,6 +42,7 @@ _UNSAFE = re.compile(
 _COMMENT = re.compile(r"(?:^|\s+)#.*\Z")
 _OPTION = re.compile(r"(--[A-Za-z0-9-]+|-[A-Za-z])(?:[=\s]\s*|(?=\S)|\Z)(.*)", re.DOTALL)
 _HASH_OPTION = re.compile(r"\s--hash[=\s]\s*(\S+)")
+_STRAY = re.compile(r"\s(--?[A-Za-z][A-Za-z0-9-]*)")
 
 _SHORT = {
     "-c": "--constraint",
@@ -244,9 +245,12 @@ class _Collector:
             for option in re.split(r"\s+(?=-)", text):
                 self._option(option, mark, folder, constraint=constraint)
             return
-        hashes = tuple(sorted({check_hash(found, mark) for found in _HASH_OPTION.findall(text)}))
-        body = _HASH_OPTION.sub("", text).strip()
-        if stray := re.search(r"\s(--?[A-Za-z][A-Za-z0-9-]*)", body):
+        hashes: tuple[str, ...] = ()
+        body = text
+        if "--hash" in text:
+            hashes = tuple(sorted({check_hash(found, mark) for found in _HASH_OPTION.findall(text)}))
+            body = _HASH_OPTION.sub("", text).strip()
+        if "-" in body and (stray := _STRAY.search(body)):
             _unknown_option(stray[1], {"--hash"}, mark)
         self._lists[constraint].append(read_requirement(body, mark, folder, hashes))
 
@@ -370,5 +374,6 @@ def _sorted(items: Iterable[PipRequirement]) -> tuple[PipRequirement, ...]:
     """Sorted by what they say, each once."""
     import json
 
-    found = {json.dumps(item.to_json(), sort_keys=True): item for item in items}
+    encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+    found = {encode(item.to_json()): item for item in items}
     return tuple(item for _, item in sorted(found.items()))

@@ -10,15 +10,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from envbuild.spec.context import MAX_CONTEXT_BYTES, ContextFile, Source, collect
 from envbuild.spec.document import Mark, fail
+from envbuild.spec.marker import canonical_marker
 from envbuild.spec.patterns import IgnoreRules
+from envbuild.spec.shortrequirement import read_short_requirement
 
 _USERINFO = re.compile(r"(?<=://)[^/?#@\s]*(?:@[^/?#@\s]*)*@")
 _VARIABLE = re.compile(r"\$\{[A-Za-z0-9_]+\}")
-_MARKER_TOKEN = re.compile(r"\s*(\"[^\"]*\"|'[^']*'|\(|\)|[A-Za-z_.]+|[<>=!~]+)")
+_MARKER_START = re.compile(r"\s;")
 _RELEASE = re.compile(r"((?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*)(.*)")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[([A-Za-z0-9._, -]*)\])?")
 _WHEEL = re.compile(r"(?:.*/)?([A-Za-z0-9][A-Za-z0-9._]*)-[^/-]+(?:-[^/-]+){3,4}\.whl")
@@ -152,12 +154,17 @@ def parse_requirement(text: str, mark: Mark, hashes: tuple[str, ...] = ()) -> Pi
         name=canonical_name(found.name),
         extras=tuple(sorted({canonical_name(extra) for extra in found.extras})),
         specifiers=tuple(sorted({_specifier(one.operator, one.version) for one in found.specifier})),
-        marker=canonical_marker(str(found.marker)) if found.marker else "",
+        marker=canonical_marker(_marker_of(text, has_url=found.url is not None)) if found.marker else "",
         url=public_url(found.url, mark) if found.url else None,
         fetch_url=found.url,
         hashes=hashes,
         mark=mark,
     )
+
+
+def _marker_of(text: str, *, has_url: bool) -> str:
+    """What stands behind the semicolon; a URL may hold one, and ends at white space."""
+    return _MARKER_START.split(text, maxsplit=1)[1] if has_url else text.partition(";")[2]
 
 
 def canonical_name(name: str) -> str:
@@ -201,59 +208,6 @@ def _specifier(operator: str, version: str) -> str:
     return operator + release + found[2]
 
 
-_Node: TypeAlias = "str | tuple[str, frozenset[_Node]]"
-
-
-def canonical_marker(text: str) -> str:
-    """One spelling for a valid marker: double quotes, single spaces, operands of and/or sorted, each once."""
-    tokens = _MARKER_TOKEN.findall(text)
-    tokens.reverse()
-    return _spell(_joined(tokens, "or"))
-
-
-def _joined(tokens: list[str], word: str) -> _Node:
-    """The operands that a word joins, those in parentheses under the same word among them."""
-    parts: set[_Node] = set()
-    while True:
-        part = _joined(tokens, "and") if word == "or" else _operand(tokens)
-        parts |= part[1] if isinstance(part, tuple) and part[0] == word else {part}
-        if not tokens or tokens[-1] != word:
-            break
-        tokens.pop()
-    return next(iter(parts)) if len(parts) == 1 else (word, frozenset(parts))
-
-
-def _operand(tokens: list[str]) -> _Node:
-    left = tokens.pop()
-    if left == "(":
-        inner = _joined(tokens, "or")
-        tokens.pop()
-        return inner
-    operator = tokens.pop()
-    if operator == "not":
-        operator = f"not {tokens.pop()}"
-    return f"{_marker_value(left)} {operator} {_marker_value(tokens.pop())}"
-
-
-def _spell(node: _Node) -> str:
-    if isinstance(node, str):
-        return node
-    word, parts = node
-    return f" {word} ".join(
-        sorted(
-            f"({_spell(part)})" if word == "and" and not isinstance(part, str) else _spell(part)
-            for part in parts
-        )
-    )
-
-
-def _marker_value(token: str) -> str:
-    if token[0] not in "\"'":
-        return token
-    content = token[1:-1]
-    return f"'{content}'" if '"' in content else f'"{content}"'
-
-
 def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...]) -> PipRequirement:
     """Parse a requirement of any form: PEP 508, a bare URL, or a path, whose files are read.
 
@@ -266,6 +220,8 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
     Raises:
         SpecError: It is not understood, or its file cannot be read.
     """
+    if (short := read_short_requirement(text)) is not None:
+        return PipRequirement(*short, hashes=hashes, mark=mark)
     if is_remote(text):
         url, marker = _split_marker(text)
         name, extras = name_from_url(url)

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envbuild.errors import SpecError
+from envbuild.spec.dockerfile import parse_instructions, read_preamble
 from envbuild.spec.document import Mark, Scalar, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
-_DIRECTIVE = re.compile(r"#\s*(syntax|escape|check)\s*=", re.IGNORECASE)
-_HEREDOC = re.compile(r"<<-?([\"']?)([A-Za-z_][A-Za-z0-9_.]*)\1")
+    from envbuild.spec.instruction import Instruction
+
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?::?-([^}]*))?\})")
-_HEREDOC_KEYWORDS = frozenset({"RUN", "COPY", "ADD"})
+_SEVERAL = (
+    "a second FROM: the Dockerfile has several stages, expected one",
+    "build it with your engine and name the image as the base",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +31,15 @@ class Stage:
 
     Attributes:
         base: The image after ``FROM``, its build arguments filled in.
-        text: What follows ``FROM``.
-        mark: Where ``text`` starts.
+        instructions: What follows ``FROM``.
+        mark: Where that starts.
         args: The arguments before ``FROM`` that the stage takes up with an ``ARG`` of its own.
     """
 
     base: Scalar
-    text: str
+    instructions: tuple[Instruction, ...]
     mark: Mark
     args: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Logical:
-    keyword: str
-    rest: str
-    mark: Mark
-    next_line: int
 
 
 def split_stage(content: bytes, source: str) -> Stage:
@@ -58,43 +54,30 @@ def split_stage(content: bytes, source: str) -> Stage:
         raise SpecError(
             f"byte {error.start} is not UTF-8, expected a Dockerfile in UTF-8", source=source
         ) from error
-    lines = whole.replace("\r\n", "\n").split("\n")
-    instructions = list(_logical_lines(lines, source))
+    preamble, count = read_preamble(whole, Mark(source, 1, 1))
     args: dict[str, str] = {}
-    for position, one in enumerate(instructions):
-        if one.keyword == "FROM":
-            return _stage(one, instructions[position + 1 :], lines, args)
-        if one.keyword != "ARG":
-            fail(one.mark, f"{one.keyword} stands before FROM", "only ARG may stand there")
-        args.update(_arguments(one, args))
+    for keyword, rest, mark in preamble:
+        if keyword == "FROM":
+            return _stage(_base(rest, args, mark), whole, Mark(source, count + 1, 1), args)
+        if keyword != "ARG":
+            fail(mark, f"{keyword} stands before FROM", "only ARG may stand there")
+        args.update(_arguments(rest, args, mark))
     raise SpecError("there is no FROM, expected one", source=source, hint="name the base with FROM IMAGE")
 
 
-def _stage(first: _Logical, others: list[_Logical], lines: list[str], args: dict[str, str]) -> Stage:
-    for one in others:
-        if one.keyword == "FROM":
-            fail(
-                one.mark,
-                "a second FROM: the Dockerfile has several stages, expected one",
-                "build it with your engine and name the image as the base",
-            )
-    return Stage(
-        base=_base(first, args),
-        text="\n".join(lines[first.next_line - 1 :]),
-        mark=Mark(first.mark.source, first.next_line, 1),
-        args=_taken_up(others, args),
-    )
+def _stage(base: Scalar, whole: str, mark: Mark, args: dict[str, str]) -> Stage:
+    text = "\n".join(whole.replace("\r\n", "\n").split("\n")[mark.line - 1 :])
+    instructions = parse_instructions(text, mark, why_no_from=_SEVERAL)
+    return Stage(base, instructions, mark, _taken_up(instructions, args))
 
 
-def _base(first: _Logical, args: dict[str, str]) -> Scalar:
-    words = first.rest.split()
+def _base(rest: str, args: dict[str, str], mark: Mark) -> Scalar:
+    words = rest.split()
     if words and words[0].startswith("--"):
-        fail(
-            first.mark, f"FROM has the flag {words[0]}", "take it out; the platform is chosen with --platform"
-        )
+        fail(mark, f"FROM has the flag {words[0]}", "take it out; the platform is chosen with --platform")
     if len(words) not in {1, 3} or (len(words) == 3 and words[1].upper() != "AS"):
-        fail(first.mark, f"FROM {first.rest!r} is not understood, expected FROM IMAGE [AS NAME]")
-    return Scalar(_substitute(words[0], args, first.mark), first.mark, plain=False)
+        fail(mark, f"FROM {rest!r} is not understood, expected FROM IMAGE [AS NAME]")
+    return Scalar(_substitute(words[0], args, mark), mark, plain=False)
 
 
 def _substitute(word: str, args: dict[str, str], mark: Mark) -> str:
@@ -108,53 +91,18 @@ def _substitute(word: str, args: dict[str, str], mark: Mark) -> str:
     return _VARIABLE.sub(value, word)
 
 
-def _arguments(one: _Logical, known: dict[str, str]) -> dict[str, str]:
+def _arguments(rest: str, known: dict[str, str], mark: Mark) -> dict[str, str]:
     found: dict[str, str] = {}
-    for word in one.rest.split():
+    for word in rest.split():
         name, equals, value = word.partition("=")
         if equals:
-            found[name] = _substitute(value.strip("\"'"), {**known, **found}, one.mark)
+            found[name] = _substitute(value.strip("\"'"), {**known, **found}, mark)
     return found
 
 
-def _taken_up(others: list[_Logical], args: dict[str, str]) -> dict[str, str]:
+def _taken_up(instructions: Iterable[Instruction], args: dict[str, str]) -> dict[str, str]:
+    """An ARG without a default of its own takes that of the ARG before FROM."""
     declared = {
-        word for one in others if one.keyword == "ARG" for word in one.rest.split() if "=" not in word
+        word for one in instructions if one.keyword == "ARG" for word in one.arguments if "=" not in word
     }
     return {name: value for name, value in args.items() if name in declared}
-
-
-def _logical_lines(lines: list[str], source: str) -> Iterator[_Logical]:
-    at = 0
-    while at < len(lines):
-        line = lines[at].strip()
-        start = at
-        at += 1
-        if not line or line.startswith("#"):
-            _refuse_directive(line, Mark(source, start + 1, 1))
-            continue
-        while line.endswith("\\") and at < len(lines):
-            following = lines[at].strip()
-            at += 1
-            if following and not following.startswith("#"):
-                line = line[:-1] + " " + following
-        keyword, _, rest = line.partition(" ")
-        keyword = keyword.upper()
-        if keyword in _HEREDOC_KEYWORDS:
-            at = _after_heredocs(lines, at, rest)
-        column = len(lines[start]) - len(lines[start].lstrip()) + 1
-        yield _Logical(keyword, rest.strip().rstrip("\\").strip(), Mark(source, start + 1, column), at + 1)
-
-
-def _refuse_directive(line: str, mark: Mark) -> None:
-    directive = _DIRECTIVE.match(line)
-    if directive:
-        fail(mark, f"{line!r} is a parser directive", "take the line out: envbuild chooses the frontend")
-
-
-def _after_heredocs(lines: list[str], at: int, rest: str) -> int:
-    for match in _HEREDOC.finditer(rest):
-        while at < len(lines) and lines[at].strip("\t") != match[2]:
-            at += 1
-        at += 1
-    return min(at, len(lines))

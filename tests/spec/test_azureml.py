@@ -152,9 +152,17 @@ def test_one_stage(content: str, base: str) -> None:
     assert split_stage(content.encode(), "Dockerfile").base.value == base
 
 
+def test_a_heredoc_of_a_stage_may_hold_a_from() -> None:
+    stage = split_stage(
+        b"FROM a\nRUN <<-'X 1'\n\tFROM b\n\tX 1\nCOPY <<Y <<Z /d/\nFROM c\nY\nFROM d\nZ\n", "d"
+    )
+    assert [one.keyword for one in stage.instructions] == ["RUN", "COPY"]
+
+
 def test_steps_of_a_stage_keep_their_lines() -> None:
     stage = split_stage(b"# c\nARG V=1\nARG W=2\nFROM \\\n a\n\nARG V\nRUN x\n", "d")
-    assert (stage.text, stage.mark.line) == ("\nARG V\nRUN x\n", 6)
+    assert stage.mark.line == 6
+    assert [(one.keyword, one.mark.line) for one in stage.instructions] == [("ARG", 7), ("RUN", 8)]
     assert stage.args == {"V": "1"}
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from envbuild.errors import SpecError
 from envbuild.platform import LINUX_AMD64, Platform
 from envbuild.spec import forms
-from envbuild.spec.environment import ChannelPriority, load
+from envbuild.spec.environment import ChannelPriority, load, parse
 
 HEX = "0123456789abcdef" * 4
 ARM64 = Platform.parse("linux/arm64")
@@ -416,3 +416,20 @@ def test_any_content_is_a_definition_or_a_spec_error(
     except SpecError as error:
         seen = error
     assert seen is None or seen.source is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ("base: debian\nsteps: |\n  RUN a\n  RUM b\n", (4, 3)),
+        ("base: debian\nsteps: |2-\n\n    RUN a\n    RUM b\n", (5, 5)),
+        ("base: debian\nsteps:\n  - RUN a\n  - |\n\n      # c\n      RUM b\n", (7, 7)),
+        ("base: debian\nsteps: 'RUM b'\n", (2, 9)),
+        ("base: debian\nsteps: RUM b\n", (2, 8)),
+        ("base: debian\nsteps: >\n   RUM b\n", (3, 4)),
+    ],
+)
+def test_faults_in_inline_steps_are_placed(content: str, place: tuple[int, int]) -> None:
+    with pytest.raises(SpecError, match="RUM") as refusal:
+        parse(content.encode(), "envbuild.yaml", Path("/nowhere"))
+    assert (refusal.value.line, refusal.value.column) == place

@@ -285,11 +285,27 @@ CONSTRAINTS = st.lists(
 )
 TEXTS = st.builds(
     "{}{}{}{}{}".format,
-    st.sampled_from(["", "", "", "conda-forge::", "defaults::", "nodefaults::", "a/b::", "a/linux-64::", "::"]),
+    st.sampled_from(
+        ["", "", "", "conda-forge::", "defaults::", "nodefaults::", "a/b::", "a/linux-64::", "::"]
+    ),
     st.sampled_from(["numpy", "NumPy", "r-x.y", "_a"]),
     st.sampled_from(["", " ", "  "]),
     st.builds(lambda joint, parts: joint.join(parts), st.sampled_from([",", "|", " , ", " | "]), CONSTRAINTS),
-    st.sampled_from(["", "", "=py311h1_0", "=*cuda*", "=*x", " py3*", "=*", "=**", " ", "[build_number=3]", "[build='*_0']"]),
+    st.sampled_from(
+        [
+            "",
+            "",
+            "=py311h1_0",
+            "=*cuda*",
+            "=*x",
+            " py3*",
+            "=*",
+            "=**",
+            " ",
+            "[build_number=3]",
+            "[build='*_0']",
+        ]
+    ),
 )
 
 

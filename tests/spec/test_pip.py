@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
 
 from envbuild.errors import SpecError
 from envbuild.spec.document import Mark, Scalar
+from envbuild.spec.marker import canonical_marker
 from envbuild.spec.pip import PipSection
-from envbuild.spec.requirement import canonical_marker
+from envbuild.spec.requirement import parse_requirement
+from envbuild.spec.shortrequirement import read_short_requirement
 
 SHA = "0123456789abcdef" * 4
 
@@ -296,9 +298,9 @@ _MACHINES = [
 @given(_MARKERS)
 def test_the_canonical_marker_means_the_same_on_every_machine(text: str) -> None:
     marker = Marker(text)
-    ours = Marker(canonical_marker(str(marker)))
+    ours = Marker(canonical_marker(text))
     assert [marker.evaluate(one) for one in _MACHINES] == [ours.evaluate(one) for one in _MACHINES]
-    assert canonical_marker(str(ours)) == canonical_marker(str(marker))
+    assert canonical_marker(str(ours)) == canonical_marker(text)
 
 
 _VERSIONS = st.sampled_from(
@@ -325,3 +327,74 @@ def test_any_item_is_read_or_refused(item: str) -> None:
         return
     assert len(section.requirements) + len(section.constraints) <= 1
     assert from_file(section.requirements_text()).canonical() == section.canonical()
+
+
+def test_names_of_old_in_markers_are_the_new_ones() -> None:
+    for old, new in [
+        ("os.name == 'a'", "os_name == 'a'"),
+        ("'a' == sys.platform", "'a' == sys_platform"),
+        ("python_implementation == 'a'", "platform_python_implementation == 'a'"),
+        ("platform.python_implementation == 'a'", "platform_python_implementation == 'a'"),
+        (
+            "platform.machine == 'a' or platform.version == 'b'",
+            "platform_version == 'b' or platform_machine == 'a'",
+        ),
+        ("extra == 'A.b_C'", "extra == 'a-b-c'"),
+    ]:
+        assert canonical(f"x; {old}") == canonical(f"x; {new}")
+
+
+SHORT = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["a", "A_b", "a--b", "a.b", "a-", "zip", "a1"]),
+    st.sampled_from(["", "[x]", "[X_y,a]", "[x, x]", "[]", " [x]"]),
+    st.sampled_from(["", " ", "  "]),
+    st.lists(
+        st.builds(
+            "{}{}{}".format,
+            st.sampled_from(["==", ">=", "<=", "!=", "<", ">", "~=", "===", "="]),
+            st.sampled_from(["", " "]),
+            st.sampled_from(
+                [
+                    "1",
+                    "1.0",
+                    "1.2.0",
+                    "01",
+                    "1.2rc1",
+                    "1.0.0a0",
+                    "1.0.post1",
+                    "1.dev0",
+                    "1!2",
+                    "1.*",
+                    "1.0+l",
+                    "v1",
+                    "1c1",
+                    "1.0.0rc1.post2.dev3",
+                    "2024.1.0",
+                ]
+            ),
+        ),
+        max_size=3,
+    ).map(",".join),
+)
+
+
+@given(SHORT)
+@settings(max_examples=1500, deadline=None)
+def test_the_short_way_gives_what_the_grammar_gives(text: str) -> None:
+    short = read_short_requirement(text)
+    if short is not None:
+        full = parse_requirement(text, Mark("x", 1, 1))
+        assert short == (full.name, full.extras, full.specifiers)
+        assert full.marker == ""
+        assert full.url is None
+
+
+def test_common_requirements_need_no_outside_grammar() -> None:
+    program = (
+        "import sys\n"
+        "from envbuild.spec.pip import PipSection\n"
+        "PipSection.from_requirements(b'a\\nb==1.0\\nC[x]>=1,<2\\n', 'x', None)\n"
+        "sys.exit('packaging' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
