@@ -44,6 +44,7 @@ ORDER = (
     "locking",
     "prewarm",
     "run",
+    "output",
     "cli",
     "__main__",
 )

@@ -11,6 +11,7 @@ from envbuild.cli import report
 from envbuild.cli.answers import as_json, summary
 from envbuild.cli.explain import explained, warnings
 from envbuild.cli.options import BUILD, DEFINITION, LOCKS, LOOKUP, Command, common
+from envbuild.cli.outputs import outputs
 from envbuild.cli.progress import shown
 from envbuild.errors import EnvbuildError
 from envbuild.resolver import Resolver, Source
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from envbuild.cli.options import Common
+    from envbuild.cli.outputs import Outputs
     from envbuild.resolver import ResolvedImage
     from envbuild.spec.environment import EnvironmentSpec
 
@@ -36,8 +38,16 @@ _dry_run = click.option(
     "--explain", is_flag=True, help="Where the image is nowhere, say what differs from the nearest one."
 )
 @_dry_run
+@outputs
 @common(DEFINITION, LOCKS, LOOKUP, BUILD)
-def resolve(specs: tuple[str, ...], no_build: bool, explain: bool, dry_run: bool, options: Common) -> int:
+def resolve(
+    specs: tuple[str, ...],
+    no_build: bool,
+    explain: bool,
+    dry_run: bool,
+    options: Common,
+    where: Outputs,
+) -> int:
     """Answer with the digest-pinned reference of each definition's image, one a line.
 
     SPEC is an environment.yml, an envbuild.yaml, a requirements.txt, an Azure ML environment, or - for
@@ -49,15 +59,18 @@ def resolve(specs: tuple[str, ...], no_build: bool, explain: bool, dry_run: bool
 
         return run(specs, options, look=True, build=not no_build)
     if explain:
-        return _each(specs, options, lambda resolver, spec: explained(resolver, spec, build=not no_build))
-    return _each(specs, options, lambda resolver, spec: resolver.resolve(spec, build=not no_build))
+        return _each(
+            specs, options, where, lambda resolver, spec: explained(resolver, spec, build=not no_build)
+        )
+    return _each(specs, options, where, lambda resolver, spec: resolver.resolve(spec, build=not no_build))
 
 
 @click.command(cls=Command)
 @click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
 @_dry_run
+@outputs
 @common(DEFINITION, LOCKS, LOOKUP, BUILD)
-def build(specs: tuple[str, ...], dry_run: bool, options: Common) -> int:
+def build(specs: tuple[str, ...], dry_run: bool, options: Common, where: Outputs) -> int:
     """Build an image without asking whether it is there, and push it to the workspace.
 
     If the workspace has an image of the same key already, that one stays and is the answer.
@@ -66,12 +79,13 @@ def build(specs: tuple[str, ...], dry_run: bool, options: Common) -> int:
         from envbuild.cli.dry_run import dry_run as run
 
         return run(specs, options, look=False)
-    return _each(specs, options, lambda resolver, spec: resolver.build(spec))
+    return _each(specs, options, where, lambda resolver, spec: resolver.build(spec))
 
 
-def _each(specs: tuple[str, ...], options: Common, action: Action) -> int:
+def _each(specs: tuple[str, ...], options: Common, where: Outputs, action: Action) -> int:
     """One answer a line; a definition that fails does not keep the others from being answered."""
     code = 0
+    where.check(len(specs))
     with (
         shown(options) as display,
         Resolver(options.config, progress=display, locks=options.locks) as resolver,
@@ -81,6 +95,7 @@ def _each(specs: tuple[str, ...], options: Common, action: Action) -> int:
             try:
                 loaded = options.load(spec)
                 image = action(resolver, loaded)
+                delivered = where.deliver(resolver, image, options.config)
             except EnvbuildError as error:
                 display.pause()
                 report(error, as_json=options.as_json, subject=subject)
@@ -90,7 +105,8 @@ def _each(specs: tuple[str, ...], options: Common, action: Action) -> int:
                 if image.source is Source.BUILT:
                     for line in warnings(resolver, loaded):
                         display.note(line)
-                display.note(summary(image, subject))
+                for line in (summary(image, subject), *delivered):
+                    display.note(line)
                 click.echo(
                     json.dumps(({"spec": spec} if subject else {}) | as_json(image), ensure_ascii=False)
                     if options.as_json
