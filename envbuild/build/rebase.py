@@ -259,7 +259,10 @@ class Rebaser(LayersBuilder):
             labels={LOCK_ANNOTATION: lock_key, SCHEME_ANNOTATION: str(KEY_SCHEME)},
             annotations=annotations,
         )
-        return self._after(job, assembled, recipe.scripted, recipe.lock, upload)
+        if recipe.scripted or job.spec.steps_after is not None:
+            return self._after(job, assembled, recipe.scripted, recipe.lock, upload)
+        upload.put_bytes(assembled.manifest.config, assembled.config, "config")
+        return assembled.manifest
 
     def _require(self, upload: Upload, layer: Descriptor, source: Registry | None, title: str) -> None:
         """Have a layer in the target; asked once."""
