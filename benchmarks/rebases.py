@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from envbuild.build.job import Job
 from envbuild.build.layers import LayersBuilder
 from envbuild.build.rebase import Rebased, Rebaser
+from envbuild.build.upload import in_parallel
 from envbuild.deadline import NO_DEADLINE
 from envbuild.key import CanonicalForm
 from envbuild.platform import Platform
@@ -66,10 +67,14 @@ def _fill(config: Config, world: World) -> None:
     with Resolver(config) as resolver:
         base = resolver.bases.image(spec.require_base(), platform, NO_DEADLINE)
         builder = LayersBuilder(config, resolver.index, resolver.registries, resolver.progress)
-        for number in range(IMAGES):
+
+        def build(number: int) -> None:
             one = replace(spec, variables=(("NUMBER", str(number)),))
             key = CanonicalForm.of(one, base.digest, platform).key
             builder.build(Job(one, key, platform, base, NO_DEADLINE))
+
+        build(0)
+        in_parallel(config.jobs, build, range(1, IMAGES))
 
 
 def _rebase(config: Config, world: World, name: str, server: RegistryServer) -> tuple[float, float, float]:
