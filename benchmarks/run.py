@@ -21,8 +21,9 @@ def main() -> None:
     import builds
     import hits
     import keys
+    import rebases
 
-    groups = {"keys": keys.run, "hits": hits.run, "builds": builds.run}
+    groups = {"keys": keys.run, "hits": hits.run, "builds": builds.run, "rebases": rebases.run}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="how often each case is run (3)")
     parser.add_argument("--only", choices=sorted(groups), help="one group only")
