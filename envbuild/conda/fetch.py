@@ -17,13 +17,14 @@ from envbuild.errors import BuildError, IntegrityError, StorageError, StorageFul
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import urllib3
 
     from envbuild.deadline import Deadline
     from envbuild.lock import PackageRecord
 
-IN_MEMORY: Final = 32 << 20
+IN_MEMORY: Final = 8 << 20
 """Packages up to this size in bytes are held in memory."""
 
 _CHUNK: Final = 1 << 18
@@ -44,6 +45,7 @@ def fetch_package(
     deadline: Deadline,
     pool: urllib3.PoolManager | None = None,
     seen: Callable[[int], None] | None = None,
+    folder: Path | None = None,
 ) -> IO[bytes]:
     """Get a package's bytes; they are those of the record's sha256.
 
@@ -53,6 +55,7 @@ def fetch_package(
         deadline: When to give up.
         pool: Connections to use, for many fetches; one of its own where it is None.
         seen: Told the number of bytes of each piece that arrives.
+        folder: Where large packages wait, in a file without a name; the system's folder where it is None.
 
     Returns:
         A seekable stream at its start, to be closed by the caller; it leaves no file behind.
@@ -70,7 +73,7 @@ def fetch_package(
         return _open_file(record, unquote(parts.path), deadline, seen or _unseen)
     if parts.scheme not in {"http", "https"}:
         raise BuildError(f"{record} is at {record.url}, expected an https:, http: or file: URL")
-    download = _Download(record, source, deadline, seen or _unseen)
+    download = _Download(record, source, deadline, seen or _unseen, str(folder or tempfile.gettempdir()))
     if pool is not None:
         return download.run(pool)
     own = new_pool(1)
@@ -107,6 +110,7 @@ class _Download:
     url: str
     deadline: Deadline
     seen: Callable[[int], None]
+    folder: str
 
     def run(self, pool: urllib3.PoolManager) -> IO[bytes]:
         """Try until the package is there, or there is no hope."""
@@ -168,12 +172,12 @@ class _Download:
     def _receive(self, response: urllib3.BaseHTTPResponse) -> IO[bytes]:
         import urllib3
 
-        spool = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - handed to the caller
+        spool = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=self.folder)  # noqa: SIM115 - handed on
         try:
             check = _Check(self.record)
             while chunk := self._read(response):
                 check.update(chunk)
-                with _storage():
+                with _storage(self.folder):
                     spool.write(chunk)
                 self.seen(len(chunk))
             check.finish()
@@ -332,13 +336,13 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
 
 
 @contextmanager
-def _storage() -> Iterator[None]:
+def _storage(folder: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise StorageFull(
-                f"there is no room for a package in {tempfile.gettempdir()}",
-                hint="free space there, or name another folder in TMPDIR",
+                f"there is no room for a package in {folder}",
+                hint="free space there, or name another folder in TMPDIR or with --cache-dir",
             ) from error
-        raise StorageError(f"{tempfile.gettempdir()} cannot hold a package: {error.strerror}") from error
+        raise StorageError(f"{folder} cannot hold a package: {error.strerror}") from error
