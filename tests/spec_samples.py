@@ -116,7 +116,7 @@ def _mapping(values: dict[str, Any], random: Random, indent: int) -> str:
     random.shuffle(names)
     lines = []
     if "dependencies" in names and random.random() < 0.5:
-        lines.append(_line(indent, f"name: n{random.randint(0, 9)}"))
+        lines.append(_line(indent, f"{random.choice(['name', 'prefix'])}: n{random.randint(0, 9)}"))
     for name in names:
         lines.append(_entry(name, values[name], random, indent))
         if random.random() < 0.2:

@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from envbuild.digest import Digest
 from envbuild.errors import SpecError
@@ -27,7 +25,7 @@ from envbuild.platform import LINUX_AMD64, Platform
 from envbuild.spec.document import Mark
 from envbuild.spec.environment import EnvironmentSpec, parse
 from envbuild.spec.steps import Steps
-from spec_samples import Sample, document, edits, plain, platform, sample, shuffled
+from spec_samples import Sample, edits, plain, platform, sample
 
 ROOT = Path(__file__).parents[1]
 BASE = Digest("b" * 64)
@@ -418,86 +416,3 @@ def test_an_index_has_the_key_over_its_platforms() -> None:
     assert index_key({ARM64: two}) == two
     with pytest.raises(SpecError, match="no platform"):
         index_key({})
-
-
-# Properties, a few in each run and many each night.
-
-
-def relayouts(seed: int) -> None:
-    random = Random(seed)
-    one = sample(random)
-    expected, content = of_sample(one, plain(one)), shuffled(one, random)
-    assert of_sample(one, content) == expected, content.decode()
-
-
-def edited(seed: int) -> None:
-    random = Random(seed)
-    one = sample(random)
-    expected = of_sample(one, plain(one))
-    name = random.choice(sorted(EDITS))
-    other = EDITS[name](one, random)
-    assert of_sample(other, plain(other)) != expected, (name, document(one), document(other))
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**64))
-def test_layout_keeps_the_key(seed: int) -> None:
-    relayouts(seed)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**64))
-def test_a_change_of_meaning_moves_the_key(seed: int) -> None:
-    edited(seed)
-
-
-@pytest.mark.parametrize("name", sorted(EDITS))
-def test_each_edit_moves_the_key(name: str) -> None:
-    random = Random(name)
-    for _ in range(5):
-        one = sample(random)
-        other = EDITS[name](one, random)
-        assert of_sample(other, plain(other)) != of_sample(one, plain(one))
-
-
-@pytest.mark.nightly
-def test_layout_keeps_the_key_10_000_times() -> None:
-    for seed in range(10_000):
-        relayouts(seed)
-
-
-@pytest.mark.nightly
-def test_a_change_of_meaning_moves_the_key_10_000_times() -> None:
-    for seed in range(10_000):
-        edited(seed)
-
-
-def boundaries(count: int) -> set[str]:
-    """The keys of ``count`` definitions that hold one text, cut between fields in different ways."""
-    text = "abcdefghijklmnopqrstuvwxyz"
-    found = set()
-    random = Random(count)
-    cuts: set[tuple[int, ...]] = set()
-    while len(cuts) < count:
-        cuts.add(tuple(sorted(random.sample(range(1, 25), 5))))
-    for cut in cuts:
-        parts = [text[start:end] for start, end in zip((0, *cut), (*cut, 26), strict=True)]
-        values: dict[str, Any] = {
-            "base": "debian",
-            "conda": {"channels": [parts[0]], "dependencies": parts[1:2]},
-            "pip": parts[2:3],
-            "steps": [f"RUN {parts[3]}"],
-            "steps_after": [f"RUN {parts[4]}"],
-            "variables": {parts[5]: ""},
-        }
-        found.add(key(json.dumps(values)))
-    return found
-
-
-def test_text_cut_differently_between_fields_is_another_key() -> None:
-    assert len(boundaries(500)) == 500
-
-
-@pytest.mark.nightly
-def test_text_cut_differently_between_fields_is_another_key_at_length() -> None:
-    assert len(boundaries(40_000)) == 40_000

@@ -167,14 +167,15 @@ class _Reader:
         except (OSError, UnicodeDecodeError, BadPatternError) as error:
             fail(self._source.mark, f"{_IGNORE_FILE} cannot be used: {error}", f"mend {_IGNORE_FILE}")
 
-    def _full(self, path: str) -> str:
-        return os.path.join(self._root, path) if path else self._root  # noqa: PTH118
+    def _full(self, path: str) -> bytes:
+        # Names are UTF-8 whatever the locale says: a key must not depend on it.
+        return os.path.join(os.fsencode(self._root), _encoded(path))  # noqa: PTH118
 
     def _exists(self, path: str) -> bool:
         return os.path.lexists(self._full(path))
 
     def _names(self, path: str) -> list[str]:
-        return sorted(os.listdir(self._full(path)))  # noqa: PTH208
+        return sorted([_decoded(name) for name in os.listdir(self._full(path))])  # noqa: PTH208
 
     def _expand(self, folder: str, parts: list[str]) -> Iterator[str]:
         """The paths that a glob matches; links in the middle are followed."""
@@ -206,7 +207,7 @@ class _Reader:
             here = "/".join(done)
             if not os.path.islink(self._full(here)):  # noqa: PTH114
                 continue
-            target = os.readlink(self._full(here))  # noqa: PTH115
+            target = _decoded(os.readlink(self._full(here)))  # noqa: PTH115
             self._add(here)
             links += 1
             done.pop()
@@ -230,7 +231,7 @@ class _Reader:
             return False
         self._check_name(path)
         if stat.S_ISLNK(mode):
-            target = os.readlink(self._full(path))  # noqa: PTH115
+            target = _decoded(os.readlink(self._full(path)))  # noqa: PTH115
             self._check_name(target)
             self._files[path] = ContextFile(path, executable=False, content=None, target=target)
         else:
@@ -268,6 +269,14 @@ class _Reader:
                 f"leave files out in {_IGNORE_FILE}, or copy fewer",
             )
         return ContextFile.of(path, content, executable=bool(mode & stat.S_IXUSR))
+
+
+def _encoded(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _climbs(path: str) -> bool:
