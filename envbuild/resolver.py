@@ -12,13 +12,14 @@ from envbuild.build.bases import Bases
 from envbuild.deadline import Deadline
 from envbuild.errors import CacheMiss, RegistryError, SpecError
 from envbuild.index import ImageEntry, Index
-from envbuild.key import CanonicalForm
+from envbuild.key import CanonicalForm, index_key
 from envbuild.lookup import Lookup
 from envbuild.oci.registries import Registries
 from envbuild.progress import Event, silent
 from envbuild.storage import key_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -55,6 +56,8 @@ class ResolvedImage:
         layers_made: Layers that were made; 0 unless it was built.
         layers_reused: Package layers that were known already; 0 unless it was built.
         bytes_uploaded: Bytes of blobs sent to the workspace.
+        platforms: All platforms that it is for: several where it is an index, and then ``platform`` is the
+            definition's first.
     """
 
     reference: ImageReference
@@ -66,6 +69,7 @@ class ResolvedImage:
     layers_made: int = 0
     layers_reused: int = 0
     bytes_uploaded: int = 0
+    platforms: tuple[Platform, ...] = ()
 
 
 class Resolver:
@@ -153,6 +157,11 @@ class Resolver:
             DeadlineExceeded: The time ran out.
         """
         started = time.monotonic()
+        spec = self.load(spec)
+        if len(spec.platforms) > 1:
+            return self._several(
+                spec, timeout, lambda part, left: self.resolve(part, build=build, timeout=left)
+            )
         request = self._request(spec, timeout)
         image = self._find(request)
         if image is None:
@@ -169,10 +178,43 @@ class Resolver:
         If the workspace has an image of the same key, that one stays and is the answer.
         """
         started = time.monotonic()
+        spec = self.load(spec)
+        if len(spec.platforms) > 1:
+            return self._several(spec, timeout, lambda part, left: self.build(part, timeout=left))
         request = self._request(spec, timeout)
         with key_lock(self.config.cache_dir, str(request.key), request.deadline):
             image = self._build(request)
         return replace(image, seconds=time.monotonic() - started)
+
+    def _several(
+        self,
+        spec: EnvironmentSpec,
+        timeout: float | None,
+        action: Callable[[EnvironmentSpec, float], ResolvedImage],
+    ) -> ResolvedImage:
+        """The index of a definition for several platforms: found, or made of the image of each."""
+        from envbuild.build.platforms import publish_index
+
+        started = time.monotonic()
+        deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
+        parts = {platform: replace(spec, platforms=(platform,)) for platform in spec.platforms}
+        key = index_key({each: self._request(part, deadline.remaining()).key for each, part in parts.items()})
+        hit = Lookup(self.config, self.index, self.registries, self.progress).find(key, deadline)
+        if hit is not None:
+            found = ResolvedImage(hit.reference, key, None, Source(hit.source), spec.platforms[0], 0.0)
+        else:
+            images = {each: action(part, deadline.remaining()) for each, part in parts.items()}
+            reference = publish_index(
+                key,
+                {each: image.reference for each, image in images.items()},
+                self.config.workspace,
+                self.registries,
+                deadline,
+                progress=self.progress,
+            )
+            self.index.put_image(ImageEntry(str(key), reference, None, time.time()))
+            found = _together(reference, key, tuple(images.values()))
+        return replace(found, platforms=spec.platforms, seconds=time.monotonic() - started)
 
     def _request(self, spec: EnvironmentSpec | Path | str, timeout: float | None) -> _Request:
         deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
@@ -261,6 +303,21 @@ class _Request:
     def key(self) -> Key:
         """The definition's key."""
         return self.form.key
+
+
+def _together(reference: ImageReference, key: Key, images: tuple[ResolvedImage, ...]) -> ResolvedImage:
+    built = any(image.source is Source.BUILT for image in images)
+    return ResolvedImage(
+        reference,
+        key,
+        None,
+        Source.BUILT if built else Source.WORKSPACE,
+        images[0].platform,
+        0.0,
+        sum(image.layers_made for image in images),
+        sum(image.layers_reused for image in images),
+        sum(image.bytes_uploaded for image in images),
+    )
 
 
 def _one_platform(spec: EnvironmentSpec) -> Platform:

@@ -107,7 +107,7 @@ class Package:
     @property
     def subdir(self) -> str:
         """The folder of the channel."""
-        return "noarch" if self.noarch else "linux-64"
+        return "noarch" if self.noarch else str(self.index.get("subdir", "linux-64"))
 
     def info_files(self) -> dict[str, bytes]:
         """The files under ``info/``."""

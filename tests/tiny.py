@@ -64,12 +64,14 @@ def make_base(repository: Repository, tag: str, files: dict[str, bytes], **confi
     return make_base_of(repository, tag, raw.getvalue(), **config)
 
 
-def make_base_of(repository: Repository, tag: str, layer: bytes, **config: Any) -> Digest:
+def make_base_of(
+    repository: Repository, tag: str, layer: bytes, *, architecture: str = "amd64", **config: Any
+) -> Digest:
     """Publish a base image of one layer, given as a tar; returns the digest of its manifest."""
     packed = gzip.compress(layer, 1, mtime=0)
     document = encode(
         {
-            "architecture": "amd64",
+            "architecture": architecture,
             "os": "linux",
             "created": "2026-01-02T03:04:05Z",
             "config": {
