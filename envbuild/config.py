@@ -14,6 +14,8 @@ from envbuild.reference import Repository
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from envbuild.trust import Trust
+
 Builder = Literal["auto", "layers", "docker", "buildx"]
 OnUnavailable = Literal["fail", "build"]
 CompressionName = Literal["gzip", "zstd"]
@@ -49,6 +51,8 @@ class Config:
         promote: Whether a hit in the global repository is copied to the workspace.
         index_ttl: Seconds for which a local index entry is trusted without asking the registry.
         base_ttl: Seconds for which a base tag's digest is remembered.
+        deep: Whether a hit counts only where all blobs of the image are there.
+        trust: Which images are trusted, and the key to sign with; None to trust all.
         channel_alias: The URL under which channel names stand.
         insecure: Registry hosts that are spoken to over plain HTTP (loopback hosts always are).
         compression: How new layers are compressed.
@@ -72,6 +76,8 @@ class Config:
     promote: bool = False
     index_ttl: float = 600.0
     base_ttl: float = 3600.0
+    deep: bool = False
+    trust: Trust | None = None
     channel_alias: str = DEFAULT_CHANNEL_ALIAS
     insecure: frozenset[str] = frozenset()
     compression: CompressionName = "gzip"
@@ -250,6 +256,12 @@ def _folder(value: Any, where: str, folder: Path | None) -> Path:
     return ((folder or Path.cwd()) / path.expanduser()).absolute()
 
 
+def _trust(value: Any, where: str, folder: Path | None) -> Trust:
+    from envbuild.trust import Trust
+
+    return Trust.parse(value, where, folder)
+
+
 _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "workspace": _repository,
     "global_": _repository,
@@ -259,6 +271,8 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "promote": _flag,
     "index_ttl": _seconds,
     "base_ttl": _seconds,
+    "deep": _flag,
+    "trust": _trust,
     "channel_alias": _text,
     "insecure": _hosts,
     "compression": _choice(CompressionName),

@@ -5,6 +5,7 @@ An answer is a hit, a miss or unknown; unknown is never taken for a miss.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
     from envbuild.key import Key
     from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.oci.registries import Registries
+    from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
     from envbuild.reference import ImageReference, Repository, Tag
 
 KEY_ANNOTATION: Final = "io.envbuild.key"
 LOCK_ANNOTATION: Final = "io.envbuild.lock"
+
+_HEX: Final = re.compile("[0-9a-f]{64}")
+_MOST_LAYERS: Final = 127
 
 Place = Literal["index", "workspace", "global"]
 
@@ -90,7 +95,8 @@ class Lookup:
             if entry is None:
                 continue
             hit = Hit(entry.reference, entry.lock_key, "index")
-            if 0 <= time.time() - entry.confirmed_at < self.config.index_ttl:
+            is_fresh = 0 <= time.time() - entry.confirmed_at < self.config.index_ttl
+            if is_fresh and not is_strict(self.config, repository):
                 return hit
             if self._confirmed(key, entry, deadline):
                 return hit
@@ -103,6 +109,9 @@ class Lookup:
             self.index.evict_image(str(key), entry.reference.repository)
             return False
         _verify(manifest, key, str(entry.reference))
+        if not self._admitted(manifest, entry.reference.repository, deadline):
+            self.index.evict_image(str(key), entry.reference.repository)
+            return False
         self.index.put_image(ImageEntry(str(key), entry.reference, entry.lock_key, time.time()))
         return True
 
@@ -131,8 +140,15 @@ class Lookup:
         except NotFound:
             return None
         _verify(manifest, key, f"{repository}:{key.tag}")
+        if not self._admitted(manifest, repository, deadline):
+            return None
         reference = repository.at(manifest.descriptor.digest)
         return Hit(reference, manifest.annotations.get(LOCK_ANNOTATION), place)
+
+    def _admitted(self, manifest: Manifest | ImageIndex, repository: Repository, deadline: Deadline) -> bool:
+        if not is_strict(self.config, repository):
+            return True
+        return admitted(self.config, self.registries.open(repository).by(deadline), manifest, self.progress)
 
     def _get(
         self, repository: Repository, reference: Tag | Digest, deadline: Deadline
@@ -163,6 +179,34 @@ class Lookup:
             raise answer
 
 
+def is_strict(config: Config, repository: Repository) -> bool:
+    """Whether more is asked of a repository's images than their manifest."""
+    return config.deep or (config.trust is not None and config.trust.rule(repository).require_signed)
+
+
+def admitted(config: Config, registry: Registry, manifest: Manifest | ImageIndex, progress: Progress) -> bool:
+    """Whether an image is whole, where that is asked, and trusted; if not, people are told.
+
+    Raises:
+        Untrusted: It is not, and the policy says that this is a failure and not a miss.
+    """
+    from envbuild.oci.whole import require_whole
+    from envbuild.trust import Untrusted, check
+
+    rule = config.trust.rule(registry.repository) if config.trust is not None else None
+    try:
+        if config.deep:
+            require_whole(registry, manifest, jobs=config.jobs)
+        if rule is not None and rule.require_signed:
+            check(registry, manifest, rule.keys)
+    except IntegrityError as error:
+        if isinstance(error, Untrusted) and rule is not None and rule.on_failure == "fail":
+            raise
+        progress(Event("resolve", str(registry.repository), "output", text=f"not used: {error}"))
+        return False
+    return True
+
+
 def _verify(manifest: Manifest | ImageIndex, key: Key, what: str) -> None:
     seen = manifest.annotations.get(KEY_ANNOTATION)
     if seen != str(key):
@@ -170,3 +214,8 @@ def _verify(manifest: Manifest | ImageIndex, key: Key, what: str) -> None:
             f"{what} carries the key {seen or 'of nothing'}, expected {key}",
             hint="the tag was moved or written by something else: delete it, then resolve again",
         )
+    lock = manifest.annotations.get(LOCK_ANNOTATION)
+    if lock is not None and not _HEX.fullmatch(lock):
+        raise IntegrityError(f"{what} carries the lock key {lock!r:.80}, which is none")
+    if (count := len(getattr(manifest, "layers", ()))) > _MOST_LAYERS:
+        raise IntegrityError(f"{what} has {count} layers, and no engine runs more than {_MOST_LAYERS}")

@@ -36,6 +36,7 @@ ORDER = (
     "config",
     "index",
     "lookup",
+    "sbom",
     "attach",
     "verify",
     "promote",

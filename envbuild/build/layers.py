@@ -24,7 +24,7 @@ from envbuild.errors import BuildError
 from envbuild.key import KEY_SCHEME, PREFIX_LAYOUT, steps_key
 from envbuild.lock import Lock
 from envbuild.lockfile import private_urls
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
 from envbuild.oci.registry import find_manifest, publish
 from envbuild.progress import Event
@@ -153,7 +153,10 @@ class LayersBuilder:
         found = find_manifest(target, Tag(f"l1-{lock_key}"))
         if not isinstance(found, Manifest) or found.annotations.get(LOCK_ANNOTATION) != lock_key:
             return None
-        return found
+        config, strict = self.config, is_strict(self.config, target.repository)
+        if config.trust is not None and config.trust.sign_key and not strict:
+            return None  # what is signed here was made here, or was signed before
+        return found if not strict or admitted(config, target, found, self.progress) else None
 
     def _compose(
         self,

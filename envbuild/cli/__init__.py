@@ -36,6 +36,7 @@ _COMMANDS: Final = {
     "inspect": ("envbuild.cli.inspect", "Show what an image is made of."),
     "prewarm": ("envbuild.cli.prewarm", "Resolve many definitions at once."),
     "rebase": ("envbuild.cli.rebase", "Put environments on another base, building nothing."),
+    "verify": ("envbuild.cli.verify", "Check that an image is what it says it is."),
     "promote": ("envbuild.cli.promote", "Copy an image to another repository, digest unchanged."),
     "cache": ("envbuild.cli.cache", "Look at the local index, or clear it."),
     "doctor": ("envbuild.cli.doctor", "Check what envbuild needs on this machine."),

@@ -79,6 +79,7 @@ LOOKUP: Final = _group(
         help="What to do where a registry cannot be asked; fail if not given.",
     ),
     _of("--index-ttl", metavar="SECONDS", type=float, help="How long the local index is trusted."),
+    _of("--deep/--no-deep", default=None, help="Use an image only where all its blobs are there."),
 )
 BUILD: Final = _group(
     "How images are built",

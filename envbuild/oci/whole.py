@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
+from envbuild.errors import IntegrityError
 from envbuild.oci.manifest import ImageIndex
 from envbuild.oci.registry import find_manifest
 
@@ -35,3 +36,16 @@ def missing(
     with ThreadPoolExecutor(jobs, thread_name_prefix="whole") as pool:
         present = pool.map(lambda blob: registry.has_blob(blob.digest), manifest.blobs)
         return tuple(blob for blob, there in zip(manifest.blobs, present, strict=True) if not there)
+
+
+def require_whole(registry: Registry, manifest: Manifest | ImageIndex, *, jobs: int = JOBS) -> None:
+    """See that an image is whole; arguments as :func:`missing`.
+
+    Raises:
+        IntegrityError: Something is missing.
+    """
+    if lost := missing(registry, manifest, jobs=jobs):
+        what = f"{registry.repository}@{manifest.descriptor.digest}"
+        raise IntegrityError(
+            f"{what} lacks {len(lost)} of the things that it names, {lost[0].digest} for one"
+        )

@@ -1,0 +1,64 @@
+"""``envbuild verify``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from envbuild.cli.options import DEFINITION, LOOKUP, Command, common
+from envbuild.cli.target import named
+from envbuild.deadline import Deadline
+from envbuild.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from envbuild.cli.options import Common
+    from envbuild.verify import Report
+
+_MARKS = {True: "ok", False: "FAILED", None: "-"}
+
+
+@click.command(cls=Command)
+@click.argument("image", metavar="REF|SPEC")
+@click.option("--full", is_flag=True, help="Read and hash every blob instead of only looking for it.")
+@click.option(
+    "--key",
+    "keys",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A public key, one of which must have signed the image; may be given again. "
+    "If not given, those of the trust policy, where it requires signatures.",
+)
+@common(DEFINITION, LOOKUP)
+def verify(image: str, full: bool, keys: tuple[Path, ...], options: Common) -> int:
+    """Check that an image is what it says it is, and print each check and its result.
+
+    Give a reference, or a definition whose image is looked up; nothing is built or written. Exits with 7
+    where a check fails.
+    """
+    from envbuild.trust import read_key
+    from envbuild.verify import verify as run
+
+    with named(image, options) as (resolver, found, wanted):
+        registry = resolver.registries.open(found.repository).by(Deadline.after(options.config.timeout))
+        accepted = tuple(read_key(path) for path in keys)
+        trust = options.config.trust
+        if not accepted and trust is not None and trust.rule(found.repository).require_signed:
+            accepted = trust.rule(found.repository).keys
+        report = run(registry, wanted, full=full, keys=accepted)
+    _print(report, as_json=options.as_json)
+    return 0 if report.passed else IntegrityError.exit_code
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        checks = [{"name": one.name, "passed": one.passed, "detail": one.detail} for one in report.checks]
+        document = {"reference": str(report.reference), "passed": report.passed, "checks": checks}
+        click.echo(json.dumps(document, ensure_ascii=False))
+        return
+    click.echo(report.reference)
+    for check in report.checks:
+        click.echo(f"{_MARKS[check.passed]:<7} {check.name:<12} {check.detail}")

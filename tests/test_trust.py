@@ -1,0 +1,399 @@
+"""Signatures and the trust policy: what must hold, and what must be refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from envbuild import trust
+from envbuild.config import Config
+from envbuild.digest import Digest
+from envbuild.errors import SpecError
+from envbuild.lookup import KEY_ANNOTATION
+from envbuild.oci.layout import LayoutRegistry
+from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest, encode
+from envbuild.progress import Event
+from envbuild.reference import Repository, Tag
+from envbuild.resolver import Resolver, Source
+from envbuild.trust import PAYLOAD, SIGNATURE, Trust, Untrusted, check, sign, signature_tag
+from oci_contract import put, put_image
+from tiny import World
+
+KEY = "a" * 64
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+def pem(private: Any) -> bytes:
+    content: bytes = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return content
+
+
+def public(private: Any) -> bytes:
+    content: bytes = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return content
+
+
+OURS, OTHERS = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> LayoutRegistry:
+    return LayoutRegistry(Repository.parse(f"oci:{tmp_path}/images"))
+
+
+@pytest.fixture
+def image(registry: LayoutRegistry) -> Manifest:
+    annotations = {KEY_ANNOTATION: KEY, "io.envbuild.scheme": "1"}
+    manifest = put_image(registry, "signed", annotations=annotations)
+    registry.put_manifest(manifest, Tag("v1"))
+    return manifest
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> str:
+    (tmp_path / "private.pem").write_bytes(pem(OURS))
+    return str(tmp_path / "private.pem")
+
+
+def test_what_is_signed_is_trusted(
+    registry: LayoutRegistry, image: Manifest, key_file: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Untrusted, match="not signed"):
+        check(registry, image, [public(OURS)])
+    assert sign(registry, image, key_file, locks=tmp_path) is True
+    assert sign(registry, image, key_file, locks=tmp_path) is False
+    check(registry, image, [public(OTHERS), public(OURS)])
+    with pytest.raises(Untrusted, match="not made with a key"):
+        check(registry, image, [public(OTHERS)])
+    with pytest.raises(Untrusted):
+        check(registry, image, [])
+
+
+def test_signatures_of_others_stay(
+    registry: LayoutRegistry, image: Manifest, key_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THEIR_KEY", pem(OTHERS).decode())
+    sign(registry, image, "env:THEIR_KEY", locks=tmp_path)
+    sign(registry, image, key_file, locks=tmp_path)
+    for key in (OURS, OTHERS):
+        check(registry, image, [public(key)])
+    assert list(registry.tags()) == [Tag("v1")]
+
+
+def test_the_format_is_that_of_cosign(
+    registry: LayoutRegistry, image: Manifest, key_file: str, tmp_path: Path
+) -> None:
+    sign(registry, image, key_file, locks=tmp_path)
+    digest = image.descriptor.digest
+    manifest = registry.get_manifest(Tag(f"sha256-{digest.hex}.sig"))
+    assert isinstance(manifest, Manifest)
+    (layer,) = manifest.layers
+    assert layer.media_type == "application/vnd.dev.cosign.simplesigning.v1+json"
+    content = registry.open_blob(layer).read()
+    document = json.loads(content)
+    assert document["critical"] == {
+        "identity": {"docker-reference": str(registry.repository)},
+        "image": {"docker-manifest-digest": str(digest)},
+        "type": "cosign container image signature",
+    }
+    signature = base64.b64decode(layer.annotations["dev.cosignproject.cosign/signature"])
+    OURS.public_key().verify(signature, content, ec.ECDSA(hashes.SHA256()))
+
+
+# What must be refused. Each case changes one thing of a signature that would hold.
+
+
+def good(image: Manifest) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(trust.payload(image, Repository.parse("example.com/envs")))
+    return content
+
+
+def signed(content: bytes, private: Any = OURS) -> str:
+    return base64.b64encode(private.sign(content, ec.ECDSA(hashes.SHA256()))).decode()
+
+
+def put_signature(
+    registry: LayoutRegistry,
+    image: Manifest,
+    content: bytes,
+    signature: str | None,
+    media_type: str = PAYLOAD,
+) -> None:
+    config = put(registry, b"{}", OCI_CONFIG)
+    layer = put(registry, content, media_type)
+    if signature is not None:
+        layer = layer.annotated(**{SIGNATURE: signature})
+    registry.put_manifest(Manifest.build(config, (layer,), {}), signature_tag(image.descriptor.digest))
+
+
+def changed(*path: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+    def change(document: dict[str, Any]) -> Any:
+        inner = document
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = value
+        return document
+
+    return change
+
+
+def without(*path: str) -> Callable[[dict[str, Any]], Any]:
+    def change(document: dict[str, Any]) -> Any:
+        inner = document
+        for name in path[:-1]:
+            inner = inner[name]
+        del inner[path[-1]]
+        return document
+
+    return change
+
+
+OTHER = str(Digest.of(b"another"))
+DIGEST = ("critical", "image", "docker-manifest-digest")
+PAYLOADS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "another digest": changed(*DIGEST, value=OTHER),
+    "no digest": without(*DIGEST),
+    "empty digest": changed(*DIGEST, value=""),
+    "digest is null": changed(*DIGEST, value=None),
+    "digest is a list": changed(*DIGEST, value=[OTHER]),
+    "digest without algorithm": lambda document: changed(
+        *DIGEST, value=document["critical"]["image"]["docker-manifest-digest"][7:]
+    )(document),
+    "digest in capitals": lambda document: changed(
+        *DIGEST, value=document["critical"]["image"]["docker-manifest-digest"].upper()
+    )(document),
+    "no image": without("critical", "image"),
+    "image is text": changed("critical", "image", value=OTHER),
+    "no critical": without("critical"),
+    "critical is null": changed("critical", value=None),
+    "another type": changed("critical", "type", value="atomic container signature"),
+    "no type": without("critical", "type"),
+    "another key": changed("optional", "io.envbuild.key", value="b" * 64),
+    "key is a number": changed("optional", "io.envbuild.key", value=1),
+    "key is empty": changed("optional", "io.envbuild.key", value=""),
+    "another scheme": changed("optional", "io.envbuild.scheme", value="2"),
+    "scheme is a number": changed("optional", "io.envbuild.scheme", value=1),
+    "expired": changed("optional", trust.EXPIRES, value=(NOW - timedelta(seconds=1)).isoformat()),
+    "expires now": changed("optional", trust.EXPIRES, value=NOW.isoformat()),
+    "expires without a zone": changed("optional", trust.EXPIRES, value="2099-01-01T00:00:00"),
+    "expires at no time": changed("optional", trust.EXPIRES, value="soon"),
+    "expires at a number": changed("optional", trust.EXPIRES, value=99999999999),
+    "optional is a list": changed("optional", value=["io.envbuild.key"]),
+    "a list": lambda document: [document],
+    "text": lambda _: "signed",
+    "deep": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("case", PAYLOADS)
+def test_a_payload_about_something_else_is_refused(
+    registry: LayoutRegistry, image: Manifest, case: str
+) -> None:
+    content = b"[" * 50_000 if case == "deep" else encode(PAYLOADS[case](good(image)))
+    put_signature(registry, image, content, signed(content))
+    with pytest.raises(Untrusted):
+        check(registry, image, [public(OURS)], now=NOW)
+
+
+def test_the_cases_start_from_a_signature_that_holds(registry: LayoutRegistry, image: Manifest) -> None:
+    later = changed("optional", trust.EXPIRES, value=(NOW + timedelta(seconds=1)).isoformat())
+    for document in (good(image), later(good(image)), {**good(image), "optional": None}):
+        content = encode(document)
+        put_signature(registry, image, content, signed(content))
+        check(registry, image, [public(OURS)], now=NOW)
+
+
+SIGNATURES: dict[str, Callable[[bytes], str | None]] = {
+    "none": lambda _: None,
+    "empty": lambda _: "",
+    "not base64": lambda _: "!!!",
+    "garbage": lambda _: base64.b64encode(b"garbage").decode(),
+    "of others": lambda content: signed(content, OTHERS),
+    "of other bytes": lambda content: signed(content + b" "),
+    "cut": lambda content: signed(content)[:-8],
+    "in raw form": lambda _: base64.b64encode(bytes(64)).decode(),
+    "with SHA-512": lambda content: base64.b64encode(OURS.sign(content, ec.ECDSA(hashes.SHA512()))).decode(),
+    "not ASCII": lambda _: "ü",
+}
+
+
+@pytest.mark.parametrize("case", SIGNATURES)
+def test_a_signature_that_is_none_is_refused(registry: LayoutRegistry, image: Manifest, case: str) -> None:
+    content = encode(good(image))
+    put_signature(registry, image, content, SIGNATURES[case](content))
+    with pytest.raises(Untrusted):
+        check(registry, image, [public(OURS)], now=NOW)
+
+
+def test_a_signature_of_another_image_cannot_be_moved(
+    registry: LayoutRegistry, image: Manifest, key_file: str, tmp_path: Path
+) -> None:
+    """Replayed: the whole signature under the tag of another image that has the same key."""
+    sign(registry, image, key_file, locks=tmp_path)
+    other = put_image(registry, "other", annotations=dict(image.annotations))
+    registry.put_manifest(other)
+    stolen = registry.get_manifest(signature_tag(image.descriptor.digest))
+    registry.put_manifest(stolen, signature_tag(other.descriptor.digest))
+    with pytest.raises(Untrusted, match=str(image.descriptor.digest)):
+        check(registry, other, [public(OURS)])
+
+
+@pytest.mark.parametrize("case", ["media type", "an index", "payload gone", "too large"])
+def test_what_is_no_signature_image_is_refused(registry: LayoutRegistry, image: Manifest, case: str) -> None:
+    content = encode(good(image)) + (b" " * (64 << 10) if case == "too large" else b"")
+    kind = "application/json" if case == "media type" else PAYLOAD
+    put_signature(registry, image, content, signed(content), kind)
+    if case == "an index":
+        registry.put_manifest(ImageIndex.build((), {}), signature_tag(image.descriptor.digest))
+    if case == "payload gone":
+        (registry.repository.folder / "blobs/sha256" / Digest.of(content).hex).unlink()
+    with pytest.raises(Untrusted):
+        check(registry, image, [public(OURS)], now=NOW)
+
+
+@pytest.mark.parametrize(
+    "private",
+    [
+        ec.generate_private_key(ec.SECP384R1()),
+        ed25519.Ed25519PrivateKey.generate(),
+        rsa.generate_private_key(65537, 2048),
+    ],
+)
+def test_keys_of_other_kinds_are_refused(
+    registry: LayoutRegistry, image: Manifest, tmp_path: Path, private: Any
+) -> None:
+    (tmp_path / "key").write_bytes(pem(private))
+    with pytest.raises(SpecError, match="P-256"):
+        sign(registry, image, str(tmp_path / "key"), locks=tmp_path)
+    put_signature(registry, image, encode(good(image)), "")
+    with pytest.raises(SpecError, match="P-256"):
+        check(registry, image, [public(private)])
+
+
+@pytest.mark.parametrize("content", ["", "canary-s3cret", "-----BEGIN PRIVATE KEY-----\ncanary-s3cret\n"])
+def test_a_key_that_cannot_be_used_is_not_shown(
+    registry: LayoutRegistry, image: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("SIGN", content)
+    with pytest.raises(SpecError) as caught:
+        sign(registry, image, "env:SIGN", locks=tmp_path)
+    assert "canary" not in f"{caught.value}{caught.value.hint}{caught.value.__cause__!r}"
+
+
+# The policy
+
+
+def policy(tmp_path: Path, text: str) -> Trust:
+    (tmp_path / "ours.pub").write_bytes(public(OURS))
+    (tmp_path / "private.pem").write_bytes(pem(OURS))
+    (tmp_path / "envbuild.toml").write_text(text)
+    found = Config.load(tmp_path, {}).trust
+    assert found is not None
+    return found
+
+
+def test_rules_are_chosen_by_the_longest_name(tmp_path: Path) -> None:
+    found = policy(
+        tmp_path,
+        """
+        [trust]
+        require_signed = true
+        keys = ["ours.pub"]
+        on_failure = "fail"
+        sign_key = "private.pem"
+        [trust.repositories."example.com/team"]
+        require_signed = false
+        [trust.repositories."example.com/team/release"]
+        require_signed = true
+        on_failure = "miss"
+        """,
+    )
+    seen = {
+        name: (rule.require_signed, rule.on_failure)
+        for name in ("other.com/a", "example.com/team/a", "example.com/team/release", "example.com/teams")
+        for rule in [found.rule(Repository.parse(name))]
+    }
+    assert seen == {
+        "other.com/a": (True, "fail"),
+        "example.com/team/a": (False, "fail"),
+        "example.com/team/release": (True, "miss"),
+        "example.com/teams": (True, "fail"),
+    }
+    assert found.sign_key == str(tmp_path / "private.pem")
+    (tmp_path / "policy.toml").write_text('keys = ["ours.pub"]\nrequire_signed = true\n')
+    named = Config.load(tmp_path, {"ENVBUILD_TRUST": str(tmp_path / "policy.toml")}).trust
+    assert named == Trust(trust.Rule(True, (public(OURS),)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("require_signed = true", "names no keys"),
+        ("require_signed = 1", "expected true or false"),
+        ('keys = "ours.pub"', "list of files"),
+        ('keys = ["missing.pub"]', "cannot be read"),
+        ('keys = ["private.pem"]', "not a public key"),
+        ('on_failure = "ignore"', "miss or fail"),
+        ("require_signatures = true", "not known"),
+        ("repositories = 1", "expected a table"),
+        ("sign_key = 1", "not text"),
+        ('sign_key = "-----BEGIN PRIVATE KEY-----"', "holds a key"),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        policy(tmp_path, f"[trust]\n{text}\n")
+
+
+def required(on_failure: trust.OnFailure = "miss") -> Trust:
+    return Trust(trust.Rule(True, (public(OURS),), on_failure))
+
+
+def test_an_unsigned_hit_is_a_miss_with_a_warning_or_a_failure(tmp_path: Path) -> None:
+    world = World.make(tmp_path)
+    spec = world.spec("first")
+    shared = Repository.parse(f"oci:{tmp_path}/shared")
+    with Resolver(world.other_machine(workspace=shared)) as resolver:
+        unsigned = resolver.resolve(spec)
+    rules = ((str(shared), required().default),)
+    events: list[Event] = []
+    config = world.other_machine(global_=shared, trust=Trust(rules=rules))
+    with Resolver(config, progress=events.append) as resolver:
+        assert resolver.resolve(spec).source is Source.BUILT
+    assert any("not signed" in (event.text or "") for event in events)
+    failing = ((str(shared), required("fail").default),)
+    empty = Repository.parse(f"oci:{tmp_path}/empty")
+    config = world.other_machine(workspace=empty, global_=shared, trust=Trust(rules=failing))
+    with Resolver(config) as resolver, pytest.raises(Untrusted):
+        resolver.resolve(spec)
+
+    registry = LayoutRegistry(shared)
+    (tmp_path / "key").write_bytes(pem(OURS))
+    sign(registry, registry.get_manifest(unsigned.reference.digest), str(tmp_path / "key"), locks=tmp_path)
+    for each in (rules, failing):
+        config = world.other_machine(workspace=empty, global_=shared, trust=Trust(rules=each))
+        with Resolver(config) as resolver:
+            assert resolver.resolve(spec).source is Source.GLOBAL
+
+
+def test_the_index_does_not_stand_in_for_a_signature(tmp_path: Path) -> None:
+    world = World.make(tmp_path)
+    spec = world.spec("first")
+    with Resolver(world.config) as resolver:
+        resolver.resolve(spec)
+        assert resolver.resolve(spec).source is Source.INDEX
+    with Resolver(replace(world.config, trust=required("fail"))) as resolver, pytest.raises(Untrusted):
+        resolver.resolve(spec)
