@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from envbuild.trust import Trust
 
-Builder = Literal["auto", "layers", "docker", "buildx"]
+Builder = Literal["auto", "layers", "docker"]
 OnUnavailable = Literal["fail", "build"]
 CompressionName = Literal["gzip", "zstd"]
 

@@ -264,12 +264,12 @@ class Resolver:
             return self._find(request) or self._build(request)
 
     def _build(self, request: _Request) -> ResolvedImage:
+        from envbuild.build.choose import builder_for
         from envbuild.build.job import Job
-        from envbuild.build.layers import LayersBuilder
 
         self.progress(Event("resolve", str(request.key), "start", text="building"))
         base = self.bases.image(request.spec.require_base(), request.platform, request.deadline)
-        builder = LayersBuilder(self.config, self.index, self.registries, self.progress)
+        builder = builder_for(self.config, self.index, self.registries, self.progress)
         built = builder.build(
             Job(request.spec, request.key, request.platform, base, request.deadline, request.locked)
         )

@@ -42,6 +42,10 @@ PACKAGES = (
     Package((Entry("share/one-path", b"first"), Entry("share/a", b"a")), name="first"),
     Package((Entry("share/one-path", b"second"), Entry("share/b", b"b")), name="second"),
     Package((Entry("bin/.scripted-post-link.sh", b"exit 0\n", 0o755),), name="scripted"),
+    Package(
+        (Entry("bin/.writes-post-link.sh", b'echo by the script > "$PREFIX/written"\n', 0o755),),
+        name="writes",
+    ),
 )
 
 

@@ -8,11 +8,12 @@ import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from itertools import chain
+from typing import IO, TYPE_CHECKING, Final
 
 from envbuild.build.assemble import Layer
 from envbuild.build.conflicts import conflicts
-from envbuild.build.plan import join
+from envbuild.build.plan import Unit, join
 from envbuild.build.post_link import has_script
 from envbuild.build.upload import in_parallel, rewound
 from envbuild.conda.activate import is_activation
@@ -20,6 +21,7 @@ from envbuild.conda.clobber import lost_paths
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.layer import PathHashes, layer_key, write_layer
 from envbuild.conda.link import LinkedFile, footprint, link
+from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
 from envbuild.conda.tar import Kind
 from envbuild.index import LayerEntry
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from envbuild.build.known import SharedLayers
-    from envbuild.build.plan import Unit
     from envbuild.build.upload import Upload
     from envbuild.conda.layer import Compression
     from envbuild.conda.link import LinkTarget
@@ -204,25 +205,46 @@ class Composer:
 
     def history(self, lock: Lock) -> Layer:
         """The layer that makes the prefix an environment for Conda: what was installed, and nothing else."""
-        lines = ["==> 1980-01-01 00:00:00 <==", "# cmd: envbuild"]
-        lines += [f"+{package.url.rpartition('/')[0]}::{package}" for package in lock.packages]
-        content = "".join(f"{line}\n" for line in lines).encode()
-        entry = self._write("history", [LinkedFile.generated("conda-meta/history", content)])
+        entry = self._write("history", [_history(lock)])
         return Layer(entry.descriptor, entry.diff_id, "history")
+
+    def archive(self, lock: Lock, out: IO[bytes]) -> Composition:
+        """Write the whole environment, its history included, as one layer that nobody keeps.
+
+        Returns:
+            What is known of it; it has no layers.
+        """
+        unit = Unit(installation_order(lock.packages), joined=True)
+        activation: dict[str, str | None] = {}
+        self.progress(Event("layer", unit.title, "start", 0, unit.size))
+        with contextlib.ExitStack() as stack:
+            packages = self._opened(unit, stack)
+            files = _watched(chain(self._linked(unit, packages), [_history(lock)]), activation)
+            written = write_layer(
+                files, out, self.compression, prefix=self.target.prefix, pool=stack.enter_context(_threads())
+            )
+        self.progress(Event("layer", unit.title, "done", written.descriptor.size, unit.size))
+        names = (record.name for record in lock.packages)
+        scripted = frozenset(name for name in names if has_script(name, written.path_hashes.files))
+        return Composition((), 1, 0, scripted, activation)
 
     def _make(self, unit: Unit) -> LayerEntry:
         self.progress(Event("layer", unit.title, "start", 0, unit.size))
         with contextlib.ExitStack() as stack:
-            packages = []
-            for record in unit.records:
-                url = self.urls.get(record.url)
-                source = fetch_package(record, url=url, deadline=self.deadline, folder=self.spool)
-                stack.enter_context(source)
-                packages.append((Package.open(source, str(record)), record))
+            packages = self._opened(unit, stack)
             pool = stack.enter_context(_threads()) if unit.size >= HUGE else None
             entry = self._write(unit.title, self._linked(unit, packages), pool)
         self.progress(Event("layer", unit.title, "done", entry.descriptor.size, unit.size))
         return entry
+
+    def _opened(self, unit: Unit, stack: contextlib.ExitStack) -> list[tuple[Package, PackageRecord]]:
+        packages = []
+        for record in unit.records:
+            url = self.urls.get(record.url)
+            source = fetch_package(record, url=url, deadline=self.deadline, folder=self.spool)
+            stack.enter_context(source)
+            packages.append((Package.open(source, str(record)), record))
+        return packages
 
     def _linked(self, unit: Unit, packages: list[tuple[Package, PackageRecord]]) -> Iterator[LinkedFile]:
         """The files of several packages.
@@ -248,6 +270,12 @@ class Composer:
         here = self.upload.target.repository
         text = json.dumps(activation, sort_keys=True, separators=(",", ":")) if activation else ""
         return LayerEntry(written.descriptor, written.diff_id, hashes.files, hashes.folders, here, text)
+
+
+def _history(lock: Lock) -> LinkedFile:
+    lines = ["==> 1980-01-01 00:00:00 <==", "# cmd: envbuild"]
+    lines += [f"+{package.url.rpartition('/')[0]}::{package}" for package in lock.packages]
+    return LinkedFile.generated("conda-meta/history", "".join(f"{line}\n" for line in lines).encode())
 
 
 def _threads() -> ThreadPoolExecutor:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 from envbuild.build.engine_http import CONNECT_SECONDS, EngineHttp, knock, reason
 from envbuild.build.engine_info import EngineInfo, usual_endpoints
 from envbuild.build.steps_build import BASE_REPOSITORY, BUILD_REPOSITORY, Work, build_steps
-from envbuild.build.steps_image import Limits, Secrets
+from envbuild.build.steps_image import STEPS_TEMPLATE, Limits, Secrets
 from envbuild.build.watch import Watch
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import BuildError
@@ -113,6 +113,7 @@ class Engine:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         progress: Progress = silent,
         deadline: Deadline = NO_DEADLINE,
+        head: str = STEPS_TEMPLATE,
     ) -> BuiltSteps:
         """Run Dockerfile instructions on a base and give back what is new.
 
@@ -126,6 +127,7 @@ class Engine:
             limits: What the build may use.
             progress: Is told of each step and each line of its output.
             deadline: When the call must end.
+            head: The template that the steps stand behind.
 
         Raises:
             BuildError: A step failed (its command, exit code and last lines are in the message), the engine
@@ -134,7 +136,7 @@ class Engine:
             DeadlineExceeded: The deadline passed.
             IntegrityError: The base's blobs, or what the engine built, are not what they should be.
         """
-        work = Work(steps, context, args or {}, platform, limits, progress)
+        work = Work(steps, context, args or {}, platform, limits, progress, head)
         return build_steps(self._http, self.describe(), base, work, Secrets.read(secrets or {}), deadline)
 
     def load(self, image: StepsBase, tag: str, *, deadline: Deadline = NO_DEADLINE) -> str:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Final
 from envbuild.build import buildx
 from envbuild.build.archive import DOCKERFILE, context_chunks, diff_ids, unpack_image
 from envbuild.build.engine_info import builder_parameters, lowered
-from envbuild.build.steps_image import finish, steps_dockerfile
+from envbuild.build.steps_image import STEPS_TEMPLATE, finish, steps_dockerfile
 from envbuild.build.trace import StepLog
 from envbuild.build.watch import Watch
 from envbuild.digest import Digest
@@ -50,6 +50,7 @@ class Work:
     platform: Platform | None
     limits: Limits
     progress: Progress
+    head: str = STEPS_TEMPLATE
 
 
 def build_steps(
@@ -135,7 +136,7 @@ class _Build:
         }
         if self.work.platform is not None:
             parameters["platform"] = str(self.work.platform)
-        chunks = context_chunks(self.work.context, steps_dockerfile(steps))
+        chunks = context_chunks(self.work.context, steps_dockerfile(steps, self.work.head))
         ended = False
         try:
             with (
@@ -167,7 +168,7 @@ class _Build:
         options = [f"--tag={self.tag}", f"--file={DOCKERFILE}", "--provenance=false"]
         options += [f"--build-arg={name}={value}" for name, value in args.items()]
         options += [f"--platform={self.work.platform}"] if self.work.platform else []
-        chunks = self.watch.each(context_chunks(self.work.context, steps_dockerfile(steps)))
+        chunks = self.watch.each(context_chunks(self.work.context, steps_dockerfile(steps, self.work.head)))
         buildx.build(self.engine.endpoint, options, self.secrets.values, chunks, log, self.watch.on_expiry)
 
     def read_back(self, base: StepsBase, folder: Path) -> SavedImage:

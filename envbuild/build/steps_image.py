@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from envbuild.digest import Descriptor, Digest
     from envbuild.oci.manifest import Manifest
 
+STEPS_TEMPLATE: Final = "steps.Dockerfile"
+
 _CONFIG_FIELDS: Final = (
     "User",
     "ExposedPorts",
@@ -171,9 +173,9 @@ class Secrets:
         return text
 
 
-def steps_dockerfile(steps: str) -> str:
-    """The Dockerfile for some steps: envbuild's template and, behind it and unchanged, the steps."""
-    return f"{template('steps.Dockerfile').rstrip()}\n{steps}"
+def steps_dockerfile(steps: str, head: str = STEPS_TEMPLATE) -> str:
+    """The Dockerfile for some steps: a template of envbuild's and, behind it and unchanged, the steps."""
+    return f"{template(head).rstrip()}\n{steps}"
 
 
 def template(name: str) -> str:

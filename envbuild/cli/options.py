@@ -83,7 +83,7 @@ LOOKUP: Final = _group(
 )
 BUILD: Final = _group(
     "How images are built",
-    _of("--builder", type=click.Choice(["auto", "layers"]), help="How to build; auto chooses."),
+    _of("--builder", type=click.Choice(["auto", "layers", "docker"]), help="How to build; auto chooses."),
     _of("--channel-alias", metavar="URL", help="The URL under which channel names stand."),
     _of("--glibc", metavar="VERSION", help="Solve for this glibc instead of the one found in the base."),
     _of("--cuda", metavar="VERSION", help="Solve for machines with this CUDA version, as 12.4."),

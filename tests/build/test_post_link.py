@@ -42,9 +42,9 @@ def scripted(
 
 PACKAGES = (
     scripted(
-        "writes",
+        "says",
         'env > "$PREFIX/seen-env"\npwd > "$PREFIX/seen-folder"\nid -u > "$PREFIX/seen-user"\n'
-        'printf "said\\nby writes" > "$PREFIX/.messages.txt"\n'
+        'printf "said\\nby says" > "$PREFIX/.messages.txt"\n'
         'read line || echo none > "$PREFIX/seen-input"\n',
         version="1.5",
         number=3,
@@ -133,11 +133,11 @@ def layers_of(image: ResolvedImage) -> list[dict[str, tuple[tarfile.TarInfo, byt
 @pytest.mark.xdist_group("engine")
 def test_a_script_gets_what_conda_promises(machine: Machine) -> None:
     events: list[Event] = []
-    image = machine.resolve("writes", events=events)
+    image = machine.resolve("says", events=events)
     *_, below, top = layers_of(image)
     seen = dict(line.split("=", 1) for line in top["seen-env"][1].decode().splitlines())
     assert seen["PREFIX"] == seen["CONDA_PREFIX"] == seen["ROOT_PREFIX"] == "/opt/env"
-    assert (seen["PKG_NAME"], seen["PKG_VERSION"], seen["PKG_BUILDNUM"]) == ("writes", "1.5", "3")
+    assert (seen["PKG_NAME"], seen["PKG_VERSION"], seen["PKG_BUILDNUM"]) == ("says", "1.5", "3")
     assert seen["PATH"].startswith("/opt/env/bin:")
     assert seen["BASE"] == "yes", "the base's variables are there"
     assert not [name for name in seen if name.startswith("ENVBUILD_")]
@@ -145,21 +145,21 @@ def test_a_script_gets_what_conda_promises(machine: Machine) -> None:
     assert top["seen-user"][1] == b"0\n"
     assert top["seen-input"][1] == b"none\n"
     assert ".messages.txt" not in top
-    said = [event.text for event in events if event.subject == "post-link script of writes-1.5-0"]
-    assert said[-3:] == ["said", "by writes", ""]
-    assert "bin/.writes-post-link.sh" in {name for layer in layers_of(image) for name in layer}
+    said = [event.text for event in events if event.subject == "post-link script of says-1.5-0"]
+    assert said[-3:] == ["said", "by says", ""]
+    assert "bin/.says-post-link.sh" in {name for layer in layers_of(image) for name in layer}
     assert "conda-meta/history" in below
 
 
 @pytest.mark.xdist_group("engine")
 def test_the_images_settings_stay_as_they_are(machine: Machine) -> None:
-    plain, image = (config_of(machine.resolve(name)) for name in ("tool", "writes"))
+    plain, image = (config_of(machine.resolve(name)) for name in ("tool", "says"))
     for config in (plain, image):
         del config["config"]["Labels"]
     assert image["config"] == plain["config"]
     assert image["config"]["User"] == "1000"
     assert image["created"] == plain["created"]
-    assert image["history"][-1]["created_by"] == "envbuild post-link scripts of writes"
+    assert image["history"][-1]["created_by"] == "envbuild post-link scripts of says"
     assert len(image["rootfs"]["diff_ids"]) == len(plain["rootfs"]["diff_ids"]) + 1
 
 

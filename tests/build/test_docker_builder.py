@@ -1,0 +1,95 @@
+"""The builder ``docker`` on a real engine: what every builder does, and the same content as ``layers``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder_contract import BuilderContract, Machine, config_of, manifest_of, tree_of
+from envbuild.build.docker_builder import copy_onto_base
+from envbuild.build.engine_info import EngineInfo
+from envbuild.config import Config
+from envbuild.errors import BuildError
+from envbuild.reference import Repository
+from envbuild.resolver import ResolvedImage, Resolver
+from fixtures_channel import Bases, ChannelFolder
+from parts.docker_engine import DockerEngine
+from tiny import World
+
+pytestmark = pytest.mark.xdist_group("engine")
+
+ODD = (
+    "activation", "clobber-a", "clobber-b", "empty-things", "lib64-link", "long-paths", "noarch-python",
+    "post-link-script", "prefix-binary", "prefix-text", "shared-modes", "symlinks", "unicode-names",
+)  # fmt: skip
+
+
+class TestDocker(BuilderContract):
+    builder = "docker"
+
+    def test_the_environment_is_one_layer(self, machine: Machine) -> None:
+        image = machine.resolve(machine.world.spec("pyth", "thing", "tool"))
+        assert len(manifest_of(image).layers) == 2
+        assert config_of(image)["history"][-1]["created_by"] == "envbuild environment"
+
+    def test_a_pip_section_is_refused(self, machine: Machine) -> None:
+        spec = machine.world.root / "pip.yml"
+        spec.write_text("channels: [tiny]\ndependencies:\n  - python\n  - pip:\n    - wheel==0.1\n")
+        with pytest.raises(BuildError, match="pip section") as caught:
+            machine.resolve(spec)
+        assert caught.value.hint
+        assert machine.keys() == []
+
+
+def both(config: Config, spec: Path, root: Path) -> list[ResolvedImage]:
+    """The image of a definition from each builder, made on machines and in workspaces of their own."""
+    images = []
+    for name in ("layers", "docker"):
+        workspace, cache = Repository.parse(f"oci:{root}/by-{name}"), root / f"cache-{name}"
+        settings = replace(config, builder=name, workspace=workspace, cache_dir=cache)
+        with Resolver(settings) as resolver:
+            images.append(resolver.resolve(spec))
+    return images
+
+
+def test_one_key_and_one_content_whoever_builds(
+    tmp_path: Path, engine: DockerEngine, channel: ChannelFolder, bases: Bases
+) -> None:
+    spec = tmp_path / "environment.yml"
+    lines = "".join(f"  - {name}\n" for name in ODD)
+    spec.write_text(f"channels: [fixtures]\ndependencies:\n{lines}")
+    config = Config(channel_alias=channel.alias, docker_host=engine.host, base=f"oci:{bases.minimal}:latest")
+    layers, docker = both(config, spec, tmp_path)
+    assert docker.key == layers.key
+    assert docker.lock_key == layers.lock_key
+    expected, seen = tree_of(layers), tree_of(docker)
+    assert len(expected) > 500
+    assert "opt/env/share/post-link-ran.txt" in expected
+    assert seen.keys() == expected.keys()
+    assert {path: node for path, node in seen.items() if node != expected[path]} == {}
+    ours, theirs = config_of(layers), config_of(docker)
+    assert theirs["config"] == ours["config"]
+    assert theirs["created"] == ours["created"]
+
+
+def test_without_an_engine_the_other_builder_is_named(tmp_path: Path) -> None:
+    world = World.make(tmp_path)
+    config = replace(world.config, builder="docker", docker_host=f"unix://{tmp_path}/no.sock")
+    with Resolver(config) as resolver, pytest.raises(BuildError, match="none answered") as caught:
+        resolver.resolve(world.spec("tool"))
+    assert "--builder layers" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("version", "buildkit", "instruction"),
+    [
+        ("20.10.24+dfsg1", True, "COPY --from=environment / /\n"),
+        ("27.1.0", True, "COPY --link --from=environment / /\n"),
+        ("4.9.0", False, "COPY --from=environment / /\n"),
+    ],
+)
+def test_the_copy_is_linked_where_the_front_end_can(version: str, buildkit: bool, instruction: str) -> None:
+    info = EngineInfo("unix:///x", version, "overlay2", buildkit, podman=False, containerd_store=False)
+    assert copy_onto_base(info) == instruction
