@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envbuild.conda.activate import activate, is_activation
+from envbuild.conda.package import Package
+from fixtures_channel import ChannelFolder
 
 GIVEN = {"PATH": "/opt/env/bin:/usr/bin", "CONDA_PREFIX": "/opt/env", "BASE": "yes", "EMPTY": ""}
 SCRIPT = "etc/conda/activate.d/it.sh"
@@ -167,3 +169,17 @@ def test_only_these_files_take_part(path: str, expected: bool) -> None:
 def test_no_script_gets_through_or_hangs(script: str) -> None:
     result = activate({SCRIPT: script}, GIVEN)
     assert not result.left_out or not result.variables
+
+
+def test_the_fixture_package_activates_as_it_says(channel: ChannelFolder) -> None:
+    with channel.package("activation").open("rb") as stream:
+        package = Package.open(stream, "activation")
+        files = {
+            member.path: member.read().decode() for member in package.members() if is_activation(member.path)
+        }
+    result = activate(files, GIVEN)
+    assert result.left_out == {}
+    assert result.variables == {
+        "FIXTURE_ACTIVATED": "yes, in /opt/env",
+        "FIXTURE_VARIABLE": "from a package",
+    }
