@@ -74,6 +74,7 @@ class Composition:
         reused: How many were known.
         scripted: The names of the packages that have a post-link script.
         activation: The text of the files that take part in activation, by path; None for one without text.
+        contents: The packages of each layer, and the paths in it.
     """
 
     layers: tuple[Layer, ...]
@@ -81,6 +82,7 @@ class Composition:
     reused: int
     scripted: frozenset[str] = frozenset()
     activation: dict[str, str | None] = field(default_factory=dict, hash=False)
+    contents: tuple[tuple[tuple[PackageRecord, ...], PathHashes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,10 @@ class Composer:
         )
         texts = [json.loads(entries[unit].activation or "{}") for unit in units]
         activation = {path: text for each in texts for path, text in each.items()}
-        return Composition(layers, new, len(units) - new, scripted=scripted, activation=activation)
+        contents = tuple(
+            (unit.records, PathHashes(entries[unit].files, entries[unit].folders)) for unit in units
+        )
+        return Composition(layers, new, len(units) - new, scripted, activation, contents)
 
     def _joined(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
         """The plan with those units in order of installation that were found to need it."""
@@ -205,8 +210,12 @@ class Composer:
 
     def history(self, lock: Lock) -> Layer:
         """The layer that makes the prefix an environment for Conda: what was installed, and nothing else."""
-        entry = self._write("history", [_history(lock)])
-        return Layer(entry.descriptor, entry.diff_id, "history")
+        return self.layer("history", [_history(lock)])
+
+    def layer(self, title: str, files: Iterable[LinkedFile]) -> Layer:
+        """A small layer that is made anew each time."""
+        entry = self._write(title, files)
+        return Layer(entry.descriptor, entry.diff_id, title)
 
     def archive(self, lock: Lock, out: IO[bytes]) -> Composition:
         """Write the whole environment, its history included, as one layer that nobody keeps.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from envbuild.build.engine import Engine
     from envbuild.build.engine_info import EngineInfo
     from envbuild.build.job import Job
+    from envbuild.build.layers import Parts
     from envbuild.build.upload import Upload
     from envbuild.conda.solve import Solution
 
@@ -37,22 +38,24 @@ class DockerBuilder(LayersBuilder):
     scripts run as they do there.
     """
 
-    def _compose(
-        self,
-        job: Job,
-        base: BaseImage,
-        solution: Solution,
-        upload: Upload,
-        lock_key: str,
-        annotations: dict[str, str],
-    ) -> tuple[Assembled, Composition]:
-        from envbuild.build.compose import Composition
-
+    def _parts(self, job: Job, base: BaseImage, solution: Solution, upload: Upload) -> Parts:
         if job.spec.pip is not None:
             raise BuildError(
                 "the builder docker cannot install a pip section",
                 hint="use --builder layers, or name the packages under conda dependencies",
             )
+        return super()._parts(job, base, solution, upload)
+
+    def _compose(
+        self,
+        job: Job,
+        parts: Parts,
+        lock_key: str,
+        annotations: dict[str, str],
+    ) -> tuple[Assembled, Composition]:
+        from envbuild.build.compose import Composition
+
+        base, solution, upload = parts.base, parts.solution, parts.composer.upload
         sources = () if base.registry is None else (base.registry,)
         for layer in base.manifest.layers:
             upload.expect(oci_layer(layer), sources, "base")
@@ -60,7 +63,7 @@ class DockerBuilder(LayersBuilder):
         composition = Composition((), 0, 0)
         environment = dict(job.spec.variables)
         if solution.lock.packages:
-            layers, composition = self._built(job, base, solution, upload)
+            layers, composition = self._built(job, parts)
             environment = self._environment(job, base, composition)
         assembled = assemble(
             base,
@@ -71,23 +74,21 @@ class DockerBuilder(LayersBuilder):
         )
         return assembled, composition
 
-    def _built(
-        self, job: Job, base: BaseImage, solution: Solution, upload: Upload
-    ) -> tuple[tuple[Layer, ...], Composition]:
+    def _built(self, job: Job, parts: Parts) -> tuple[tuple[Layer, ...], Composition]:
         """The environment's layer as the engine made it, stored in the target."""
         from envbuild.build.steps import StepsBuilder
         from envbuild.conda.layer import Compression
 
-        steps = StepsBuilder(self.config, self.registries, upload, self.progress)
-        composer = replace(self._composer(job, solution, upload), compression=Compression.of("gzip"))
+        steps = StepsBuilder(self.config, self.registries, parts.composer.upload, self.progress)
+        composer = replace(parts.composer, compression=Compression.of("gzip"))
         spool = private_folder(self.config.cache_dir / "spool")
         with self._engine() as engine, tempfile.TemporaryFile(dir=spool) as context:
             context.seek(tarfile.BLOCKSIZE)
-            composition = composer.archive(solution.lock, context)
+            composition = composer.archive(parts.solution.lock, context)
             _finish(context)
             started = time.time()
             built = engine.run_steps(
-                steps.as_steps_base(base),
+                steps.as_steps_base(parts.base),
                 copy_onto_base(engine.describe()),
                 context,
                 platform=job.platform,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from envbuild.build.compose import Composer, Composition
     from envbuild.build.job import Job
     from envbuild.build.recipe import Recipe
+    from envbuild.build.wheels import Wheels
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
     from envbuild.index import Index
@@ -46,6 +47,28 @@ if TYPE_CHECKING:
     from envbuild.progress import Progress
 
 PREFIX: Final = "/opt/env"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an image is composed of.
+
+    Attributes:
+        base: The base with its steps.
+        solution: The Conda packages.
+        composer: Makes their layers.
+        wheels: What the pip section adds, or None.
+    """
+
+    base: BaseImage
+    solution: Solution
+    composer: Composer
+    wheels: Wheels | None = None
+
+    @property
+    def count(self) -> int:
+        """How many packages and wheels there are."""
+        return len(self.solution.lock.packages) + (self.wheels.count if self.wheels else 0)
 
 
 @dataclass(frozen=True)
@@ -66,17 +89,17 @@ class LayersBuilder:
 
     def build(self, job: Job) -> Built:
         """Build and publish; see :class:`envbuild.build.job.Builder`."""
-        _refuse_what_is_not_composed(job)
         target = self.registries.open(self.config.workspace).by(job.deadline)
         upload = Upload(target, self.progress)
         base = self._with_steps(job, upload)
         solution = self._solve(job, base)
-        lock_key = self._lock_key(job, solution.lock)
+        parts = self._parts(job, base, solution, upload)
+        lock_key = self._lock_key(job, solution.lock, parts.wheels)
         annotations = self._annotations(job, lock_key)
         composition: Composition | None = None
         manifest = self._same_solution(target, lock_key)
         if manifest is None:
-            assembled, composition = self._compose(job, base, solution, upload, lock_key, annotations)
+            assembled, composition = self._compose(job, parts, lock_key, annotations)
             manifest = self._after(job, assembled, composition.scripted, solution.lock, upload)
             publish(target, manifest, Tag(f"l1-{lock_key}"))
             recipe: Recipe | None = recipe_of(job, lock_key, solution.lock, base, assembled, composition)
@@ -89,7 +112,7 @@ class LayersBuilder:
             seen.descriptor.digest,
             lock_key,
             composition.made if composition else 0,
-            composition.reused if composition else len(solution.lock.packages),
+            composition.reused if composition else parts.count,
             upload.bytes_sent,
         )
 
@@ -124,7 +147,17 @@ class LayersBuilder:
         self.progress(Event("solve", str(job.key), "done", done=len(solution.lock.packages)))
         return solution
 
-    def _lock_key(self, job: Job, lock: Lock) -> str:
+    def _parts(self, job: Job, base: BaseImage, solution: Solution, upload: Upload) -> Parts:
+        """What the image is composed of; Conda's layers are made for a pip section, which depends on them."""
+        composer = self._composer(job, solution, upload)
+        if job.spec.pip is None:
+            return Parts(base, solution, composer)
+        from envbuild.build.wheels import find_wheels
+
+        wheels = find_wheels(job, job.spec.pip, base, composer, solution.lock, self.config)
+        return Parts(base, solution, composer, wheels)
+
+    def _lock_key(self, job: Job, lock: Lock, wheels: Wheels | None = None) -> str:
         spec = job.spec
         named = None
         if spec.steps is not None and spec.steps.instructions:
@@ -135,6 +168,7 @@ class LayersBuilder:
             steps=named,
             variables=dict(spec.variables),
             layout=PREFIX_LAYOUT,
+            pip=wheels.identity() if wheels else None,
             steps_after=after.canonical() if after is not None and after.instructions else None,
         )
 
@@ -161,12 +195,11 @@ class LayersBuilder:
     def _compose(
         self,
         job: Job,
-        base: BaseImage,
-        solution: Solution,
-        upload: Upload,
+        parts: Parts,
         lock_key: str,
         annotations: dict[str, str],
     ) -> tuple[Assembled, Composition]:
+        base, lock, composer, wheels = parts.base, parts.solution.lock, parts.composer, parts.wheels
         budget = self.config.max_layers - len(base.manifest.layers) - 1
         if budget < 1:
             raise BuildError(
@@ -174,18 +207,21 @@ class LayersBuilder:
                 f"{self.config.max_layers}",
                 hint="raise max_layers (at most 125), or choose a base with fewer layers",
             )
-        composer = self._composer(job, solution, upload)
         sources = () if base.registry is None else (base.registry,)
         for layer in base.manifest.layers:
-            upload.expect(oci_layer(layer), sources, "base")
-        composition = composer.compose(plan(solution.lock, budget))
-        history = composer.history(solution.lock)
+            composer.upload.expect(oci_layer(layer), sources, "base")
+        composition = wheels.compose(composer, budget) if wheels else composer.compose(plan(lock, budget))
+        history = (composer.history(lock),) if lock.packages else ()
+        environment = dict(job.spec.variables)
+        if wheels is not None:
+            own = wheels.environment(base, environment, conda=bool(lock.packages))
+            environment = self._environment(job, base, composition, own)
+        elif lock.packages:
+            environment = self._environment(job, base, composition)
         assembled = assemble(
             base,
-            (*composition.layers, history) if solution.lock.packages else (),
-            environment=self._environment(job, base, composition)
-            if solution.lock.packages
-            else dict(job.spec.variables),
+            (*composition.layers, *history),
+            environment=environment,
             labels={LOCK_ANNOTATION: lock_key, SCHEME_ANNOTATION: str(KEY_SCHEME)},
             annotations=annotations,
         )
@@ -217,12 +253,21 @@ class LayersBuilder:
             Descriptor.of(config, OCI_CONFIG), (*image.manifest.layers, *layers), image.manifest.annotations
         )
 
-    def _environment(self, job: Job, base: BaseImage, composition: Composition) -> dict[str, str]:
-        """The variables of the image: Conda's, those that activation sets, and above all the definition's."""
+    def _environment(
+        self, job: Job, base: BaseImage, composition: Composition, own: dict[str, str] | None = None
+    ) -> dict[str, str]:
+        """The variables of the image: the prefix's, those of activation, and above all the definition's.
+
+        Args:
+            job: The job.
+            base: The base with its steps.
+            composition: The layers, and the texts that take part in activation.
+            own: The variables of the prefix; those of a Conda environment if None.
+        """
         from envbuild.conda.activate import activate
 
         variables = dict(job.spec.variables)
-        environment = conda_environment(base, PREFIX, variables)
+        environment = conda_environment(base, PREFIX, variables) if own is None else own
         activation = activate(composition.activation, {**variables_of(base.config), **environment})
         for path, reason in activation.left_out.items():
             text = f"{path} is not part of the image's variables: {reason}"
@@ -253,12 +298,4 @@ class LayersBuilder:
             self.config.jobs,
             job.deadline,
             self.progress,
-        )
-
-
-def _refuse_what_is_not_composed(job: Job) -> None:
-    if job.spec.pip is not None:
-        raise BuildError(
-            "this builder cannot install a pip section yet",
-            hint="name the packages under conda dependencies, or install them in a Docker step",
         )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from envbuild.build.base import BaseImage
 from envbuild.build.conflicts import conflicts
-from envbuild.build.layers import PREFIX, LayersBuilder, _refuse_what_is_not_composed
+from envbuild.build.layers import PREFIX, LayersBuilder
 from envbuild.build.plan import join, plan
 from envbuild.build.upload import in_parallel
+from envbuild.errors import BuildError
 from envbuild.key import steps_key
 from envbuild.oci.registry import find_manifest
 from envbuild.reference import Tag
@@ -78,7 +79,11 @@ class Previewer(LayersBuilder):
         layer, and that is known only of layers that were made before. Where Docker steps were not run yet,
         the solve is done for the glibc of the base.
         """
-        _refuse_what_is_not_composed(job)
+        if job.spec.pip is not None:
+            raise BuildError(
+                "what a pip section installs is known only once Conda's layers are made",
+                hint="resolve without --dry-run",
+            )
         base, steps = self._stepped(job)
         solution = self._solve(job, base)
         lock_key = self._lock_key(job, solution.lock)

@@ -1,0 +1,232 @@
+"""The pip section's layers: above Conda's, or in a virtual environment over the base's python."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from envbuild.build.assemble import conda_environment
+from envbuild.build.base import decompressed, glibc_version
+from envbuild.build.compose import Composer
+from envbuild.build.plan import plan
+from envbuild.conda.fetch import fetch_package
+from envbuild.conda.link import link
+from envbuild.conda.package import Package
+from envbuild.conda.tar import parents
+from envbuild.digest import CHUNK
+from envbuild.lock import Lock, PackageRecord
+from envbuild.pip.distribution import WheelTarget, wheel_key
+from envbuild.pip.fetch import fetch_wheel
+from envbuild.pip.installed import CondaDistributions, nothing, paths_of, whiteouts
+from envbuild.pip.resolve import PipRequest, resolve
+from envbuild.pip.venv import find_python
+from envbuild.pip.wheel import install
+from envbuild.progress import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from envbuild.build.assemble import Layer
+    from envbuild.build.base import BaseImage
+    from envbuild.build.compose import Composition
+    from envbuild.build.job import Job
+    from envbuild.build.plan import Unit
+    from envbuild.conda.link import LinkedFile
+    from envbuild.config import Config
+    from envbuild.digest import Descriptor, Digest
+    from envbuild.index import LayerEntry
+    from envbuild.pip.distribution import PipDistribution
+    from envbuild.pip.installed import Installed, Probe
+    from envbuild.pip.resolve import PipSolution
+    from envbuild.pip.venv import BasePython
+    from envbuild.spec.pip import PipSection
+
+
+@dataclass(frozen=True)
+class Wheels:
+    """What a pip section adds to an environment.
+
+    Attributes:
+        solution: The wheels.
+        target: Where they are installed.
+        conda: Conda's layers, which lie below.
+        python: The base's python where Conda installs none.
+    """
+
+    solution: PipSolution
+    target: WheelTarget
+    conda: Composition
+    python: BasePython | None
+
+    def identity(self) -> dict[str, Any]:
+        """What the lock key is made of: JSON values only."""
+        return {
+            "wheels": self.solution.identity(),
+            "replaced": [each.metadata for each in self.solution.replaced],
+            "python": self.python.executable if self.python else None,
+        }
+
+    @property
+    def count(self) -> int:
+        """How many wheels there are."""
+        return len(self.solution.distributions)
+
+    def environment(self, base: BaseImage, variables: dict[str, str], *, conda: bool) -> dict[str, str]:
+        """The variables of the image: the prefix first on the base's ``PATH``, the user's last."""
+        own = conda_environment(base, self.target.prefix, {})
+        if not conda:
+            del own["CONDA_PREFIX"]
+        if self.python is not None:
+            own["VIRTUAL_ENV"] = self.target.prefix
+        return {**own, **variables}
+
+    def compose(self, conda: Composer, budget: int) -> Composition:
+        """All layers above the base, lowest first: Conda's, what changes in them, the wheels'.
+
+        Args:
+            conda: The composer of Conda's layers.
+            budget: The largest number of layers in all.
+        """
+        between = [*self._replaced(conda), *self._environment(conda)]
+        left = max(1, budget - len(self.conda.layers) - len(between))
+        values = {each.name: getattr(conda, each.name) for each in fields(Composer)} | {
+            "urls": self.solution.urls
+        }
+        distributions = {each.name: each for each in self.solution.distributions}
+        composer = WheelComposer(**values, wheels=self.target, distributions=distributions)
+        records = [_record(each) for each in self.solution.distributions]
+        top = composer.compose(plan(Lock.of(conda.target.platform, records), left))
+        return replace(
+            self.conda,
+            layers=(*self.conda.layers, *between, *top.layers),
+            made=self.conda.made + top.made,
+            reused=self.conda.reused + top.reused,
+        )
+
+    def _environment(self, conda: Composer) -> Iterator[Layer]:
+        if self.python is not None:
+            yield conda.layer("virtual environment", self.python.files())
+
+    def _replaced(self, conda: Composer) -> Iterator[Layer]:
+        if self.solution.replaced:
+            paths = [path for each in self.solution.replaced for path in _paths(each, conda)]
+            yield conda.layer("replaced", whiteouts(paths))
+
+
+def find_wheels(
+    job: Job, section: PipSection, base: BaseImage, conda: Composer, lock: Lock, config: Config
+) -> Wheels:
+    """Resolve a pip section for a base and the packages that Conda installs, whose layers are made for it.
+
+    Args:
+        job: The job.
+        section: Its pip section.
+        base: The base with its steps.
+        conda: The composer of Conda's layers.
+        lock: The packages.
+        config: The settings.
+
+    Raises:
+        SolveError: Nothing satisfies the section, or an index is in trouble.
+        BuildError: The section holds what is no wheel, or there is no python.
+    """
+    index = conda.index
+    # Conda's layers come first and leave room for about as many wheels as such a section brings.
+    room = config.max_layers - len(base.manifest.layers) - 2
+    left = min(room // 2, 10 + 2 * len(section.requirements))
+    composed = conda.compose(plan(lock, max(1, room - left)))
+    python = None
+    installed: Probe = nothing
+    if conda.target.python is not None:
+        target = WheelTarget(conda.target.prefix, conda.target.python)
+        installed = CondaDistributions.of(composed.contents, conda.target.python).find
+    else:
+        variables = dict(entry.split("=", 1) for entry in base.config.get("config", {}).get("Env") or [])
+        layers = [_BaseLayer(base, layer) for layer in base.manifest.layers]
+        python = find_python(layers, variables, index.fact, index.put_fact)
+        target = python.target(conda.target.prefix)
+    glibc = config.glibc or glibc_version(base, index.fact, index.put_fact)
+    request = PipRequest(section, job.platform, target.python, glibc, job.spec.as_of)
+    conda.progress(Event("solve", "pip", "start", total=len(section.requirements)))
+    solution = resolve(request, cache_dir=config.cache_dir, deadline=job.deadline, installed=installed)
+    conda.progress(Event("solve", "pip", "done", done=len(solution.distributions)))
+    return Wheels(solution, target, composed, python)
+
+
+@dataclass(frozen=True)
+class WheelComposer(Composer):
+    """Makes wheels' layers.
+
+    Attributes:
+        wheels: Where wheels are installed.
+        distributions: The wheel of each record's name.
+    """
+
+    wheels: WheelTarget
+    distributions: dict[str, PipDistribution]
+
+    def _key(self, unit: Unit) -> str:
+        return unit.key(
+            lambda record: wheel_key(self.distributions[record.name], self.wheels, self.compression)
+        )
+
+    def _make(self, unit: Unit) -> LayerEntry:
+        self.progress(Event("layer", unit.title, "start", 0, unit.size))
+        with contextlib.ExitStack() as stack:
+            links = []
+            for record in unit.records:
+                wheel = self.distributions[record.name]
+                url = self.urls.get(wheel.url)
+                source = stack.enter_context(fetch_wheel(wheel, url=url, deadline=self.deadline))
+                links.append(install(source, wheel, self.wheels))
+            entry = self._write(unit.title, _merged(links))
+        self.progress(Event("layer", unit.title, "done", entry.descriptor.size, unit.size))
+        return entry
+
+
+def _record(wheel: PipDistribution) -> PackageRecord:
+    """A wheel in the form in which layers are planned."""
+    return PackageRecord(wheel.name, wheel.version, "wheel", 0, "pypi", wheel.url, wheel.sha256, wheel.size)
+
+
+def _merged(links: list[Iterator[LinkedFile]]) -> Iterator[LinkedFile]:
+    """The files of several wheels; of two with one path the later wheel's stays."""
+    files: set[str] = set()
+    folders: set[str] = set()
+    for linked in reversed(links):
+        mine: set[str] = set()
+        for file in linked:
+            above = tuple(parents(file.path))
+            if file.path in files or file.path in folders or not files.isdisjoint(above):
+                continue
+            mine.add(file.path)
+            folders.update(above)
+            yield file
+        files |= mine
+
+
+@dataclass(frozen=True)
+class _BaseLayer:
+    base: BaseImage
+    descriptor: Descriptor
+
+    @property
+    def digest(self) -> Digest:
+        return self.descriptor.digest
+
+    def chunks(self) -> Iterator[bytes]:
+        with self.base.open_layer(self.descriptor) as stream:
+            yield from decompressed(stream, self.descriptor.media_type)
+            while stream.read(CHUNK):
+                pass
+
+
+def _paths(installed: Installed, conda: Composer) -> list[str]:
+    """The paths of a distribution that a Conda package installs; the package is fetched."""
+    paths: list[str] = []
+    for record in installed.records:
+        url = conda.urls.get(record.url)
+        with fetch_package(record, url=url, deadline=conda.deadline) as source:
+            paths += paths_of(link(Package.open(source, str(record)), record, conda.target), installed)
+    return paths

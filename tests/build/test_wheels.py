@@ -1,0 +1,205 @@
+"""Definitions with a pip section, from end to end on tiny parts."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import conda_oracle
+from conda_packages import Entry, Package
+from envbuild.build.base import decompressed
+from envbuild.config import Config
+from envbuild.errors import BuildError, SolveError
+from envbuild.oci.layout import LayoutRegistry
+from envbuild.oci.manifest import Manifest
+from envbuild.reference import Repository
+from envbuild.resolver import ResolvedImage, Resolver, Source
+from tiny import LIBC, World, make_base
+from tiny_wheels import TinyWheel, index
+
+SITE = "lib/python3.11/site-packages"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A machine with a channel, a base, a base with python, and a folder of wheels."""
+    world = World.make(tmp_path)
+    info = f"{SITE}/dep-1.0.dist-info"
+    record = b"dep.py,,\ndep-1.0.dist-info/METADATA,,\ndep-1.0.dist-info/RECORD,,\n../../../bin/dep,,\n"
+    package = Package(
+        (
+            Entry(f"{SITE}/dep.py", b"version = 1\n"),
+            Entry(f"{info}/METADATA", b"Metadata-Version: 2.1\nName: dep\nVersion: 1.0\n"),
+            Entry(f"{info}/RECORD", record),
+            Entry("bin/dep", b"#!/bin/sh\n", 0o755),
+            Entry("share/dep/data", b"not pip's"),
+        ),
+        name="dep",
+        version="1.0",
+        index={"depends": ["python"]},
+    )
+    package.put(tmp_path / "channels/tiny")
+    asyncio.run(conda_oracle.index(tmp_path / "channels/tiny"))
+    make_base(
+        Repository.parse(f"oci:{tmp_path}/bases"),
+        "python",
+        {"lib/libc.so.6": LIBC, "usr/bin/python3.11": b"elf"},
+    )
+    put(world, TinyWheel("top", requires=("dep",), files={"top/big": bytes(range(256)) * 300}))
+    put(world, TinyWheel("small", entry_points="[console_scripts]\nsmall = small:main\n"))
+    put(world, TinyWheel("dep", "1.0"), TinyWheel("dep", "2.0"))
+    return world
+
+
+def put(world: World, *wheels: TinyWheel) -> None:
+    for wheel in wheels:
+        wheel.put(world.root / "links")
+
+
+def spec(world: World, *lines: str, conda: tuple[str, ...] = ("python",), local: bool = True) -> Path:
+    pip: Any = {"pip": [*(["--no-index", "--find-links ./links"] if local else []), *lines]}
+    path = world.root / "environment.yml"
+    path.write_text(json.dumps({"channels": ["tiny"], "dependencies": [*conda, pip]}))
+    return path
+
+
+def requirements(world: World, *lines: str) -> Path:
+    path = world.root / "requirements.txt"
+    path.write_text("\n".join(["--no-index", "--find-links ./links", *lines]))
+    return path
+
+
+def resolve(config: Config, path: Path) -> ResolvedImage:
+    with Resolver(config) as resolver:
+        return resolver.resolve(path)
+
+
+def image_of(image: ResolvedImage) -> tuple[list[list[str]], dict[str, Any]]:
+    """The names of the files in each layer, lowest first, and the config."""
+    registry = LayoutRegistry(image.reference.repository)
+    manifest = registry.get_manifest(image.reference.digest)
+    assert isinstance(manifest, Manifest)
+    layers = []
+    for layer in manifest.layers:
+        with registry.open_blob(layer) as stream:
+            raw = b"".join(decompressed(stream, layer.media_type))
+        with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+            layers.append([each.name.removeprefix("opt/env/") for each in archive if not each.isdir()])
+    with registry.open_blob(manifest.config) as stream:
+        return layers, json.load(stream)
+
+
+def holding(layers: list[list[str]], name: str) -> int:
+    """The only layer that has a file."""
+    found = [place for place, layer in enumerate(layers) if name in layer]
+    assert len(found) == 1, (name, found)
+    return found[0]
+
+
+def test_each_wheel_is_a_layer_above_condas_the_big_ones_low(world: World) -> None:
+    image = resolve(world.config, spec(world, "top", "small"))
+    layers, config = image_of(image)
+    python = holding(layers, "bin/python3.11")
+    top, dep, small = (holding(layers, f"{SITE}/{name}/__init__.py") for name in ("top", "dep", "small"))
+    assert python < top < min(dep, small)
+    assert holding(layers, f"{SITE}/dep-2.0.dist-info/METADATA") == dep
+    assert holding(layers, "bin/small") == small
+    assert holding(layers, "conda-meta/history") == len(layers) - 1
+    assert "CONDA_PREFIX=/opt/env" in config["config"]["Env"]
+    assert (image.layers_made, image.layers_reused) == (4, 0)
+
+
+def test_what_conda_installs_and_satisfies_stays(world: World) -> None:
+    layers, _ = image_of(resolve(world.config, spec(world, "top", conda=("python", "dep"))))
+    assert holding(layers, f"{SITE}/dep.py")
+    assert not any("dep/__init__.py" in name or ".wh." in name for layer in layers for name in layer)
+
+
+def test_what_conda_installs_and_does_not_satisfy_is_replaced(world: World) -> None:
+    layers, _ = image_of(resolve(world.config, spec(world, "top", "dep>=2", conda=("python", "dep"))))
+    below, whiteouts = holding(layers, f"{SITE}/dep.py"), holding(layers, f"{SITE}/.wh.dep.py")
+    assert below < whiteouts < holding(layers, f"{SITE}/dep/__init__.py")
+    assert sorted(layers[whiteouts]) == sorted(
+        f"{folder}/.wh.{name}"
+        for folder, name in (
+            ("bin", "dep"),
+            (SITE, "dep.py"),
+            (f"{SITE}/dep-1.0.dist-info", "METADATA"),
+            (f"{SITE}/dep-1.0.dist-info", "RECORD"),
+        )
+    )
+
+
+def test_one_wheel_changed_makes_one_layer(world: World) -> None:
+    resolve(world.config, spec(world, "top", "small", "dep<2"))
+    changed = resolve(world.config, spec(world, "top", "small", "dep>=2"))
+    assert (changed.layers_made, changed.layers_reused) == (1, 3)
+
+
+def test_known_layers_are_not_fetched(world: World) -> None:
+    with index([TinyWheel("small", files={"small/big": os.urandom(1 << 20)})]) as server:
+        lines = [f"--index-url {server.url}/simple", "small"]
+        resolve(world.config, spec(world, *lines, conda=("python", "tool=1"), local=False))
+        assert f"GET /files/{TinyWheel('small').file_name}" in server.asked
+        server.asked.clear()
+        other = resolve(world.config, spec(world, *lines, conda=("python", "tool=2"), local=False))
+        assert (other.layers_made, other.layers_reused) == (1, 2)
+        assert f"GET /files/{TinyWheel('small').file_name}" not in server.asked
+
+
+def test_the_same_definition_gives_the_same_image_on_another_machine(world: World) -> None:
+    path = spec(world, "top", "small", "dep>=2", conda=("python", "dep"))
+    first = resolve(world.config, path)
+    elsewhere = world.other_machine(workspace=Repository.parse(f"oci:{world.root}/elsewhere"))
+    second = resolve(elsewhere, path)
+    assert second.source is Source.BUILT
+    assert (second.reference.digest, second.lock_key) == (first.reference.digest, first.lock_key)
+
+
+def test_requirements_alone_use_the_bases_python(world: World) -> None:
+    config = replace(world.config, base=f"oci:{world.root}/bases:python")
+    image = resolve(config, requirements(world, "top", "small"))
+    layers, document = image_of(image)
+    assert holding(layers, "usr/bin/python3.11") == 0
+    assert sorted(layers[1]) == ["bin/python", "bin/python3", "bin/python3.11", "pyvenv.cfg"]
+    assert holding(layers, f"{SITE}/top/__init__.py") == 2
+    assert not any("conda-meta" in name for layer in layers for name in layer)
+    variables = dict(entry.split("=", 1) for entry in document["config"]["Env"])
+    assert variables["VIRTUAL_ENV"] == "/opt/env"
+    assert variables["PATH"].startswith("/opt/env/bin:")
+    assert "CONDA_PREFIX" not in variables
+    assert resolve(config, requirements(world, "top", "small")).reference == image.reference
+
+
+def test_requirements_on_a_base_without_python_are_refused_with_a_way_out(world: World) -> None:
+    with pytest.raises(BuildError, match="no python"):
+        resolve(world.config, requirements(world, "small"))
+
+
+def test_wheels_that_carry_one_path_share_a_layer(world: World) -> None:
+    put(world, *(TinyWheel(name, files={"shared/__init__.py": name.encode()}) for name in ("one", "two")))
+    layers, _ = image_of(resolve(world.config, spec(world, "one", "two")))
+    assert holding(layers, f"{SITE}/shared/__init__.py") == holding(layers, f"{SITE}/one/__init__.py")
+
+
+def test_many_wheels_fit_a_small_budget(world: World) -> None:
+    put(world, *(TinyWheel(f"w{number}") for number in range(12)))
+    config = replace(world.config, max_layers=9)
+    layers, _ = image_of(resolve(config, spec(world, *(f"w{number}" for number in range(12)))))
+    assert len(layers) <= 9
+    for number in range(12):
+        assert holding(layers, f"{SITE}/w{number}/__init__.py")
+
+
+def test_what_cannot_be_satisfied_publishes_nothing(world: World) -> None:
+    with pytest.raises(SolveError, match="dep"):
+        resolve(world.config, spec(world, "dep>=3"))
+    assert not [tag for tag in world.layout().tags() if tag.name.startswith(("k1-", "l1-"))]
