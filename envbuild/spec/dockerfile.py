@@ -49,12 +49,14 @@ _MOUNT_NAMES = {
 _MOUNT_SWITCHES = frozenset({"readonly", "readwrite", "required"})
 _REPEATED = frozenset({"exclude", "mount"})
 
+MAX_INSTRUCTION = (1 << 17) - 1
+"""Linux passes no longer command to a shell."""
+MAX_INSTRUCTIONS = 2000
+
 _UNSAFE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 _ODD_SPACE = re.compile(r"[^\S \t\n]")
-_CONTINUED = re.compile(r"(?<!\\)\\[ \t]*\Z")
-_DOUBLED = re.compile(r"\\\\[ \t]*\Z")
 _DIRECTIVE = re.compile(r"#\s*(syntax|escape|check)\s*=", re.IGNORECASE)
 _OPEN_HEREDOC = re.compile(r".*<<-?")
 _HEREDOC = re.compile(r"[0-9]*<<(-?)([^<]+)")
@@ -105,7 +107,7 @@ def read_preamble(text: str, mark: Mark) -> tuple[list[tuple[str, str, Mark]], i
 def _lines(text: str, mark: Mark) -> list[str]:
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     lines = text.split("\n")
-    for number, line in enumerate(lines):
+    for number, line in enumerate(lines if _UNSAFE.search(text) else ()):
         if found := _UNSAFE.search(line):
             place = Mark(mark.source, mark.line + number, mark.column + found.start())
             fail(place, f"control or invisible character U+{ord(found[0]):04X} in steps", "remove it")
@@ -127,7 +129,9 @@ class _Parser:
         return self._next
 
     def instructions(self) -> Iterator[Instruction]:
-        for text, mark in self.logical_lines():
+        for count, (text, mark) in enumerate(self.logical_lines()):
+            if count == MAX_INSTRUCTIONS:
+                fail(mark, f"there are more than {MAX_INSTRUCTIONS} instructions", "join some of them")
             yield self._instruction(text, mark)
 
     def logical_lines(self) -> Iterator[tuple[str, Mark]]:
@@ -144,25 +148,28 @@ class _Parser:
 
     def _logical_line(self) -> str:
         """Join a line with its continuations; comments and blank lines between them are dropped."""
-        joined, first, continued = "", True, True
+        pieces: list[str] = []
+        size, first, continued = 0, True, True
         while continued and self._next < len(self._lines):
             line = self._lines[self._next]
             stripped = line.lstrip(" \t")
             if stripped.startswith("#"):
                 self._comment(stripped)
             elif stripped:
-                if _DOUBLED.search(line):
-                    fail(
-                        self._here(),
-                        "a line ends in two backslashes, which engines read differently",
-                        "end it in one backslash to continue it, or put the text into quotes",
-                    )
-                continued = _CONTINUED.search(line) is not None
-                joined += _CONTINUED.sub("", stripped if first else line)
+                kept, continued = self._without_escape(stripped if first else line)
+                pieces.append(kept)
+                size += len(line) + 1
                 first = False
+            if size > MAX_INSTRUCTION:
+                fail(
+                    self._here(),
+                    f"an instruction has more than {MAX_INSTRUCTION} characters",
+                    "put it into a file",
+                )
             self._next += 1
             if first:
                 break
+        joined = "".join(pieces)
         if odd := _ODD_SPACE.search(joined):
             self._next -= 1
             fail(self._here(), f"white space U+{ord(odd[0]):04X} in an instruction", "use an ordinary space")
@@ -171,6 +178,19 @@ class _Parser:
             self._next -= 1
             fail(self._here(), "an instruction ends in a backslash", "take it away, or put it into quotes")
         return joined
+
+    def _without_escape(self, line: str) -> tuple[str, bool]:
+        """The line without the backslash that continues it, and whether there is one."""
+        end = line.rstrip(" \t")
+        if not end.endswith("\\"):
+            return line, False
+        if end.endswith("\\\\"):
+            fail(
+                self._here(),
+                "a line ends in two backslashes, which engines read differently",
+                "end it in one backslash to continue it, or put the text into quotes",
+            )
+        return end[:-1], True
 
     def _comment(self, text: str) -> None:
         if found := _DIRECTIVE.match(text):

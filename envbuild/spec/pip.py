@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
 
 MAX_BYTES = 1 << 20
+MAX_LINE = 1 << 16
 MAX_DEPTH = 32
 MAX_FILES = 1000
 _UNSAFE = re.compile(
@@ -182,6 +183,8 @@ def _logical_lines(text: str, mark: Mark) -> Iterator[tuple[str, Mark]]:
         start = start if joined else here
         if line.endswith("\\") and not is_comment:
             joined += line.rstrip("\\") or " "
+            if len(joined) > MAX_LINE:
+                fail(start, f"a requirement has more than {MAX_LINE} characters", "end it")
             continue
         if logical := _COMMENT.sub("", joined + (" " if is_comment else "") + line).strip():
             yield logical, start

@@ -32,6 +32,7 @@ _PATH_TAIL = re.compile(r"\s*(?:\[([A-Za-z0-9._, -]*)\])?\s*(?:;(.*))?")
 _PROJECT_RULES = (
     "**/.git\n**/.hg\n**/.svn\n**/.venv\n**/__pycache__\n**/*.py[co]\n**/*.egg-info\n.dockerignore\n"
 )
+MAX_LENGTH = 2048
 _HASHES = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 
@@ -144,6 +145,8 @@ def parse_requirement(text: str, mark: Mark, hashes: tuple[str, ...] = ()) -> Pi
 
     try:
         found = Requirement(text)
+    except RecursionError:
+        fail(mark, f"the brackets in {text[:80]!r}… are nested too deep", "take some of them out")
     except InvalidRequirement as error:
         hint = "write NAME==VERSION" if re.search(r"[^=<>!~]=[^=]", text) else "write it as PEP 508 has it"
         reason = str(error).split("\n", 1)[0]
@@ -220,6 +223,8 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
     Raises:
         SpecError: It is not understood, or its file cannot be read.
     """
+    if len(text) > MAX_LENGTH:
+        fail(mark, f"a requirement has {len(text)} characters, expected at most {MAX_LENGTH}", "shorten it")
     if (short := read_short_requirement(text)) is not None:
         return PipRequirement(*short, hashes=hashes, mark=mark)
     if is_remote(text):
