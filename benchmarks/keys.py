@@ -107,7 +107,7 @@ def _cpu(call: Callable[[], object], count: int = 10) -> float:
     return (time.process_time() - started) / count
 
 
-_LARGE = ("comments", "values", "one text", "steps")
+_LARGE = ("comments", "values", "one text", "heredoc")
 _MEASURE = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
@@ -130,16 +130,18 @@ print(peak(), before, f"{used * 1000:.0f}", result)
 def large(kind: str) -> bytes:
     """A definition of 1 MiB."""
     size = 1 << 20
+    head = plain() if kind != "heredoc" else b"base: debian\nsteps: |\n  RUN <<END\n"
+    tail = b""
     if kind == "comments":
-        content = plain() + b"# comment\n" * size
+        line = b"# comment\n"
     elif kind == "values":
-        lines = [f"  - package-{number}={'1.' * 20}0\n" for number in range(19_000)]
-        content = plain() + "".join(lines).encode() + b"#" * size
+        head += b"".join(b"  - package-%d=%s0\n" % (number, b"1." * 20) for number in range(19_000))
+        line = b"#"
     elif kind == "one text":
-        content = plain() + b"variables:\n  A: '" + b"x" * (size - len(plain()) - 19) + b"'\n"
+        head, line, tail = head + b"variables:\n  A: '", b"x", b"'\n"
     else:
-        content = b"base: debian\nsteps: |\n" + b"  RUN echo 'a step of many'\n" * size
-    return content[:size] if kind != "steps" else content[: size - size % 28 - 6]
+        line, tail = b"  echo 'a line of many'\n", b"  END\n"
+    return head + line * ((size - len(head) - len(tail)) // len(line)) + tail
 
 
 def _large(kind: str) -> list[str]:
