@@ -199,6 +199,25 @@ def test_one_definition_built_in_two_processes_and_folders_has_one_digest(
     assert answers[0]["digest"] == answers[1]["digest"]
 
 
+def test_a_pip_section_runs_above_conda_and_alone_on_a_base_with_python(
+    config: Config, tmp_path: Path, engine: DockerEngine, bases: Bases
+) -> None:
+    both = tmp_path / "environment.yml"
+    both.write_text("channels: [fixtures]\ndependencies: [python=3.11, rich, pip, pip: [cowsay==6.1]]\n")
+    image = resolve(config, both)
+    engine.docker("pull", str(image.reference))
+    said = engine.docker("run", "--rm", str(image.reference), "cowsay", "-t", "moo")
+    assert "| moo |" in said.stdout
+    engine.docker("run", "--rm", str(image.reference), "python", "-c", "import cowsay, rich")
+
+    alone = tmp_path / "requirements.txt"
+    alone.write_text("cowsay==6.1\n")
+    image = resolve(replace(config, base=f"oci:{bases.python}"), alone)
+    engine.docker("pull", str(image.reference))
+    said = engine.docker("run", "--rm", str(image.reference), "python", "-m", "cowsay", "-t", "moo")
+    assert "| moo |" in said.stdout
+
+
 def _resolve_at(config: Config, spec: Path, moment: float, answers: Any) -> None:
     time.sleep(max(0.0, moment - time.time()))
     image = resolve(config, spec)
