@@ -16,6 +16,7 @@ from envbuild.reference import Repository
 from envbuild.resolver import ResolvedImage, Resolver
 from fixtures_channel import Bases, ChannelFolder
 from parts.docker_engine import DockerEngine
+from parts.registry_server import RegistryServer
 from tiny import World
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -72,6 +73,26 @@ def test_one_key_and_one_content_whoever_builds(
     ours, theirs = config_of(layers), config_of(docker)
     assert theirs["config"] == ours["config"]
     assert theirs["created"] == ours["created"]
+
+
+def test_the_image_runs_from_a_registry(
+    tmp_path: Path, engine: DockerEngine, channel: ChannelFolder, bases: Bases, registry: RegistryServer
+) -> None:
+    spec = tmp_path / "environment.yml"
+    spec.write_text("channels: [fixtures]\ndependencies: [python=3.11, post-link-script]\n")
+    config = Config(
+        workspace=registry.repository("by-docker"),
+        channel_alias=channel.alias,
+        docker_host=engine.host,
+        base=f"oci:{bases.minimal}:latest",
+        cache_dir=tmp_path / "cache",
+        builder="docker",
+    )
+    with Resolver(config) as resolver:
+        reference = str(resolver.resolve(spec).reference)
+    engine.docker("pull", reference)
+    program = "import sys; print(sys.prefix, open('/opt/env/share/post-link-ran.txt').read())"
+    assert engine.docker("run", "--rm", reference, "python", "-c", program).stdout == "/opt/env linked\n\n"
 
 
 def test_without_an_engine_the_other_builder_is_named(tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ PACKAGES = (
     scripted("middle", 'echo middle >> "$PREFIX/order"\n', "zfirst"),
     scripted("zfirst", 'echo zfirst >> "$PREFIX/order"\n'),
     scripted("fails", 'echo "$PKG_NAME" is unhappy >&2\necho sorry > "$PREFIX/.messages.txt"\nexit 7\n'),
+    scripted(
+        "measures",
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max > $PREFIX/limit 2>&1\n"
+        "exit 0\n",
+    ),
     scripted("nothing", "exit 0\n"),
     scripted("goes-on", 'missing-command\necho still > "$PREFIX/went-on"\n'),
     scripted("slow", "sleep 60\n"),
@@ -190,9 +195,16 @@ def test_two_machines_give_one_digest_and_known_layers_still_have_scripts(machin
 
 
 @pytest.mark.xdist_group("engine")
-def test_a_failing_script_says_whose_it_is_and_what_it_said(machine: Machine) -> None:
+def test_scripts_have_the_limits_of_steps(machine: Machine) -> None:
+    image = machine.resolve("measures", config=replace(machine.config, step_memory=256 << 20, step_cpus=0.5))
+    assert str(256 << 20).encode() in layers_of(image)[-1]["limit"][1]
+
+
+@pytest.mark.xdist_group("engine")
+@pytest.mark.parametrize("memory", [None, 256 << 20], ids=["buildkit", "older builder"])
+def test_a_failing_script_says_whose_it_is_and_what_it_said(machine: Machine, memory: int | None) -> None:
     with pytest.raises(BuildError) as caught:
-        machine.resolve("fails", "zfirst")
+        machine.resolve("fails", "zfirst", config=replace(machine.config, step_memory=memory))
     assert str(caught.value) == (
         "the post-link script of fails-1.0-0 failed with exit code 7; its last lines:\n"
         "  fails is unhappy\n  sorry\n  "
