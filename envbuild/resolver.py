@@ -201,6 +201,8 @@ class Resolver:
         key = index_key({each: self._request(part, deadline.remaining()).key for each, part in parts.items()})
         hit = Lookup(self.config, self.index, self.registries, self.progress).find(key, deadline)
         if hit is not None:
+            if hit.source == "global" and self.config.promote:
+                hit = self._promote(hit, key, deadline)
             found = ResolvedImage(hit.reference, key, None, Source(hit.source), spec.platforms[0], 0.0)
         else:
             images = {each: action(part, deadline.remaining()) for each, part in parts.items()}

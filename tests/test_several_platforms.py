@@ -115,6 +115,17 @@ def test_a_global_image_is_brought_beside_its_index(world: World) -> None:
         assert all(layout.has_blob(blob.digest) for blob in manifest.blobs)
 
 
+def test_a_global_index_is_promoted_whole(world: World) -> None:
+    spec = definition(world)
+    built = resolve(world.config, spec)
+    mine = Repository.parse(f"oci:{world.root}/mine")
+    other = world.other_machine(workspace=mine, global_=world.config.workspace, promote=True)
+    found = resolve(other, spec)
+    assert found.source is Source.GLOBAL
+    assert found.reference == mine.at(built.reference.digest)
+    assert all(LayoutRegistry(mine).get_manifest(entry.digest) for entry in index_of(found).manifests)
+
+
 def test_a_miss_or_a_failure_on_one_platform_publishes_no_index(world: World) -> None:
     with pytest.raises(CacheMiss):
         resolve(world.config, definition(world), build=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -110,11 +111,11 @@ class StepsBuilder:
         from envbuild.build.engine import Engine
 
         secrets = build_secrets(steps.secret_ids)
-        with Engine.connect(self.config.docker_host) as engine:
+        with Engine.connect(self.config.docker_host) as engine, contextlib.ExitStack() as opened:
             built = engine.run_steps(
                 self.as_steps_base(base),
                 steps.render(),
-                steps.build_context() if steps.context else None,
+                opened.enter_context(steps.build_context()) if steps.context else None,
                 args=dict(steps.args),
                 secrets=secrets,
                 platform=platform,
