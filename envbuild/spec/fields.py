@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SCRATCH = "scratch"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TRANSPORT = re.compile(
+    r"(?:docker-daemon|docker-archive|oci-archive|containers-storage|podman):|(?:docker|dir|file):/"
+)
 _SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -52,6 +55,14 @@ def reference(written: str, folder: Path, mark: Mark | None) -> ImageReference |
     """Like :func:`base`, from text; ``mark`` is its place, or None where there is no file."""
     if written == SCRATCH:
         return None
+    if found := _TRANSPORT.match(written):
+        raise _placed(
+            SpecError(
+                f"{found[0]!r} in front of the base {written[:80]!r} is no place that a key can name",
+                hint="push the image to a registry, or save it as a layout and write oci:FOLDER:TAG",
+            ),
+            mark,
+        )
     try:
         path = written.removeprefix(LAYOUT_SCHEME)
         if path != written and path[:1] not in {"", ":", "@"}:

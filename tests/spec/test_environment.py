@@ -433,3 +433,18 @@ def test_faults_in_inline_steps_are_placed(content: str, place: tuple[int, int])
     with pytest.raises(SpecError, match="RUM") as refusal:
         parse(content.encode(), "envbuild.yaml", Path("/nowhere"))
     assert (refusal.value.line, refusal.value.column) == place
+
+
+@pytest.mark.parametrize(
+    "base",
+    ["docker-daemon:a", "docker-archive:a.tar", "containers-storage:a", "docker://a", "dir:/a", "file:///a"],
+)
+def test_a_base_that_only_this_machine_holds_is_refused(base: str) -> None:
+    with pytest.raises(SpecError, match="no place that a key can name") as refusal:
+        parse(f"base: {base}\n".encode(), "envbuild.yaml", Path("/nowhere"))
+    assert (refusal.value.line, refusal.value.column) == (1, 7)
+
+
+@pytest.mark.parametrize("base", ["docker:24-cli", "file:1", "dir/x"])
+def test_an_image_may_be_called_like_that(base: str) -> None:
+    assert parse(f"base: {base}\n".encode(), "envbuild.yaml", Path("/nowhere")).base is not None
