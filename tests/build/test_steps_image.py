@@ -91,3 +91,12 @@ def test_which_builder_is_asked_for() -> None:
     for steps in ("RUN --mount=type=cache,target=/c x", "COPY --link a b", "  run --network=none x"):
         with pytest.raises(BuildError, match="BuildKit"):
             builder_parameters(steps, limits, INFO)
+
+
+@pytest.mark.parametrize("name", ["steps.Dockerfile", "post-link.Dockerfile", "environment.Dockerfile"])
+def test_a_template_names_no_front_end_and_begins_with_a_comment(name: str) -> None:
+    text = template(name)
+    assert text.startswith("# ")
+    assert "syntax=" not in text
+    assert "<<" not in text, "old front ends have no heredocs"
+    assert name in template("README.md")
