@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from envbuild.config import Config
     from envbuild.errors import EnvbuildError
+    from envbuild.foreign import load
     from envbuild.key import Key
     from envbuild.progress import Progress
     from envbuild.reference import ImageReference
     from envbuild.resolver import ResolvedImage, Resolver, Source
-    from envbuild.spec.environment import EnvironmentSpec, load
+    from envbuild.spec.environment import EnvironmentSpec
 
 __all__ = [
     "Config",
@@ -47,7 +48,7 @@ _HOMES = {
     "ResolvedImage": "envbuild.resolver",
     "Resolver": "envbuild.resolver",
     "Source": "envbuild.resolver",
-    "load": "envbuild.spec.environment",
+    "load": "envbuild.foreign",
 }
 _DEFINITION = ("base", "steps", "platforms", "as_of")
 
@@ -66,7 +67,7 @@ def resolve(
     For many definitions keep a :class:`Resolver`: it keeps connections and caches.
 
     Args:
-        spec: A definition, or the path of one.
+        spec: A definition, or the path of one, of an ``envbuild.lock``, or of another tool's lock.
         build: Whether a miss may be built; if not, it raises :class:`~envbuild.errors.CacheMiss`.
         timeout: Seconds after which to give up.
         progress: Told what is going on.
@@ -98,7 +99,8 @@ def _prepare(
     spec: EnvironmentSpec | Path | str, config: Config | None, settings: dict[str, Any]
 ) -> tuple[EnvironmentSpec, Config]:
     from envbuild.config import Config
-    from envbuild.spec.environment import EnvironmentSpec, load
+    from envbuild.foreign import load
+    from envbuild.spec.environment import EnvironmentSpec
 
     overrides = {name: settings.pop(name) for name in _DEFINITION if settings.get(name) is not None}
     if config is None:

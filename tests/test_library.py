@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import envbuild
+from envbuild.locking import make_lock
 from envbuild.progress import Event
 from tiny import World
 
@@ -83,6 +84,32 @@ def test_a_loaded_definition(world: World) -> None:
     )
     with pytest.raises(TypeError, match="give them to load"):
         envbuild.key(loaded, base="scratch", config=world.config)
+
+
+def test_locks_are_definitions_as_on_the_command_line(world: World) -> None:
+    spec = world.spec("tool=1")
+    lock = world.root / "apart" / "envbuild.lock"
+    lock.parent.mkdir()
+    with envbuild.Resolver(world.config) as resolver:
+        made = make_lock(resolver, envbuild.load(spec), lock.parent)
+    made.write(lock)
+    built = envbuild.resolve(lock, config=world.config)
+    assert built.key == made.entries[0].key == envbuild.key(str(lock), config=world.config)
+    assert envbuild.resolve(spec, config=world.config).reference == built.reference
+    with pytest.raises(envbuild.EnvbuildError, match="laid over a lock"):
+        envbuild.load(lock, base="scratch")
+
+
+def test_lists_of_urls_are_definitions_as_on_the_command_line(world: World) -> None:
+    spec = world.spec("tool=1")
+    with envbuild.Resolver(world.config) as resolver:
+        (package,) = make_lock(resolver, envbuild.load(spec), world.root).entries[0].lock.packages
+    listed = world.root / "explicit.txt"
+    listed.write_text(f"@EXPLICIT\n{package.url}#{package.md5}\n")
+    image = envbuild.resolve(listed, config=world.config)
+    assert image.source is envbuild.Source.BUILT
+    assert image.lock_key == envbuild.resolve(spec, config=world.config).lock_key
+    assert envbuild.key(envbuild.load(listed), config=world.config) == image.key
 
 
 def test_a_miss_and_a_mistake_are_errors_with_a_code(world: World) -> None:
