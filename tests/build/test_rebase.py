@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import conda_oracle
+from conda_packages import Entry, Package
+from envbuild.build.base import decompressed
 from envbuild.build.rebase import Failed, Rebased, Rebaser, allows
 from envbuild.build.recipe import Recipe, recipe_tag
 from envbuild.config import Config
@@ -20,6 +26,8 @@ from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest
 from envbuild.reference import ImageReference, Repository, Tag, TaggedReference, parse_reference
 from envbuild.resolver import ResolvedImage, Resolver, Source
+from fixtures_channel import Bases
+from parts.docker_engine import DockerEngine
 from tiny import LIBC, World, make_base
 
 
@@ -27,16 +35,16 @@ from tiny import LIBC, World, make_base
 def world(tmp_path: Path) -> World:
     """A machine with a channel, an old base and a new one whose variables are others."""
     world = World.make(tmp_path)
-    make_base(bases(world), "new", {"lib/libc.so.6": LIBC, "new": b"x"}, Env=["PATH=/bin:/new", "NEW=1"])
+    make_base(bases_of(world), "new", {"lib/libc.so.6": LIBC, "new": b"x"}, Env=["PATH=/bin:/new", "NEW=1"])
     return world
 
 
-def bases(world: World) -> Repository:
+def bases_of(world: World) -> Repository:
     return Repository.parse(f"oci:{world.root}/bases")
 
 
 def base(world: World, tag: str) -> TaggedReference:
-    return bases(world).tagged(Tag(tag))
+    return bases_of(world).tagged(Tag(tag))
 
 
 def resolve(config: Config, spec: Path) -> ResolvedImage:
@@ -126,14 +134,14 @@ def test_all_images_on_a_base_are_rebased_and_no_other(world: World) -> None:
         resolve(world.config, world.spec(*names, name=f"{'-'.join(names)}.yml"))
         for names in (["tool"], ["pyth"], ["pyth", "tool"])
     ]
-    new = make_base(bases(world), "other", {"lib/libc.so.6": LIBC, "other": b"x"})
+    new = make_base(bases_of(world), "other", {"lib/libc.so.6": LIBC, "other": b"x"})
     resolve(replace(world.config, base=f"oci:{world.root}/bases:other"), world.root / "tool.yml")
     with Resolver(offline(world)) as resolver:
         worker = rebaser(resolver)
         known = worker.digests(base(world, "minimal"), NO_DEADLINE)
         done = list(worker.rebase_all(known, base(world, "new"), NO_DEADLINE))
         assert new not in known
-        assert worker.digests(bases(world).at(new), NO_DEADLINE) == {new}
+        assert worker.digests(bases_of(world).at(new), NO_DEADLINE) == {new}
         assert list(worker.rebase_all(frozenset({new.of(b"")}), base(world, "new"), NO_DEADLINE)) == []
     assert all(isinstance(each, Rebased) and each.made for each in done)
     assert {each.source for each in done if isinstance(each, Rebased)} == {each.reference for each in old}
@@ -142,7 +150,7 @@ def test_all_images_on_a_base_are_rebased_and_no_other(world: World) -> None:
 def test_one_that_fails_does_not_stop_the_others(world: World) -> None:
     resolve(world.config, world.spec("tool"))
     needy = resolve(world.config, world.spec("thing", name="needy.yml"))
-    make_base(bases(world), "musl", {"lib/ld-musl": b"x"})
+    make_base(bases_of(world), "musl", {"lib/ld-musl": b"x"})
     with Resolver(offline(world)) as resolver:
         worker = rebaser(resolver)
         known = worker.digests(base(world, "minimal"), NO_DEADLINE)
@@ -156,7 +164,7 @@ def test_one_that_fails_does_not_stop_the_others(world: World) -> None:
 
 def test_a_packages_need_of_glibc_is_held_against_the_new_base(world: World) -> None:
     image = resolve(world.config, world.spec("thing"))
-    make_base(bases(world), "old", {"libc": b"GNU C Library (x) stable release version 2.12."})
+    make_base(bases_of(world), "old", {"libc": b"GNU C Library (x) stable release version 2.12."})
     with pytest.raises(SolveError, match=r"has glibc 2\.12, .* need __glibc >=2\.17"):
         rebase(offline(world), image.reference, base(world, "old"))
     with pytest.raises(SolveError, match="no glibc"):
@@ -222,7 +230,7 @@ def test_too_many_layers_are_refused_with_the_way_out(world: World) -> None:
 
 def test_a_base_without_its_layers_publishes_nothing(world: World) -> None:
     image = resolve(world.config, world.spec("tool"))
-    layout = LayoutRegistry(bases(world))
+    layout = LayoutRegistry(bases_of(world))
     new = layout.get_manifest(Tag("new"))
     assert isinstance(new, Manifest)
     (layout.repository.folder / "blobs" / "sha256" / new.layers[0].digest.hex).unlink()
@@ -237,10 +245,87 @@ def test_nothing_but_manifests_and_configs_is_written(world: World) -> None:
     blobs = world.layout().repository.folder / "blobs" / "sha256"
     rebase(offline(world), image.reference, base(world, "new"))
     before = {path.name for path in blobs.iterdir()}
-    make_base(bases(world), "newer", {"lib/libc.so.6": LIBC, "new": b"x"}, Env=["NEWER=1"])
+    make_base(bases_of(world), "newer", {"lib/libc.so.6": LIBC, "new": b"x"}, Env=["NEWER=1"])
     shutil.rmtree(world.root / "channels")
     done = rebase(offline(world), image.reference, base(world, "newer"))
     new = {path.name: path.read_bytes() for path in blobs.iterdir() if path.name not in before}
     assert len(new) == 3  # a config, a manifest, a recipe
     assert all(isinstance(json.loads(content), dict) for content in new.values())
     assert parse_reference(str(done.reference)) == done.reference
+
+
+@pytest.fixture
+def lively(world: World, bases: Bases, engine: DockerEngine) -> World:
+    """A machine whose base has a shell, with an engine, and a package whose script writes a file."""
+    folder = world.root / "channels" / "tiny"
+    script = Entry("bin/.scribe-post-link.sh", b'echo ran > "$PREFIX/ran"\n', 0o755)
+    Package((script,), name="scribe").put(folder)
+    asyncio.run(conda_oracle.index(folder))
+    world.config = replace(
+        world.config, base=f"oci:{bases.minimal}:latest", docker_host=engine.host, glibc="2.36"
+    )
+    return world
+
+
+def lively_spec(world: World) -> Path:
+    path = world.root / "envbuild.yaml"
+    document = {
+        "conda": {"channels": ["tiny"], "dependencies": ["scribe", "tool"]},
+        "steps": "RUN echo before > /etc/before\nENV STEP=1\n",
+        "steps_after": "RUN cat /opt/env/ran /etc/before > /etc/after\nENV AFTER=$STEP\n",
+    }
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.xdist_group("engine")
+def test_what_runs_in_an_image_is_run_again_on_the_new_base(lively: World, bases: Bases) -> None:
+    spec = lively_spec(lively)
+    image = resolve(lively.config, spec)
+    new = parse_reference(f"oci:{bases.minimal_rebuilt}:latest")
+    done = rebase(offline(lively), image.reference, new)
+    registry = LayoutRegistry(done.reference.repository)
+    manifest = manifest_of(done.reference)
+    with registry.open_blob(manifest.config) as stream:
+        config = json.load(stream)
+    assert {"STEP=1", "AFTER=1", "CONDA_PREFIX=/opt/env"} <= set(config["config"]["Env"])
+    with registry.open_blob(manifest.layers[-1]) as stream:
+        raw = b"".join(decompressed(stream, manifest.layers[-1].media_type))
+    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+        after = archive.extractfile("etc/after")
+        assert after is not None
+        assert after.read() == b"ran\nbefore\n"
+    found = resolve(lively.other_machine(base=str(new)), spec)
+    assert (found.source, found.reference) == (Source.WORKSPACE, done.reference)
+    assert found.lock_key == done.lock_key
+
+
+@pytest.mark.xdist_group("engine")
+def test_without_an_engine_such_an_image_is_refused_by_name(lively: World, bases: Bases) -> None:
+    image = resolve(lively.config, lively_spec(lively))
+    before = set(lively.layout().tags())
+    with pytest.raises(BuildError, match="Docker Engine"):
+        rebase(
+            offline(lively, docker_host="unix:///nowhere/docker.sock"),
+            image.reference,
+            parse_reference(f"oci:{bases.minimal_rebuilt}:latest"),
+        )
+    assert set(lively.layout().tags()) == before
+
+
+@pytest.mark.xdist_group("engine")
+def test_steps_that_read_files_are_refused_with_the_way_out(lively: World, bases: Bases) -> None:
+    (lively.root / "greeting").write_text("hello")
+    path = lively.root / "files.yaml"
+    path.write_text(
+        json.dumps(
+            {
+                "conda": {"channels": ["tiny"], "dependencies": ["tool"]},
+                "steps": "COPY greeting /etc/greeting\n",
+            }
+        )
+    )
+    image = resolve(lively.config, path)
+    with pytest.raises(BuildError, match="read files") as failure:
+        rebase(offline(lively), image.reference, parse_reference(f"oci:{bases.minimal_rebuilt}:latest"))
+    assert "--base" in str(failure.value.hint)
