@@ -78,6 +78,47 @@ class PackageRecord:
         return f"{self.name}-{self.version}-{self.build}"
 
 
+@dataclass(frozen=True, slots=True)
+class PipDistribution:
+    """What is known of one wheel before it is fetched.
+
+    Attributes:
+        name: The PEP 503 name.
+        version: The version.
+        url: Where the wheel is, without credentials; ``https:``, ``http:`` or ``file:``. In a lock, a
+            wheel that is one of the definition's own files has its path from the lock's folder.
+        sha256: The digest of the wheel.
+        size: The wheel's size in bytes, or None where the index does not say.
+        file_name: The wheel's file name.
+        direct_url: The URL, without credentials, where the definition names one; None for a wheel from an
+            index or a local file.
+    """
+
+    name: str
+    version: str
+    url: str
+    sha256: Digest
+    size: int | None
+    file_name: str
+    direct_url: str | None = None
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What tells this wheel's files from every other's: the fields that keys are made of."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "sha256": self.sha256.hex,
+            "directUrl": self.direct_url,
+        }
+
+    def __lt__(self, other: PipDistribution) -> bool:
+        return (self.name, self.version, self.sha256.hex) < (other.name, other.version, other.sha256.hex)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
 @dataclass(frozen=True)
 class Lock:
     """One solution for one platform.

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from envbuild.digest import Digest
 from envbuild.errors import SpecError
 from envbuild.key import CanonicalForm
-from envbuild.lock import Lock, PackageRecord
+from envbuild.lock import Lock, PackageRecord, PipDistribution
 from envbuild.lockfile import FILE_NAME, LockPolicy, apply, base_text, differences, load, private_urls
-from envbuild.lockfile.document import START, LockedDistribution, LockEntry, LockFile
+from envbuild.lockfile.document import START, LockEntry, LockFile
 from envbuild.lockfile.place import line_and_column, offset_of
 from envbuild.platform import LINUX_AMD64, Platform
 from envbuild.reference import ImageReference
@@ -44,7 +44,7 @@ PYTHON = replace(
     python_site_packages_path="lib/python3.11/site-packages",
 )  # fmt: skip
 PURE = replace(NUMPY, name="zpure", subdir="noarch", noarch="python", url="file:///c/noarch/zpure-1-0.conda")
-WHEEL = LockedDistribution(
+WHEEL = PipDistribution(
     "requests", "2.32.3", "https://files.example.com/requests-2.32.3-py3-none-any.whl", Digest("3" * 64), 5,
     "requests-2.32.3-py3-none-any.whl",
 )  # fmt: skip

@@ -17,7 +17,7 @@ from pathlib import Path
 from envbuild.conda.link import LinkedFile
 from envbuild.conda.tar import Kind
 from envbuild.digest import Digest
-from envbuild.pip.distribution import PipDistribution
+from envbuild.lock import PipDistribution
 
 
 @dataclass(frozen=True)

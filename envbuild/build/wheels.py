@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from envbuild.config import Config
     from envbuild.digest import Descriptor, Digest
     from envbuild.index import LayerEntry
-    from envbuild.pip.distribution import PipDistribution
+    from envbuild.lock import PipDistribution
     from envbuild.pip.installed import Installed, Probe
     from envbuild.pip.resolve import PipSolution
     from envbuild.pip.venv import BasePython

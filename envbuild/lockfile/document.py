@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from envbuild.digest import Digest
 from envbuild.errors import SpecError, StorageError
 from envbuild.key import SCRATCH, CanonicalForm
-from envbuild.lock import Lock, PackageRecord
+from envbuild.lock import Lock, PackageRecord, PipDistribution
 from envbuild.lockfile.place import AGAIN, Node, line_and_column
 from envbuild.platform import Platform
 
@@ -38,29 +38,6 @@ _MD5: Final = re.compile("[0-9a-f]{32}")
 _URL: Final = re.compile(r"(?:https?|file):/[!-~]+")
 
 
-@dataclass(frozen=True, slots=True)
-class LockedDistribution:
-    """A Python distribution that pip requirements were resolved to.
-
-    Attributes:
-        name: The PEP 503 name.
-        version: The version.
-        url: Where it is, without credentials.
-        sha256: The digest of its file.
-        size: The file's size in bytes, or None where the index does not say.
-        file_name: The file's name.
-        direct_url: What ``direct_url.json`` says, for requirements that name a URL; else None.
-    """
-
-    name: str
-    version: str
-    url: str
-    sha256: Digest
-    size: int | None
-    file_name: str
-    direct_url: str | None = None
-
-
 @dataclass(frozen=True)
 class LockEntry:
     """What a definition was solved to for one platform.
@@ -75,7 +52,7 @@ class LockEntry:
     base: str
     form: CanonicalForm
     lock: Lock
-    pip: tuple[LockedDistribution, ...] = ()
+    pip: tuple[PipDistribution, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -184,7 +161,7 @@ def _entry_json(entry: LockEntry) -> dict[str, Any]:
         "base": entry.base,
         "form": _sorted(entry.form.fields),
         "packages": [package_json(package) for package in entry.lock.packages],
-        "pip": [_distribution_json(one) for one in entry.pip],
+        "pip": [distribution_json(one) for one in entry.pip],
     }
 
 
@@ -211,7 +188,8 @@ def package_json(package: PackageRecord) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
 
 
-def _distribution_json(one: LockedDistribution) -> dict[str, Any]:
+def distribution_json(one: PipDistribution) -> dict[str, Any]:
+    """A wheel as a lock has it; what is not known is left out."""
     members = {
         "name": one.name,
         "version": one.version,
@@ -327,9 +305,9 @@ def _package(node: Node) -> PackageRecord:
     )
 
 
-def _distribution(node: Node) -> LockedDistribution:
+def _distribution(node: Node) -> PipDistribution:
     node.mapping({"name", "version", "file_name", "url", "sha256", "size", "direct_url"})
-    return LockedDistribution(
+    return PipDistribution(
         name=node.get("name").text(),
         version=node.get("version").text(),
         url=node.get("url").text(),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from email.message import Message
 
-    from envbuild.pip.distribution import PipDistribution
+    from envbuild.lock import PipDistribution
 
 CHUNK: Final = 1 << 20
 _MAX_MEMBERS: Final = 500_000

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, SolveError
-from envbuild.pip.distribution import PipDistribution
+from envbuild.lock import PipDistribution
 from envbuild.pip.sources import bare
 from envbuild.pip.tags import rank, ranks
 

@@ -1,4 +1,4 @@
-"""What is known of a wheel before it is fetched, and what its layer is named after."""
+"""Where wheels are installed, and what their layers are named after."""
 
 from __future__ import annotations
 
@@ -11,53 +11,13 @@ import rfc8785
 if TYPE_CHECKING:
     from envbuild.conda.layer import Compression
     from envbuild.conda.link import PythonTarget
-    from envbuild.digest import Digest
+    from envbuild.lock import PipDistribution
 
 WHEEL_FORMAT: Final = 1
 """The version of a wheel layer's form: raised by whatever changes the bytes of an equal wheel's layer."""
 
 PYC: Final = "none"
 """Whether a wheel's layer has compiled modules that the wheel has not: not in this form."""
-
-
-@dataclass(frozen=True, slots=True)
-class PipDistribution:
-    """One wheel of a solution.
-
-    Attributes:
-        name: The PEP 503 name.
-        version: The version.
-        url: Where the wheel is, without credentials; ``https:``, ``http:`` or ``file:``.
-        sha256: The digest of the wheel.
-        size: The wheel's size in bytes, or None where the index does not say.
-        file_name: The wheel's file name.
-        direct_url: The URL, without credentials, where the definition names one; None for a wheel from an
-            index or a local file.
-    """
-
-    name: str
-    version: str
-    url: str
-    sha256: Digest
-    size: int | None
-    file_name: str
-    direct_url: str | None = None
-
-    @property
-    def identity(self) -> dict[str, str | None]:
-        """What tells this wheel's files from every other's: the fields that keys are made of."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "sha256": self.sha256.hex,
-            "directUrl": self.direct_url,
-        }
-
-    def __lt__(self, other: PipDistribution) -> bool:
-        return (self.name, self.version, self.sha256.hex) < (other.name, other.version, other.sha256.hex)
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from envbuild.deadline import Deadline
-    from envbuild.lock import PackageRecord
-    from envbuild.pip.distribution import PipDistribution
+    from envbuild.lock import PackageRecord, PipDistribution
 
 
 def fetch_wheel(

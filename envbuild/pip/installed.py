@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from envbuild.conda.layer import PathHashes
     from envbuild.conda.link import PythonTarget
-    from envbuild.lock import PackageRecord
-    from envbuild.pip.distribution import PipDistribution
+    from envbuild.lock import PackageRecord, PipDistribution
 
 _HASH: Final = 8
 

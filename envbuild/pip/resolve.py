@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from envbuild.conda.link import PythonTarget
     from envbuild.deadline import Deadline
-    from envbuild.pip.distribution import PipDistribution
+    from envbuild.lock import PipDistribution
     from envbuild.pip.installed import Installed, Probe
     from envbuild.platform import Platform
     from envbuild.spec.pip import PipSection

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import zipfile
     from collections.abc import Iterator
 
-    from envbuild.pip.distribution import PipDistribution, WheelTarget
+    from envbuild.lock import PipDistribution
+    from envbuild.pip.distribution import WheelTarget
 
 INSTALLER: Final = b"envbuild\n"
 _MAX_SCRIPT: Final = 16 << 20

@@ -12,8 +12,7 @@ from envbuild.conda.layer import Compression, PathHashes, write_layer
 from envbuild.conda.link import LinkedFile, PythonTarget
 from envbuild.conda.tar import Kind
 from envbuild.digest import Digest
-from envbuild.lock import PackageRecord
-from envbuild.pip.distribution import PipDistribution
+from envbuild.lock import PackageRecord, PipDistribution
 from envbuild.pip.installed import CondaDistributions, Installed, paths_of, stub, whiteouts
 from tiny_wheels import TinyWheel, unpack
 

@@ -22,7 +22,8 @@ from envbuild.conda.link import PythonTarget
 from envbuild.conda.tar import Kind
 from envbuild.deadline import Deadline
 from envbuild.errors import BuildError, EnvbuildError, IntegrityError
-from envbuild.pip.distribution import PipDistribution, WheelTarget, wheel_key
+from envbuild.lock import PipDistribution
+from envbuild.pip.distribution import WheelTarget, wheel_key
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.pip.resolve import PipRequest, resolve
 from envbuild.pip.wheel import install
