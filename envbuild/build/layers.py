@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from envbuild.attach import Made, publish_built
 from envbuild.build.assemble import (
     BASE_DIGEST_ANNOTATION,
     SCHEME_ANNOTATION,
@@ -89,6 +91,7 @@ class LayersBuilder:
 
     def build(self, job: Job) -> Built:
         """Build and publish; see :class:`envbuild.build.job.Builder`."""
+        started = dt.datetime.now(dt.UTC)
         target = self.registries.open(self.config.workspace).by(job.deadline)
         upload = Upload(target, self.progress)
         base = self._with_steps(job, upload)
@@ -107,7 +110,8 @@ class LayersBuilder:
             recipe = recipe_like(job, lock_key, manifest, self.registries, self.config.workspace)
             manifest = reannotated(manifest, annotations)
         keep_recipe(target, recipe, self.progress)
-        seen = publish(target, manifest, job.key.tag)
+        made = Made(job.spec, job.platform, job.base.digest, solution.lock, started)
+        seen = publish_built(self.config, target, manifest, made, job.deadline, self.progress)
         return Built(
             seen.descriptor.digest,
             lock_key,
