@@ -9,11 +9,12 @@ that no definition needs. JSON is YAML too.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
 from envbuild.errors import SpecError
+from envbuild.spec.node import Mapping, Mark, Node, Scalar, Sequence
 from envbuild.spec.plainyaml import read_plain
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ try:
     from yaml.cyaml import CParser as _Parser  # type: ignore[attr-defined]
 except ImportError:  # PyYAML without libyaml
     _Parser = yaml.BaseLoader  # type: ignore[assignment,misc]
+
+__all__ = ["Mapping", "Mark", "Node", "Scalar", "Sequence", "fail", "is_null", "load_document"]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -37,73 +40,6 @@ _HIDDEN = re.compile(
 _LONE_RETURN = re.compile(b"\r(?!\n)")
 _BLOCKS = frozenset({"|", ">"})
 NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-
-
-class Mark(NamedTuple):
-    """A place in a file.
-
-    Attributes:
-        source: The file's name as the user wrote it.
-        line: Line, from 1.
-        column: Column in characters, from 1.
-    """
-
-    source: str
-    line: int
-    column: int
-
-    def __str__(self) -> str:
-        return f"{self.source}:{self.line}:{self.column}"
-
-
-class Scalar(NamedTuple):
-    """A text.
-
-    Attributes:
-        value: The text, quotes and escapes resolved.
-        mark: Where it stands.
-        plain: Whether it was written without quotes and not as a block.
-        content: Where the first line of a text written as a block (``|`` or ``>``) starts, else None.
-    """
-
-    value: str
-    mark: Mark
-    plain: bool
-    content: Mark | None = None
-
-
-class Sequence(NamedTuple):
-    """A list.
-
-    Attributes:
-        items: Its items, in order.
-        mark: Where it starts.
-    """
-
-    items: tuple[Node, ...]
-    mark: Mark
-
-
-class Mapping(NamedTuple):
-    """A mapping; no key stands twice.
-
-    Attributes:
-        entries: Keys and values, in the order of the file.
-        mark: Where it starts.
-    """
-
-    entries: tuple[tuple[Scalar, Node], ...]
-    mark: Mark
-
-    def get(self, name: str) -> Node | None:
-        """The value under a key, or None where the key is missing."""
-        for key, value in self.entries:
-            if key.value == name:
-                return value
-        return None
-
-
-Node: TypeAlias = Scalar | Sequence | Mapping
 
 
 def is_null(node: Node | None) -> bool:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from envbuild.spec.node import Mapping, Mark, Scalar, Sequence
+
 if TYPE_CHECKING:
-    from envbuild.spec.document import Mapping, Node, Sequence
+    from envbuild.spec.node import Node
 
 # A plain text has no indicator at its start, no ': ' and no ' #'.
 _PLAIN = r"[A-Za-z0-9_][!-9;-~]*+(?:(?::(?=[!-~])| ++(?=[!\"$-~]))[!-9;-~]*+)*+"
@@ -54,9 +56,6 @@ class _Reader:
     """Walks over lines of (indentation, dash, key, colon, plain text, other value)."""
 
     def __init__(self, lines: list[tuple[str, str, str, str, str, str]], source: str) -> None:
-        from envbuild.spec import document
-
-        self._types = document.Mark, document.Scalar, document.Sequence, document.Mapping
         self._lines = lines
         self._source = source
         self._at = 0
@@ -83,7 +82,6 @@ class _Reader:
         return None
 
     def _mapping(self, indent: int, depth: int) -> Mapping:
-        mark_type, scalar, _, mapping = self._types
         if depth > _MAX_DEPTH:
             raise _NotPlainError
         start = self._at + 1
@@ -95,11 +93,11 @@ class _Reader:
                 raise _NotPlainError
             names.add(key)
             self._at += 1
-            name = scalar(key, mark_type(self._source, self._at, indent + 1), True)
+            name = Scalar(key, Mark(self._source, self._at, indent + 1), True)
             column = indent + len(key) + len(colon) + 1
             raw = plain or other
             entries.append((name, self._value(raw, column) if raw else self._block(indent, depth)))
-        return mapping(tuple(entries), mark_type(self._source, start, indent + 1))  # type: ignore[arg-type]
+        return Mapping(tuple(entries), Mark(self._source, start, indent + 1))  # type: ignore[arg-type]
 
     def _block(self, indent: int, depth: int) -> Node:
         """The list or mapping under a key."""
@@ -112,7 +110,6 @@ class _Reader:
 
     def _sequence(self, indent: int, depth: int) -> Sequence:
         """Hot path: texts in place, all else by the other methods."""
-        mark_type, scalar, sequence, _ = self._types
         make, source, lines, at = tuple.__new__, self._source, self._lines, self._at
         start, end, prefix = at + 1, len(lines), " " * indent
         items: list[Node] = []
@@ -120,8 +117,8 @@ class _Reader:
             spaces, dash, key, _, plain, other = lines[at]
             at += 1
             if plain and dash and not key and spaces == prefix:
-                mark = make(mark_type, (source, at, indent + len(dash) + 1))
-                items.append(make(scalar, (plain, mark, True, None)))
+                mark = make(Mark, (source, at, indent + len(dash) + 1))
+                items.append(make(Scalar, (plain, mark, True, None)))
             elif dash and spaces == prefix:
                 self._at = at
                 items.append(self._item(key, plain or other, indent + len(dash), depth))
@@ -130,7 +127,7 @@ class _Reader:
                 at -= 1
                 break
         self._at = at
-        return sequence(tuple(items), make(mark_type, (source, start, indent + 1)))
+        return Sequence(tuple(items), make(Mark, (source, start, indent + 1)))
 
     def _item(self, key: str, raw: str, column: int, depth: int) -> Node:
         """A text in quotes, a list of words, or a mapping of one key to a list."""
@@ -138,23 +135,21 @@ class _Reader:
             if not raw:
                 raise _NotPlainError
             return self._value(raw, column + 1)
-        mark_type, scalar, _, mapping = self._types
-        mark = mark_type(self._source, self._at, column + 1)
+        mark = Mark(self._source, self._at, column + 1)
         line = self._peek()
         if raw or depth > _MAX_DEPTH or line is None or not line[1] or len(line[0]) < column:
             raise _NotPlainError
-        entry = (scalar(key, mark, True), self._sequence(len(line[0]), depth + 1))
-        return mapping((entry,), mark)
+        entry = (Scalar(key, mark, True), self._sequence(len(line[0]), depth + 1))
+        return Mapping((entry,), mark)
 
     def _value(self, raw: str, column: int) -> Node:
-        mark_type, scalar, sequence, _ = self._types
-        mark = mark_type(self._source, self._at, column)
+        mark = Mark(self._source, self._at, column)
         if raw[0] == "[":
             items = [
-                scalar(found[0], mark_type(self._source, self._at, column + found.start()), True)
+                Scalar(found[0], Mark(self._source, self._at, column + found.start()), True)
                 for found in _WORDS.finditer(raw)
             ]
-            return sequence(tuple(items), mark)
+            return Sequence(tuple(items), mark)
         if raw[0] in "\"'":
-            return scalar(raw[1:-1], mark, False)
-        return scalar(raw, mark, True)
+            return Scalar(raw[1:-1], mark, False)
+        return Scalar(raw, mark, True)

@@ -16,6 +16,7 @@ from envbuild.spec.context import MAX_CONTEXT_BYTES, ContextFile, Source, collec
 from envbuild.spec.document import Mark, fail
 from envbuild.spec.marker import canonical_marker
 from envbuild.spec.patterns import IgnoreRules
+from envbuild.spec.reading import is_folder
 from envbuild.spec.shortrequirement import read_short_requirement
 
 _USERINFO = re.compile(r"(?<=://)[^/?#@\s]*(?:@[^/?#@\s]*)*@")
@@ -304,7 +305,10 @@ def local_path(value: str, mark: Mark, folder: Path | None) -> Path:
             f"the relative path {value[:80]!r} in a definition without a folder",
             "write an absolute path",
         )
-    return (folder / path if folder else path).resolve()
+    try:
+        return (folder / path if folder else path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        fail(mark, f"{value[:80]!r} is no path: {error}", "write a plain path")
 
 
 def read_local(value: str, mark: Mark, folder: Path | None) -> LocalSource:
@@ -314,12 +318,12 @@ def read_local(value: str, mark: Mark, folder: Path | None) -> LocalSource:
         SpecError: It is not there, cannot be read or is too large.
     """
     path = local_path(value.split("#", 1)[0], mark, folder)
-    if path.is_dir():
+    if is_folder(path):
         files = collect(path, [Source("", "pip", mark)], rules=IgnoreRules.parse(_PROJECT_RULES))
         return LocalSource(path, "", files)
-    if not path.is_file():
-        fail(mark, f"{value[:80]!r} is not there", f"looked for {path}; check the path")
     try:
+        if not path.is_file():
+            fail(mark, f"{value[:80]!r} is not there", f"looked for {path}; check the path")
         with path.open("rb") as file:
             content = file.read(MAX_CONTEXT_BYTES + 1)
     except OSError as error:

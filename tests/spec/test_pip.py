@@ -398,3 +398,11 @@ def test_common_requirements_need_no_outside_grammar() -> None:
         "sys.exit('packaging' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["./" + "a" * 300, "./" + "a/" * 900, "-r " + "b" * 300, "-f ./" + "c" * 300]
+)
+def test_paths_that_no_file_can_have_are_refused(path: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError):
+        parse(path, folder=tmp_path)
