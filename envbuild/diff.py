@@ -265,6 +265,7 @@ _READERS: Final[dict[str, Callable[[Any, Any], Iterator[Change]]]] = {
     "steps_after": _steps("step after"),
     "prefix_layout": _value("prefix layout"),
     "packages": _packages,
+    "wheels": lambda before, after: _named("wheel", _records(before), _records(after)),
     "environment": lambda before, after: _named("environment variable", before or {}, after or {}),
 }
 
@@ -321,6 +322,7 @@ _TELLERS: Final[tuple[tuple[Callable[[Any], bool], Callable[[Any], str]], ...]] 
     (_is("keyword", "arguments"), _tell_instruction),
     (_is("type", "path"), _tell_file),
     (_is("name", "version", "build"), _tell_package),
+    (_is("name", "version", "file_name"), lambda value: f"{value['version']}, sha256 {value['sha256'][:12]}"),
     (
         lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
         ", ".join,

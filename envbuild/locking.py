@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuild.build.base import glibc_version
+from envbuild.build.solving import solve_conda, with_known_steps
 from envbuild.deadline import Deadline
 from envbuild.errors import BuildError
 from envbuild.key import CanonicalForm
-from envbuild.lock import Lock
 from envbuild.lockfile import base_text
 from envbuild.lockfile.document import LockEntry, LockFile
-from envbuild.progress import Event
 
 if TYPE_CHECKING:
-    from envbuild.build.base import BaseImage
     from envbuild.platform import Platform
     from envbuild.resolver import Resolver
     from envbuild.spec.environment import EnvironmentSpec
@@ -35,15 +32,10 @@ def make_lock(
     Raises:
         SpecError: The definition has no base, or one that does not exist.
         SolveError: Nothing satisfies the definition.
-        BuildError: The definition has a pip section.
+        BuildError: The pip section cannot be installed, or depends on steps that were not run yet.
         DeadlineExceeded: The time ran out.
     """
     spec = resolver.load(spec)
-    if spec.pip is not None:
-        raise BuildError(
-            "a pip section cannot be locked yet",
-            hint="name the packages under conda dependencies, or pin them with == and --hash",
-        )
     deadline = Deadline.after(resolver.config.timeout if timeout is None else timeout)
     entries = [_entry(resolver, spec, platform, folder, deadline) for platform in spec.platforms]
     source = Path(spec.source)
@@ -55,28 +47,33 @@ def _entry(
 ) -> LockEntry:
     base = resolver.bases.image(spec.require_base(), platform, deadline)
     form = CanonicalForm.of(spec, base.digest, platform)
-    lock = _solve(resolver, spec, base, platform, deadline)
-    return LockEntry(base_text(spec, folder), form, lock)
-
-
-def _solve(
-    resolver: Resolver, spec: EnvironmentSpec, base: BaseImage, platform: Platform, deadline: Deadline
-) -> Lock:
-    from envbuild.conda.solve import SolveRequest, VirtualPackages, solve
-
-    if spec.conda is None or not spec.conda.dependencies:
-        return Lock.of(platform, ())
-    config = resolver.config
-    resolver.progress(Event("solve", str(platform), "start", total=len(spec.conda.dependencies)))
-    glibc = config.glibc or glibc_version(base, resolver.index.fact, resolver.index.put_fact)
-    request = SolveRequest(
-        spec.conda,
+    stepped, steps = with_known_steps(
+        spec,
+        base,
         platform,
-        VirtualPackages(glibc, config.cuda),
-        str(spec.channel_priority),
-        spec.as_of,
-        config.channel_alias,
+        config=resolver.config,
+        registries=resolver.registries,
+        deadline=deadline,
     )
-    lock = solve(request, cache_dir=config.cache_dir, deadline=deadline).lock
-    resolver.progress(Event("solve", str(platform), "done", done=len(lock.packages)))
-    return lock
+    solution = solve_conda(
+        spec,
+        stepped,
+        platform,
+        config=resolver.config,
+        index=resolver.index,
+        deadline=deadline,
+        progress=resolver.progress,
+    )
+    if spec.pip is None:
+        return LockEntry(base_text(spec, folder), form, solution.lock)
+    if solution.lock.python is None and steps == "to run":
+        raise BuildError(
+            "the pip section is for the python of the base, and the steps on it were not run yet",
+            hint="resolve it once with --no-lock, then lock it; or add python to the dependencies",
+        )
+    from envbuild.build.wheel_lock import WheelSolver
+    from envbuild.pip.locked import portable
+
+    solver = WheelSolver(resolver.config, resolver.index, resolver.registries, resolver.progress, deadline)
+    wheels = solver.solve(spec, spec.pip, stepped, solution).distributions
+    return LockEntry(base_text(spec, folder), form, solution.lock, portable(wheels, spec.pip, folder))

@@ -144,23 +144,23 @@ class Index:
         url: Its URL, without credentials.
         asked: What was asked for with the right credentials, as ``GET /simple/tiny/``.
         status: The answer to everything, where it is not None.
+        kept: The wheels, by file name; they may be changed.
     """
 
     url: str
     asked: list[str] = field(default_factory=list)
     status: int | None = None
+    kept: dict[str, TinyWheel] = field(default_factory=dict)
 
 
-def _respond(
-    here: Index, kept: dict[str, TinyWheel], uploaded: dict[str, str], path: str
-) -> tuple[int, bytes, str]:
+def _respond(here: Index, uploaded: dict[str, str], path: str) -> tuple[int, bytes, str]:
     """Status, body and content type of an answer."""
     kind, _, name = path.strip("/").partition("/")
-    wheel = kept.get(name.removesuffix(".metadata"))
+    wheel = here.kept.get(name.removesuffix(".metadata"))
     if kind == "files" and wheel is not None:
         content = metadata_of(wheel) if name.endswith(".metadata") else wheel.to_bytes()
         return 200, content, "application/octet-stream"
-    files = [_file(here, wheel, uploaded) for wheel in kept.values() if wheel.name == name]
+    files = [_file(here, wheel, uploaded) for wheel in here.kept.values() if wheel.name == name]
     document = {"meta": {"api-version": "1.1"}, "name": name, "files": files, "versions": []}
     status = 200 if files and kind == "simple" else 404
     return status, json.dumps(document).encode(), "application/vnd.pypi.simple.v1+json"
@@ -188,7 +188,6 @@ def index(
         user: ``USER:PASSWORD`` that everybody must give; nobody where it is None.
         uploaded: Times of upload, by file name.
     """
-    kept = {wheel.file_name: wheel for wheel in wheels}
     expected = "Basic " + base64.b64encode((user or "").encode()).decode()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -200,7 +199,7 @@ def index(
                 self._answer(401, b"", "text/plain")
                 return
             here.asked.append(f"{self.command} {self.path}")
-            self._answer(*_respond(here, kept, uploaded or {}, self.path))
+            self._answer(*_respond(here, uploaded or {}, self.path))
 
         do_HEAD = do_GET  # noqa: N815 - the base class looks for this name
 
@@ -218,7 +217,7 @@ def index(
             """Say nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    here = Index(f"http://127.0.0.1:{server.server_port}")
+    here = Index(f"http://127.0.0.1:{server.server_port}", kept={wheel.file_name: wheel for wheel in wheels})
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

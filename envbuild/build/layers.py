@@ -16,15 +16,15 @@ from envbuild.build.assemble import (
     reannotated,
     variables_of,
 )
-from envbuild.build.base import BaseImage, glibc_version
+from envbuild.build.base import BaseImage
 from envbuild.build.job import Built
 from envbuild.build.plan import plan
 from envbuild.build.recipe import keep_recipe, recipe_like, recipe_of
+from envbuild.build.solving import solve_conda
 from envbuild.build.upload import Upload
 from envbuild.digest import Descriptor
 from envbuild.errors import BuildError
 from envbuild.key import KEY_SCHEME, PREFIX_LAYOUT, steps_key
-from envbuild.lock import Lock
 from envbuild.lockfile import private_urls
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
     from envbuild.index import Index
+    from envbuild.lock import Lock
     from envbuild.oci.registries import Registries
     from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
@@ -129,27 +130,21 @@ class LayersBuilder:
         return builder.image(job.base, job.spec.steps, job.platform, job.deadline)
 
     def _solve(self, job: Job, base: BaseImage) -> Solution:
-        from envbuild.conda.solve import Solution, SolveRequest, VirtualPackages, solve
+        from envbuild.conda.solve import Solution
 
         spec = job.spec
         if job.locked is not None:
             alias = self.config.channel_alias
             return Solution(job.locked.lock, private_urls(spec.conda, job.locked.lock, alias))
-        if spec.conda is None or not spec.conda.dependencies:
-            return Solution(Lock.of(job.platform, ()), {})
-        self.progress(Event("solve", str(job.key), "start", total=len(spec.conda.dependencies)))
-        glibc = self.config.glibc or glibc_version(base, self.index.fact, self.index.put_fact)
-        request = SolveRequest(
-            spec.conda,
+        return solve_conda(
+            spec,
+            base,
             job.platform,
-            VirtualPackages(glibc, self.config.cuda),
-            str(spec.channel_priority),
-            spec.as_of,
-            self.config.channel_alias,
+            config=self.config,
+            index=self.index,
+            deadline=job.deadline,
+            progress=self.progress,
         )
-        solution = solve(request, cache_dir=self.config.cache_dir, deadline=job.deadline)
-        self.progress(Event("solve", str(job.key), "done", done=len(solution.lock.packages)))
-        return solution
 
     def _parts(self, job: Job, base: BaseImage, solution: Solution, upload: Upload) -> Parts:
         """What the image is composed of; Conda's layers are made for a pip section, which depends on them."""

@@ -5,25 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from envbuild.build.base import BaseImage
 from envbuild.build.conflicts import conflicts
 from envbuild.build.layers import PREFIX, LayersBuilder
 from envbuild.build.plan import join, plan
+from envbuild.build.solving import with_known_steps
 from envbuild.build.upload import in_parallel
-from envbuild.errors import BuildError
-from envbuild.key import steps_key
-from envbuild.oci.registry import find_manifest
-from envbuild.reference import Tag
 
 if TYPE_CHECKING:
+    from envbuild.build.base import BaseImage
     from envbuild.build.job import Job
     from envbuild.build.plan import Unit
+    from envbuild.build.solving import Steps
     from envbuild.conda.solve import Solution
     from envbuild.index import LayerEntry
     from envbuild.key import Key
 
 Place = Literal["workspace", "elsewhere", "nowhere"]
-Steps = Literal["none", "known", "to run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +44,22 @@ class Preview:
 
     Attributes:
         key: The definition's key.
-        lock_key: The key of its solution.
+        lock_key: The key of its solution; None where there is a pip section, whose wheels are part of it.
         steps: Whether there are Docker steps, and whether their image is known.
         same_solution: Whether the workspace has an image of the same solution: then nothing is made.
         packages: The packages, each as name-version-build.
-        layers: The package layers, lowest first.
+        wheels: The wheels that a lock holds for the pip section, each as name and version; None where they
+            are resolved at the build.
+        layers: The layers of Conda's packages, lowest first.
         base_bytes: Bytes of the base's layers that the workspace does not have.
     """
 
     key: Key
-    lock_key: str
+    lock_key: str | None
     steps: Steps
     same_solution: bool
     packages: tuple[str, ...]
+    wheels: tuple[str, ...] | None
     layers: tuple[PlannedLayer, ...]
     base_bytes: int
 
@@ -77,16 +77,19 @@ class Previewer(LayersBuilder):
 
         The plan is that of the build, except that packages which turn out to carry the same path share a
         layer, and that is known only of layers that were made before. Where Docker steps were not run yet,
-        the solve is done for the glibc of the base.
+        the solve is done for the glibc of the base. Wheels are those of a lock; without one they are resolved
+        at the build, for they depend on what Conda's layers hold.
         """
-        if job.spec.pip is not None:
-            raise BuildError(
-                "what a pip section installs is known only once Conda's layers are made",
-                hint="resolve without --dry-run",
-            )
-        base, steps = self._stepped(job)
+        base, steps = with_known_steps(
+            job.spec,
+            job.base,
+            job.platform,
+            config=self.config,
+            registries=self.registries,
+            deadline=job.deadline,
+        )
         solution = self._solve(job, base)
-        lock_key = self._lock_key(job, solution.lock)
+        lock_key = self._lock_key(job, solution.lock) if job.spec.pip is None else None
         target = self.registries.open(self.config.workspace).by(job.deadline)
         missing = in_parallel(
             self.config.jobs,
@@ -97,33 +100,25 @@ class Previewer(LayersBuilder):
             job.key,
             lock_key,
             steps,
-            self._same_solution(target, lock_key) is not None,
+            lock_key is not None and self._same_solution(target, lock_key) is not None,
             tuple(str(record) for record in solution.lock.packages),
+            _wheels(job),
             self._layers(job, base, solution),
             sum(missing),
         )
 
-    def _stepped(self, job: Job) -> tuple[BaseImage, Steps]:
-        """The base with its steps run, if that image is known; else the base."""
-        if job.spec.steps is None or not job.spec.steps.instructions:
-            return job.base, "none"
-        tag = Tag(f"s1-{steps_key(job.base.digest, job.spec.steps, job.platform)}")
-        for repository in (self.config.workspace, self.config.global_):
-            if repository is None:
-                continue
-            registry = self.registries.open(repository).by(job.deadline)
-            if (found := find_manifest(registry, tag)) is not None:
-                return BaseImage.read(registry, found.descriptor.digest, job.platform), "known"
-        return job.base, "to run"
-
     def _layers(self, job: Job, base: BaseImage, solution: Solution) -> tuple[PlannedLayer, ...]:
-        units, known = self._known(job, plan(solution.lock, self._budget(base)), solution)
+        units, known = self._known(job, plan(solution.lock, self._budget(job, base)), solution)
         places = in_parallel(self.config.jobs, lambda unit: self._place(job, known.get(unit)), units)
         return tuple(
             PlannedLayer(unit.title, unit.size, place) for unit, place in zip(units, places, strict=True)
         )
 
-    def _budget(self, base: BaseImage) -> int:
+    def _budget(self, job: Job, base: BaseImage) -> int:
+        if job.spec.pip is not None:
+            from envbuild.build.wheels import conda_room
+
+            return conda_room(job.spec.pip, base, self.config)
         return max(1, self.config.max_layers - len(base.manifest.layers) - 1)
 
     def _known(
@@ -155,3 +150,9 @@ class Previewer(LayersBuilder):
             if self.registries.open(repository).by(job.deadline).has_blob(entry.descriptor.digest):
                 return "workspace" if repository == self.config.workspace else "elsewhere"
         return "nowhere"
+
+
+def _wheels(job: Job) -> tuple[str, ...] | None:
+    if job.spec.pip is None:
+        return ()
+    return None if job.locked is None else tuple(map(str, job.locked.pip))

@@ -19,6 +19,7 @@ from envbuild.lock import Lock, PackageRecord
 from envbuild.pip.distribution import WheelTarget, wheel_key
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.pip.installed import CondaDistributions, nothing, paths_of, whiteouts
+from envbuild.pip.locked import locked_solution
 from envbuild.pip.resolve import PipRequest, resolve
 from envbuild.pip.venv import find_python
 from envbuild.pip.wheel import install
@@ -32,14 +33,18 @@ if TYPE_CHECKING:
     from envbuild.build.compose import Composition
     from envbuild.build.job import Job
     from envbuild.build.plan import Unit
-    from envbuild.conda.link import LinkedFile
+    from envbuild.conda.link import LinkedFile, PythonTarget
     from envbuild.config import Config
+    from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
-    from envbuild.index import LayerEntry
+    from envbuild.index import Index, LayerEntry
     from envbuild.lock import PipDistribution
     from envbuild.pip.installed import Installed, Probe
     from envbuild.pip.resolve import PipSolution
     from envbuild.pip.venv import BasePython
+    from envbuild.platform import Platform
+    from envbuild.progress import Progress
+    from envbuild.spec.environment import EnvironmentSpec
     from envbuild.spec.pip import PipSection
 
 
@@ -119,6 +124,8 @@ def find_wheels(
 ) -> Wheels:
     """Resolve a pip section for a base and the packages that Conda installs, whose layers are made for it.
 
+    Where a lock holds the wheels, they are those of the lock.
+
     Args:
         job: The job.
         section: Its pip section.
@@ -132,26 +139,68 @@ def find_wheels(
         BuildError: The section holds what is no wheel, or there is no python.
     """
     index = conda.index
-    # Conda's layers come first and leave room for about as many wheels as such a section brings.
-    room = config.max_layers - len(base.manifest.layers) - 2
-    left = min(room // 2, 10 + 2 * len(section.requirements))
-    composed = conda.compose(plan(lock, max(1, room - left)))
-    python = None
+    composed = conda.compose(plan(lock, conda_room(section, base, config)))
+    target, python = wheel_target(conda.target.prefix, conda.target.python, base, index)
     installed: Probe = nothing
     if conda.target.python is not None:
-        target = WheelTarget(conda.target.prefix, conda.target.python)
         installed = CondaDistributions.of(composed.contents, conda.target.python).find
-    else:
-        variables = dict(entry.split("=", 1) for entry in base.config.get("config", {}).get("Env") or [])
-        layers = [_BaseLayer(base, layer) for layer in base.manifest.layers]
-        python = find_python(layers, variables, index.fact, index.put_fact)
-        target = python.target(conda.target.prefix)
-    glibc = config.glibc or glibc_version(base, index.fact, index.put_fact)
-    request = PipRequest(section, job.platform, target.python, glibc, job.spec.as_of)
-    conda.progress(Event("solve", "pip", "start", total=len(section.requirements)))
-    solution = resolve(request, cache_dir=config.cache_dir, deadline=job.deadline, installed=installed)
-    conda.progress(Event("solve", "pip", "done", done=len(solution.distributions)))
+    if job.locked is not None:
+        return Wheels(locked_solution(job.locked.pip, section, installed), target, composed, python)
+    request = pip_request(job.spec, section, job.platform, target, base, config, index)
+    solution = resolve_wheels(request, installed, config, job.deadline, conda.progress)
     return Wheels(solution, target, composed, python)
+
+
+def conda_room(section: PipSection, base: BaseImage, config: Config) -> int:
+    """How many layers Conda may have: the section's wheels are given room for about as many as it brings."""
+    room = config.max_layers - len(base.manifest.layers) - 2
+    return max(1, room - min(room // 2, 10 + 2 * len(section.requirements)))
+
+
+def wheel_target(
+    prefix: str, python: PythonTarget | None, base: BaseImage, index: Index
+) -> tuple[WheelTarget, BasePython | None]:
+    """Where wheels are installed, and the base's python where Conda installs none.
+
+    Args:
+        prefix: The prefix in the image.
+        python: Conda's python, or None.
+        base: The base with its steps.
+        index: Remembers which pythons a base has.
+
+    Raises:
+        BuildError: There is no python.
+    """
+    if python is not None:
+        return WheelTarget(prefix, python), None
+    variables = dict(entry.split("=", 1) for entry in base.config.get("config", {}).get("Env") or [])
+    layers = [_BaseLayer(base, layer) for layer in base.manifest.layers]
+    found = find_python(layers, variables, index.fact, index.put_fact)
+    return found.target(prefix), found
+
+
+def pip_request(
+    spec: EnvironmentSpec,
+    section: PipSection,
+    platform: Platform,
+    target: WheelTarget,
+    base: BaseImage,
+    config: Config,
+    index: Index,
+) -> PipRequest:
+    """What to resolve for a definition's pip section on a base with its steps."""
+    glibc = config.glibc or glibc_version(base, index.fact, index.put_fact)
+    return PipRequest(section, platform, target.python, glibc, spec.as_of)
+
+
+def resolve_wheels(
+    request: PipRequest, installed: Probe, config: Config, deadline: Deadline, progress: Progress
+) -> PipSolution:
+    """Resolve a pip section and tell of it; errors as :func:`envbuild.pip.resolve.resolve`."""
+    progress(Event("solve", "pip", "start", total=len(request.section.requirements)))
+    solution = resolve(request, cache_dir=config.cache_dir, deadline=deadline, installed=installed)
+    progress(Event("solve", "pip", "done", done=len(solution.distributions)))
+    return solution
 
 
 @dataclass(frozen=True)

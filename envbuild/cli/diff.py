@@ -62,7 +62,7 @@ def _members(resolver: Resolver, text: str, options: Common) -> Members:
 
 
 def _of_lock(path: Path, options: Common) -> Members:
-    from envbuild.lockfile.document import LockFile, package_json
+    from envbuild.lockfile.document import LockFile, distribution_json, package_json
 
     file = LockFile.read(path)
     wanted = options.overrides["platforms"]
@@ -72,7 +72,8 @@ def _of_lock(path: Path, options: Common) -> Members:
         raise SpecError(f"the lock is for {known}", source=str(path), hint="say which with --platform")
     (entry,) = entries
     packages = [package_json(package) for package in entry.lock.packages]
-    return {**entry.form.fields, "packages": packages, "key": str(entry.key)}
+    wheels = [distribution_json(wheel) for wheel in entry.pip]
+    return {**entry.form.fields, "packages": packages, "wheels": wheels, "key": str(entry.key)}
 
 
 def _of_image(resolver: Resolver, text: str, options: Common) -> Members:

@@ -87,6 +87,7 @@ def _document(found: Preview) -> dict[str, Any]:
         "steps": found.steps,
         "same_solution": found.same_solution,
         "packages": list(found.packages),
+        "wheels": None if found.wheels is None else list(found.wheels),
         "layers": [
             {"title": layer.title, "size": layer.size, "place": layer.place} for layer in found.layers
         ],
@@ -102,6 +103,8 @@ def _print(spec: str, found: ResolvedImage | Preview) -> None:
         return
     click.echo(f"{spec}: would be built as {found.key.tag}")
     click.echo(f"  packages  {len(found.packages)}")
+    if found.wheels != ():
+        click.echo(f"  wheels    {'resolved at the build' if found.wheels is None else len(found.wheels)}")
     if found.steps != "none":
         click.echo(f"  steps     {found.steps}")
     if found.same_solution:

@@ -13,12 +13,13 @@ from envbuild.cli.progress import shown
 from envbuild.diff import compare
 from envbuild.errors import SpecError
 from envbuild.lockfile import FILE_NAME, LockPolicy, differences
-from envbuild.lockfile.document import LockFile, package_json
+from envbuild.lockfile.document import LockFile, distribution_json, package_json
 from envbuild.resolver import Resolver
 
 if TYPE_CHECKING:
     from envbuild.cli.options import Common
     from envbuild.diff import Change
+    from envbuild.lockfile.document import LockEntry
     from envbuild.spec.environment import EnvironmentSpec
 
 
@@ -103,18 +104,28 @@ def _report(path: Path, before: LockFile | None, made: LockFile, *, as_json: boo
                 "platform": platform,
                 "key": str(entry.key),
                 "packages": len(entry.lock.packages),
+                "wheels": len(entry.pip),
                 "changes": [change.to_json() for change in changes[platform]],
             }
             click.echo(json.dumps(document, ensure_ascii=False))
         return
     for entry in made.entries:
-        click.echo(f"{path}: {len(entry.lock.packages)} packages for {entry.lock.platform}")
+        wheels = f" and {len(entry.pip)} wheels" if entry.pip else ""
+        click.echo(f"{path}: {len(entry.lock.packages)} packages{wheels} for {entry.lock.platform}")
         if before is not None:
             for change in changes[str(entry.lock.platform)]:
                 click.echo(f"  {change}")
 
 
-def _changes(before: LockFile | None, entry: Any) -> tuple[Change, ...]:
+def _changes(before: LockFile | None, entry: LockEntry) -> tuple[Change, ...]:
     old = before.entry(entry.lock.platform) if before is not None else None
-    listed = [package_json(package) for package in old.lock.packages] if old is not None else []
-    return compare({"packages": listed}, {"packages": [package_json(each) for each in entry.lock.packages]})
+    return compare(_contents(old), _contents(entry))
+
+
+def _contents(entry: LockEntry | None) -> dict[str, Any]:
+    packages = entry.lock.packages if entry is not None else ()
+    wheels = entry.pip if entry is not None else ()
+    return {
+        "packages": [package_json(package) for package in packages],
+        "wheels": [distribution_json(wheel) for wheel in wheels],
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -13,8 +12,6 @@ from typing import Any
 
 import pytest
 
-import conda_oracle
-from conda_packages import Entry, Package
 from envbuild.build.base import decompressed
 from envbuild.config import Config
 from envbuild.errors import BuildError, SolveError
@@ -22,59 +19,15 @@ from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest
 from envbuild.reference import Repository
 from envbuild.resolver import ResolvedImage, Resolver, Source
-from tiny import LIBC, World, make_base
+from tiny import World
 from tiny_wheels import TinyWheel, index
-
-SITE = "lib/python3.11/site-packages"
+from wheel_world import SITE, put, requirements, spec, wheel_world
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """A machine with a channel, a base, a base with python, and a folder of wheels."""
-    world = World.make(tmp_path)
-    info = f"{SITE}/dep-1.0.dist-info"
-    record = b"dep.py,,\ndep-1.0.dist-info/METADATA,,\ndep-1.0.dist-info/RECORD,,\n../../../bin/dep,,\n"
-    package = Package(
-        (
-            Entry(f"{SITE}/dep.py", b"version = 1\n"),
-            Entry(f"{info}/METADATA", b"Metadata-Version: 2.1\nName: dep\nVersion: 1.0\n"),
-            Entry(f"{info}/RECORD", record),
-            Entry("bin/dep", b"#!/bin/sh\n", 0o755),
-            Entry("share/dep/data", b"not pip's"),
-        ),
-        name="dep",
-        version="1.0",
-        index={"depends": ["python"]},
-    )
-    package.put(tmp_path / "channels/tiny")
-    asyncio.run(conda_oracle.index(tmp_path / "channels/tiny"))
-    make_base(
-        Repository.parse(f"oci:{tmp_path}/bases"),
-        "python",
-        {"lib/libc.so.6": LIBC, "usr/bin/python3.11": b"elf"},
-    )
-    put(world, TinyWheel("top", requires=("dep",), files={"top/big": bytes(range(256)) * 300}))
-    put(world, TinyWheel("small", entry_points="[console_scripts]\nsmall = small:main\n"))
-    put(world, TinyWheel("dep", "1.0"), TinyWheel("dep", "2.0"))
-    return world
-
-
-def put(world: World, *wheels: TinyWheel) -> None:
-    for wheel in wheels:
-        wheel.put(world.root / "links")
-
-
-def spec(world: World, *lines: str, conda: tuple[str, ...] = ("python",), local: bool = True) -> Path:
-    pip: Any = {"pip": [*(["--no-index", "--find-links ./links"] if local else []), *lines]}
-    path = world.root / "environment.yml"
-    path.write_text(json.dumps({"channels": ["tiny"], "dependencies": [*conda, pip]}))
-    return path
-
-
-def requirements(world: World, *lines: str) -> Path:
-    path = world.root / "requirements.txt"
-    path.write_text("\n".join(["--no-index", "--find-links ./links", *lines]))
-    return path
+    return wheel_world(tmp_path)
 
 
 def resolve(config: Config, path: Path) -> ResolvedImage:

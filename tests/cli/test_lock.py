@@ -9,6 +9,8 @@ import pytest
 from cli_calls import Call
 from envbuild.lockfile.document import LockFile
 from tiny import World
+from tiny_wheels import TinyWheel
+from wheel_world import put, spec
 
 
 def test_a_lock_is_written_beside_the_definition(world: World, call: Call) -> None:
@@ -100,10 +102,30 @@ def test_an_unwritable_place_is_an_error(world: World, call: Call) -> None:
     assert "cannot be written" in answer.err
 
 
-def test_a_pip_section_is_refused_until_it_can_be_locked(world: World, call: Call) -> None:
-    path = world.root / "requirements.txt"
-    path.write_text("x==1\n")
-    assert call("lock", path).code in {5, 6}
+def test_wheels_are_told_and_compared(world: World, call: Call) -> None:
+    put(world, TinyWheel("small"), TinyWheel("dep"))
+    answer = call("lock", spec(world, "small"))
+    assert answer.out.splitlines() == [f"{world.root}/envbuild.lock: 1 packages and 1 wheels for linux/amd64"]
+    first = (world.root / "envbuild.lock").rename(world.root / "first.lock")
+    (document,) = call("lock", "--json", spec(world, "small", "dep")).documents
+    assert (document["packages"], document["wheels"]) == (1, 2)
+    assert {(change["part"], change["kind"]) for change in document["changes"]} == {
+        ("package", "added"),
+        ("wheel", "added"),
+    }
+    told = call("diff", first, world.root / "envbuild.lock")
+    assert told.code == 1
+    assert [line for line in told.out.splitlines() if line.startswith("wheel")] == [
+        f"wheel dep added: 1.0, sha256 {TinyWheel('dep').distribution().sha256.hex[:12]}"
+    ]
+    assert call("lock", "--check", spec(world, "small", "dep")).code == 0
+    assert call("lock", "--check", spec(world, "small")).code == 1
+
+
+def test_what_is_no_wheel_cannot_be_locked(world: World, call: Call) -> None:
+    answer = call("lock", spec(world, "git+https://example.org/x.git", local=False))
+    assert answer.code == 6
+    assert "expected a wheel" in answer.err
 
 
 @pytest.mark.parametrize("platform", ["linux/amd64"])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from cli_calls import Call
 from tiny import World
+from tiny_wheels import TinyWheel
+from wheel_world import put
+from wheel_world import spec as with_wheels
 
 
 def test_a_stale_lock_is_told_and_locked_fails(world: World, call: Call) -> None:
@@ -64,3 +67,20 @@ def test_a_dry_run_is_held_to_the_lock(world: World, call: Call) -> None:
     answer = call("resolve", "--dry-run", "--json", spec, *fresh)
     assert answer.code == 0
     assert "tool-2.0-0" in str(answer.documents[0]["packages"])
+
+
+def test_a_dry_run_tells_the_wheels_of_a_lock_and_else_that_they_are_resolved_later(
+    world: World, call: Call
+) -> None:
+    put(world, TinyWheel("small"))
+    path = with_wheels(world, "small")
+    answer = call("resolve", "--dry-run", path)
+    assert (answer.code, "  wheels    resolved at the build" in answer.out.splitlines()) == (0, True)
+    (document,) = call("resolve", "--dry-run", "--json", path).documents
+    assert (document["wheels"], document["lock"]) == (None, None)
+    assert [layer["title"] for layer in document["layers"]] == ["python-3.11.4-0"]
+    call("lock", path)
+    (document,) = call("resolve", "--dry-run", "--json", path).documents
+    assert document["wheels"] == ["small 1.0"]
+    assert "  wheels    1" in call("resolve", "--dry-run", path).out.splitlines()
+    assert not world.config.workspace.folder.exists()

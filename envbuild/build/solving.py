@@ -1,0 +1,102 @@
+"""Solving a definition's Conda section for its base: one way for builds, previews and locks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from envbuild.build.base import BaseImage, glibc_version
+from envbuild.key import steps_key
+from envbuild.lock import Lock
+from envbuild.oci.registry import find_manifest
+from envbuild.progress import Event
+from envbuild.reference import Tag
+
+if TYPE_CHECKING:
+    from envbuild.conda.solve import Solution
+    from envbuild.config import Config
+    from envbuild.deadline import Deadline
+    from envbuild.index import Index
+    from envbuild.oci.registries import Registries
+    from envbuild.platform import Platform
+    from envbuild.progress import Progress
+    from envbuild.spec.environment import EnvironmentSpec
+
+Steps = Literal["none", "known", "to run"]
+
+
+def with_known_steps(
+    spec: EnvironmentSpec,
+    base: BaseImage,
+    platform: Platform,
+    *,
+    config: Config,
+    registries: Registries,
+    deadline: Deadline,
+) -> tuple[BaseImage, Steps]:
+    """The base with the definition's steps, if that image is known; else the base. Nothing is run.
+
+    Args:
+        spec: The definition.
+        base: Its base.
+        platform: The platform.
+        config: Names the repositories in which the image is looked for.
+        registries: Opens them.
+        deadline: When to give up.
+
+    Raises:
+        RegistryError: A repository could not be asked.
+    """
+    if spec.steps is None or not spec.steps.instructions:
+        return base, "none"
+    tag = Tag(f"s1-{steps_key(base.digest, spec.steps, platform)}")
+    for repository in (config.workspace, config.global_):
+        if repository is None:
+            continue
+        registry = registries.open(repository).by(deadline)
+        if (found := find_manifest(registry, tag)) is not None:
+            return BaseImage.read(registry, found.descriptor.digest, platform), "known"
+    return base, "to run"
+
+
+def solve_conda(
+    spec: EnvironmentSpec,
+    base: BaseImage,
+    platform: Platform,
+    *,
+    config: Config,
+    index: Index,
+    deadline: Deadline,
+    progress: Progress,
+) -> Solution:
+    """Solve a definition's Conda section for what its base offers.
+
+    Args:
+        spec: The definition.
+        base: The base with its steps.
+        platform: The platform.
+        config: The settings.
+        index: Remembers which glibc a base has.
+        deadline: When to give up.
+        progress: Told of the solve.
+
+    Raises:
+        SolveError: Nothing satisfies the section; or a channel cannot be read (then ``retryable``).
+        DeadlineExceeded: The time ran out.
+    """
+    from envbuild.conda.solve import Solution, SolveRequest, VirtualPackages, solve
+
+    if spec.conda is None or not spec.conda.dependencies:
+        return Solution(Lock.of(platform, ()), {})
+    subject = str(platform)
+    progress(Event("solve", subject, "start", total=len(spec.conda.dependencies)))
+    request = SolveRequest(
+        spec.conda,
+        platform,
+        VirtualPackages(config.glibc or glibc_version(base, index.fact, index.put_fact), config.cuda),
+        str(spec.channel_priority),
+        spec.as_of,
+        config.channel_alias,
+    )
+    solution = solve(request, cache_dir=config.cache_dir, deadline=deadline)
+    progress(Event("solve", subject, "done", done=len(solution.lock.packages)))
+    return solution

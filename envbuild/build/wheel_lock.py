@@ -1,0 +1,159 @@
+"""Resolving a pip section for a lock: nothing is built for it, and no repository is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from envbuild.build.known import SharedLayers
+from envbuild.build.layers import PREFIX
+from envbuild.build.upload import in_parallel
+from envbuild.build.wheels import pip_request, resolve_wheels, wheel_target
+from envbuild.conda.fetch import fetch_package
+from envbuild.conda.layer import Compression, PathHashes, layer_key
+from envbuild.conda.link import LinkTarget, PythonTarget, footprint
+from envbuild.conda.package import Package
+from envbuild.pip.installed import CondaDistributions, nothing
+from envbuild.pip.resolve import refuse_what_is_no_wheel
+from envbuild.storage import private_folder
+
+if TYPE_CHECKING:
+    from envbuild.build.base import BaseImage
+    from envbuild.conda.solve import Solution
+    from envbuild.config import Config
+    from envbuild.deadline import Deadline
+    from envbuild.index import Index
+    from envbuild.lock import PackageRecord, PipDistribution
+    from envbuild.oci.registries import Registries
+    from envbuild.pip.installed import Installed, Probe
+    from envbuild.pip.resolve import PipSolution
+    from envbuild.progress import Progress
+    from envbuild.spec.environment import EnvironmentSpec
+    from envbuild.spec.pip import PipSection
+
+_NEEDS_PYTHON: Final = re.compile(r"(?:.*::)?python(?:_abi)?(?![\w.-])")
+_METADATA: Final = (".dist-info/METADATA", ".egg-info/PKG-INFO", ".egg-info")
+
+
+@dataclass(frozen=True)
+class WheelSolver:
+    """Resolves pip sections as a build does.
+
+    Attributes:
+        config: The settings.
+        index: Knows layers and facts.
+        registries: Where layers may be known, too.
+        progress: Told what is going on.
+        deadline: When to give up.
+    """
+
+    config: Config
+    index: Index
+    registries: Registries
+    progress: Progress
+    deadline: Deadline
+
+    def solve(
+        self, spec: EnvironmentSpec, section: PipSection, base: BaseImage, conda: Solution
+    ) -> PipSolution:
+        """Find the wheels.
+
+        Args:
+            spec: The definition.
+            section: Its pip section.
+            base: The base with its steps.
+            conda: The packages that Conda installs.
+
+        Raises:
+            SolveError: Nothing satisfies the section, or an index is in trouble.
+            BuildError: The section holds what is no wheel, there is no python, or a package cannot be read.
+        """
+        refuse_what_is_no_wheel(section)
+        platform, record = conda.lock.platform, conda.lock.python
+        python = PythonTarget.of(record) if record is not None else None
+        target, _ = wheel_target(PREFIX, python, base, self.index)
+        installed: Probe = nothing
+        if python is not None:
+            installed = _Packages(self, conda, LinkTarget(PREFIX, python, platform), python).find
+        request = pip_request(spec, section, platform, target, base, self.config, self.index)
+        return resolve_wheels(request, installed, self.config, self.deadline, self.progress)
+
+
+@dataclass(frozen=True)
+class _Packages:
+    """Answers what Conda's packages will install.
+
+    Their layers answer where they are known. Else a package is fetched for its list of paths, and what counts
+    of the list is kept in mind. Only packages that need python are asked.
+    """
+
+    solver: WheelSolver
+    conda: Solution
+    target: LinkTarget
+    python: PythonTarget
+
+    def find(self, wheel: PipDistribution) -> Installed | None:
+        """What will be installed of a wheel's name, if anything."""
+        return self._distributions.find(wheel)
+
+    @cached_property
+    def _distributions(self) -> CondaDistributions:
+        config = self.solver.config
+        compression = Compression.of(config.compression)
+        records = [record for record in self.conda.lock.packages if _needs_python(record)]
+        keys = {record: layer_key(record, self.target, compression) for record in records}
+        known = self._known(list(keys.values()))
+
+        def hashes(record: PackageRecord) -> PathHashes:
+            found = known.get(keys[record])
+            return self._metadata(record, keys[record]) if found is None else found
+
+        contents = in_parallel(config.jobs, hashes, records)
+        layers = [((record,), found) for record, found in zip(records, contents, strict=True)]
+        return CondaDistributions.of(layers, self.python)
+
+    def _known(self, keys: list[str]) -> dict[str, PathHashes]:
+        solver, config = self.solver, self.solver.config
+        found = solver.index.layers(keys)
+        missing = [key for key in keys if key not in found and solver.index.fact(_fact(key)) is None]
+        if missing:
+            shared = SharedLayers(
+                solver.registries,
+                config.workspace,
+                config.global_,
+                config.jobs,
+                solver.deadline,
+                solver.progress,
+            ).find(missing)
+            solver.index.put_layers(shared)
+            found |= shared
+        return {key: PathHashes(entry.files, entry.folders) for key, entry in found.items()}
+
+    def _metadata(self, record: PackageRecord, key: str) -> PathHashes:
+        index = self.solver.index
+        known = index.fact(_fact(key))
+        if known is None:
+            known = json.dumps(self._read(record))
+            index.put_fact(_fact(key), known)
+        return PathHashes.of(json.loads(known), ())
+
+    def _read(self, record: PackageRecord) -> list[str]:
+        """The paths by which the distributions of a package are found; it is fetched."""
+        solver = self.solver
+        spool = private_folder(solver.config.cache_dir / "spool")
+        url = self.conda.urls.get(record.url)
+        with fetch_package(record, url=url, deadline=solver.deadline, folder=spool) as source:
+            files = footprint(Package.open(source, str(record)), record, self.target).files
+        site = f"{self.python.site_packages}/"
+        return sorted(path for path in files if path.startswith(site) and path.endswith(_METADATA))
+
+
+def _fact(key: str) -> str:
+    return f"metadata {key}"
+
+
+def _needs_python(record: PackageRecord) -> bool:
+    return record.noarch == "python" or any(_NEEDS_PYTHON.match(each) for each in record.depends)
