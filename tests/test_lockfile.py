@@ -18,7 +18,7 @@ from envbuild.errors import SpecError
 from envbuild.key import CanonicalForm
 from envbuild.lock import Lock, PackageRecord, PipDistribution
 from envbuild.lockfile import FILE_NAME, LockPolicy, apply, base_text, differences, load, private_urls
-from envbuild.lockfile.document import START, LockEntry, LockFile
+from envbuild.lockfile.document import START, LockEntry, LockFile, distribution_json
 from envbuild.lockfile.place import line_and_column, offset_of
 from envbuild.platform import LINUX_AMD64, Platform
 from envbuild.reference import ImageReference
@@ -48,6 +48,7 @@ WHEEL = PipDistribution(
     "requests", "2.32.3", "https://files.example.com/requests-2.32.3-py3-none-any.whl", Digest("3" * 64), 5,
     "requests-2.32.3-py3-none-any.whl",
 )  # fmt: skip
+PIP = '"pip": [\n'
 DEFINITION = """
 base: debian:12-slim
 conda: {channels: [conda-forge], dependencies: [numpy=1.26]}
@@ -166,6 +167,7 @@ def edited(change: str, to: str) -> bytes:
         ('"url": "https://conda', '"url": "ftp://conda', None, "which it cannot be"),
         ('"depends": [', '"depended": [', None, "'depended' is not a member"),
         ('"name": "zpure"', '"name": "numpy"', None, "a package stands twice"),
+        (PIP, f"{PIP}{json.dumps(distribution_json(WHEEL))}, ", None, "a wheel stands twice"),
         ('"version": "1.26.4"', '"version": "1.26.5"', None, "does not match its seal"),
         ('"version": "1.26.4"', '"version": ""', None, "which it cannot be"),
         (' "seal"', '  "seal"', None, "not in its one byte form"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from envbuild.build.assemble import STEPS_ANNOTATION
 from envbuild.build.base import BaseImage
 from envbuild.build.wheel_lock import _needs_python
 from envbuild.config import Config
@@ -19,6 +20,8 @@ from envbuild.lockfile import FILE_NAME, LockPolicy, load
 from envbuild.lockfile.document import LockFile
 from envbuild.locking import make_lock
 from envbuild.oci.layout import LayoutRegistry
+from envbuild.oci.manifest import Manifest
+from envbuild.oci.registry import publish
 from envbuild.platform import LINUX_AMD64
 from envbuild.progress import Event
 from envbuild.reference import Repository, Tag
@@ -181,6 +184,21 @@ def test_requirements_alone_are_locked_for_the_bases_python(world: World) -> Non
         write_lock(world.config, path)
 
 
+def test_wheels_that_no_longer_fit_the_python_of_the_steps_are_refused(world: World) -> None:
+    path = world.root / "envbuild.yaml"
+    path.write_text("steps: [RUN install]\npip: ['--no-index', '--find-links ./links', tagged]\n")
+    put(world, TinyWheel("tagged", tag="cp311-none-any"))
+    libc = b"\x7fELF...GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.\n..."
+    steps_image(world, path, {"lib/libc.so.6": libc, "usr/bin/python3.11": b"elf"})
+    assert wheels(write_lock(world.config, path)) == ["tagged 1.0"]
+    world.config.workspace.folder.rename(world.root / "old")
+    steps_image(world, path, {"lib/libc.so.6": libc, "usr/bin/python3.12": b"elf"})
+    with pytest.raises(SolveError, match=r"does not fit python 3\.12"):
+        resolve(world.config, path)
+    with pytest.raises(SolveError, match="tagged"):
+        write_lock(world.config, path)
+
+
 def test_a_lock_with_wheels_is_a_definition(world: World) -> None:
     with index([TinyWheel("small")]) as server:
         path = spec(world, f"--index-url {server.url}/simple", "small", local=False)
@@ -205,7 +223,14 @@ def steps_image(world: World, path: Path, files: dict[str, bytes]) -> None:
     bases = LayoutRegistry(Repository.parse(f"oci:{world.root}/bases"))
     base = BaseImage.read(bases, Tag("minimal"), LINUX_AMD64)
     name = steps_key(base.digest, loaded.steps, LINUX_AMD64)
-    make_base(world.config.workspace, f"s1-{name}", files)
+    registry = LayoutRegistry(world.config.workspace)
+    manifest = registry.get_manifest(make_base(world.config.workspace, "made", files))
+    assert isinstance(manifest, Manifest)
+    publish(
+        registry,
+        Manifest.build(manifest.config, manifest.layers, {STEPS_ANNOTATION: name}),
+        Tag(f"s1-{name}"),
+    )
 
 
 def test_the_glibc_and_python_of_known_steps_count(world: World) -> None:

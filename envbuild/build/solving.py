@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from envbuild.build.assemble import STEPS_ANNOTATION
 from envbuild.build.base import BaseImage, glibc_version
 from envbuild.key import steps_key
 from envbuild.lock import Lock
@@ -48,12 +49,13 @@ def with_known_steps(
     """
     if spec.steps is None or not spec.steps.instructions:
         return base, "none"
-    tag = Tag(f"s1-{steps_key(base.digest, spec.steps, platform)}")
+    name = steps_key(base.digest, spec.steps, platform)
     for repository in (config.workspace, config.global_):
         if repository is None:
             continue
         registry = registries.open(repository).by(deadline)
-        if (found := find_manifest(registry, tag)) is not None:
+        found = find_manifest(registry, Tag(f"s1-{name}"))
+        if found is not None and found.annotations.get(STEPS_ANNOTATION) == name:
             return BaseImage.read(registry, found.descriptor.digest, platform), "known"
     return base, "to run"
 

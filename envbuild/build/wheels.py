@@ -144,10 +144,11 @@ def find_wheels(
     installed: Probe = nothing
     if conda.target.python is not None:
         installed = CondaDistributions.of(composed.contents, conda.target.python).find
-    if job.locked is not None:
-        return Wheels(locked_solution(job.locked.pip, section, installed), target, composed, python)
     request = pip_request(job.spec, section, job.platform, target, base, config, index)
-    solution = resolve_wheels(request, installed, config, job.deadline, conda.progress)
+    if job.locked is not None:
+        solution = locked_solution(job.locked.pip, request, installed)
+    else:
+        solution = resolve_wheels(request, installed, config, job.deadline, conda.progress)
     return Wheels(solution, target, composed, python)
 
 

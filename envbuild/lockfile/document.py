@@ -251,7 +251,9 @@ def _entry(node: Node) -> LockEntry:
     lock = Lock.of(platform, packages)
     if len(lock.by_name) != len(packages):
         node.get("packages").fail("a package stands twice")
-    pip = tuple(_distribution(each) for each in node.get("pip").items())
+    pip = tuple(sorted(_distribution(each) for each in node.get("pip").items()))
+    if len({wheel.name for wheel in pip}) != len(pip):
+        node.get("pip").fail("a wheel stands twice")
     return LockEntry(node.get("base").text(), form, lock, pip)
 
 

@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuild.pip.resolve import PYPI, PipSolution
+from envbuild.errors import SolveError
+from envbuild.pip.resolve import PipSolution, accepted_tags
 from envbuild.pip.sources import Sources
+from envbuild.pip.tags import rank
 
 if TYPE_CHECKING:
     from envbuild.lock import PipDistribution
     from envbuild.pip.installed import Probe
+    from envbuild.pip.resolve import PipRequest
     from envbuild.spec.pip import PipSection
 
 
@@ -36,21 +39,22 @@ def portable(
 
 
 def locked_solution(
-    wheels: tuple[PipDistribution, ...], section: PipSection, installed: Probe, pypi: str = PYPI
+    wheels: tuple[PipDistribution, ...], request: PipRequest, installed: Probe
 ) -> PipSolution:
     """The solution that a lock holds; no index is asked.
 
     Args:
         wheels: The lock's wheels.
-        section: The pip section that they were resolved for; it has the credentials.
+        request: What they were resolved for; its section has the credentials.
         installed: Tells what is installed already of a wheel's name: all of it is replaced.
-        pypi: Where the Python Package Index is.
 
     Raises:
-        SolveError: A variable for credentials is not set.
+        SolveError: A variable for credentials is not set; or a wheel does not fit the base and its python.
     """
-    own = _own_files(section)
-    sources = Sources.of(section, pypi)
+    if wheels:
+        _check_fit(wheels, request)
+    own = _own_files(request.section)
+    sources = Sources.of(request.section, request.pypi)
     urls = {
         wheel.url: own[wheel.sha256.hex].absolute().as_uri()
         if _is_own(wheel) and wheel.sha256.hex in own
@@ -59,6 +63,18 @@ def locked_solution(
     }
     replaced = (installed(wheel) for wheel in wheels)
     return PipSolution(wheels, urls, (), tuple(each for each in replaced if each is not None))
+
+
+def _check_fit(wheels: tuple[PipDistribution, ...], request: PipRequest) -> None:
+    """Hold the wheels against the base, whose steps may have given another python than when it was locked."""
+    accepted = accepted_tags(request)
+    for wheel in wheels:
+        if not rank(wheel.file_name, accepted):
+            raise SolveError(
+                f"{wheel.file_name}, which the lock holds, does not fit python {request.python.version} and "
+                f"glibc {request.glibc}",
+                hint="write the lock again with `envbuild lock`",
+            )
 
 
 def _is_own(wheel: PipDistribution) -> bool:

@@ -12,11 +12,14 @@ from envbuild.errors import BuildError, IntegrityError, SolveError
 from envbuild.pip.choose import Chooser
 from envbuild.pip.installed import nothing, stub
 from envbuild.pip.sources import Sources
-from envbuild.pip.tags import MACHINES
+from envbuild.pip.tags import MACHINES, ranks
 from envbuild.pip.uv import Compilation
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Mapping
+
+    from packaging.tags import Tag
 
     from envbuild.conda.link import PythonTarget
     from envbuild.deadline import Deadline
@@ -206,6 +209,12 @@ def _no_wheel(requirement: PipRequirement) -> str | None:
             return "a project's folder"
         return None if requirement.local.name.endswith(".whl") else "a source archive"
     return None
+
+
+def accepted_tags(request: PipRequest) -> Mapping[Tag, int]:
+    """The tags of wheels that fit a base and its python, ranked; errors as :func:`resolve`."""
+    glibc = _manylinux(request)
+    return ranks(_short(request.python), MACHINES[request.platform.architecture], glibc)
 
 
 def _manylinux(request: PipRequest) -> int:
