@@ -277,6 +277,7 @@ def test_one_package_changed_sends_one_layer(
 ) -> None:
     spec = tmp_path / "environment.yml"
     spec.write_text("channels: [fixtures]\ndependencies: [python=3.11, rich, click=8.1]\n")
+    config = replace(config, attach=False)
     resolve(config, spec)
     spec.write_text("channels: [fixtures]\ndependencies: [python=3.11, rich, 'click>=8.2']\n")
     before = len(registry.requests)

@@ -144,9 +144,10 @@ def _readable(what: str) -> Iterator[None]:
     """Turn the errors of decompressors and parsers into one that names the package."""
     import zstandard
 
+    damaged = (zipfile.BadZipFile, zstandard.ZstdError, NotImplementedError, EOFError, OSError, ValueError)
     try:
         yield
-    except (zipfile.BadZipFile, zstandard.ZstdError, EOFError, OSError, ValueError, RecursionError) as error:
+    except (*damaged, RecursionError) as error:
         raise IntegrityError(f"{what} is not a readable Conda package: {error}") from error
 
 
