@@ -32,6 +32,7 @@ def _run(folder: Path, turns: int) -> None:
         "ENVBUILD_CHANNEL_ALIAS": world.config.channel_alias,
         "ENVBUILD_GLIBC": "2.36",
         "ENVBUILD_INDEX_TTL": "1000000",
+        "PYTHONDONTWRITEBYTECODE": "",
     }
     cases = {
         "`python -c 'import click, yaml'`": [sys.executable, *LIBRARIES],

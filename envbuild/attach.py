@@ -105,13 +105,20 @@ def publish_built(
 def _attach(config: Config, target: Registry, manifest: Manifest, made: Made, deadline: Deadline) -> None:
     subject = manifest.descriptor
     present = {entry.artifact_type for entry in referrers(target, subject.digest)}
-    artifacts = [each for each in describe(made, target, subject) if each.artifact_type not in present]
+    artifacts = [
+        each
+        for each in describe(made, target, subject, sboms=config.sbom)
+        if each.artifact_type not in present
+    ]
     if artifacts:
         attach(target, subject, artifacts, locks=config.cache_dir, deadline=deadline)
 
 
-def describe(made: Made, target: Registry, subject: Descriptor) -> Iterator[Artifact]:
-    """What is attached to an image: documents about how it was made and what is in it."""
+def describe(made: Made, target: Registry, subject: Descriptor, *, sboms: bool) -> Iterator[Artifact]:
+    """What is attached to an image: documents about how it was made and, if asked, what is in it.
+
+    The libraries that write SBOMs take as long to import as a small build takes in all.
+    """
     finished = datetime.now(UTC).replace(microsecond=0)
     form, name = made.form, str(target.repository)
     yield _artifact(FORM_TYPE, form.to_json(), "form.json")
@@ -121,6 +128,8 @@ def describe(made: Made, target: Registry, subject: Descriptor) -> Iterator[Arti
     yield Artifact(
         IN_TOTO_TYPE, IN_TOTO_TYPE, provenance, {"in-toto.io/predicate-type": PROVENANCE}, "provenance.json"
     )
+    if not sboms:
+        return
     for kind, write in ((SPDX_TYPE, sbom.spdx), (CYCLONEDX_TYPE, sbom.cyclonedx)):
         if (document := write(subject.digest, name, made.lock, finished)) is not None:
             yield _artifact(kind, document, f"sbom.{'spdx' if kind == SPDX_TYPE else 'cdx'}.json")

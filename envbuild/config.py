@@ -52,7 +52,8 @@ class Config:
         index_ttl: Seconds for which a local index entry is trusted without asking the registry.
         base_ttl: Seconds for which a base tag's digest is remembered.
         deep: Whether a hit counts only where all blobs of the image are there.
-        attach: Whether lock, definition, provenance and SBOM are attached to what is built.
+        attach: Whether lock, definition and provenance are attached to what is built.
+        sbom: Whether SBOMs are attached too; needs the extra ``sbom``.
         trust: Which images are trusted, and the key to sign with; None to trust all.
         channel_alias: The URL under which channel names stand.
         insecure: Registry hosts that are spoken to over plain HTTP (loopback hosts always are).
@@ -79,6 +80,7 @@ class Config:
     base_ttl: float = 3600.0
     deep: bool = False
     attach: bool = True
+    sbom: bool = False
     trust: Trust | None = None
     channel_alias: str = DEFAULT_CHANNEL_ALIAS
     insecure: frozenset[str] = frozenset()
@@ -275,6 +277,7 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "base_ttl": _seconds,
     "deep": _flag,
     "attach": _flag,
+    "sbom": _flag,
     "trust": _trust,
     "channel_alias": _text,
     "insecure": _hosts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -53,7 +54,7 @@ def world(tmp_path: Path) -> World:
 
 
 def test_everything_is_attached_and_true(world: World) -> None:
-    image = built(world)
+    image = built(world, sbom=True)
     found = attached(world.layout(), image.reference.digest)
     assert set(found) == {
         attach.FORM_TYPE,
@@ -151,7 +152,8 @@ def test_a_build_without_the_extra_libraries_attaches_the_rest(world: World) -> 
     words = ["resolve", str(world.spec("first")), "--workspace", str(config.workspace)]
     words += ["--base", str(config.base), "--channel-alias", config.channel_alias]
     words += ["--cache-dir", str(config.cache_dir)]
-    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    command, environment = [sys.executable, "-c", script, *words], {**os.environ, "ENVBUILD_SBOM": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     digest = Digest.parse(done.stdout.strip().rpartition("@")[2])
     found = attached(world.layout(), digest)
