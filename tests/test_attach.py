@@ -97,7 +97,7 @@ def test_the_documents_are_valid_in_the_eyes_of_their_libraries(world: World, tm
     from spdx_tools.spdx.parser.parse_anything import parse_file
     from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
-    found = attached(world.layout(), built(world).reference.digest)
+    found = attached(world.layout(), built(world, sbom=True).reference.digest)
     path = tmp_path / "sbom.spdx.json"
     path.write_bytes(found[attach.SPDX_TYPE])
     assert validate_full_spdx_document(parse_file(str(path)), "SPDX-2.3") == []
@@ -200,7 +200,7 @@ def test_skopeo_copies_the_image_beside_its_attachments(
     world: World, registry: RegistryServer, tmp_path: Path
 ) -> None:
     workspace = registry.repository("attached")
-    image = built(world, workspace=workspace)
+    image = built(world, workspace=workspace, sbom=True)
     remote = RemoteRegistry(workspace)
     assert len(referrers(remote, image.reference.digest)) == 5
     remote.close()
