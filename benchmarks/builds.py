@@ -5,17 +5,21 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baseimages import bases
 from channelfolder import channel
+from envbuild.config import Config
 from envbuild.oci.copy import copy_image
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.registry import publish
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.reference import Repository, Tag
+from envbuild.resolver import Resolver
+from envbuild.spec.environment import load
 from measure import Figure, folder_size, median, table, timed
 from parts.docker_engine import DockerEngine
 from parts.registry_server import RegistryServer
@@ -48,6 +52,7 @@ class Bench:
     registry: RegistryServer
     packages: Path
     pushes: int = field(default=0)
+    kept: Resolver | None = None
 
     def start(self) -> None:
         """Start the registry, push the bases, pull them into the engine."""
@@ -74,6 +79,20 @@ class Bench:
             "PYTHONDONTWRITEBYTECODE": "",
         }
         return self._sending(lambda: timed(command, settings))
+
+    def library(self, spec: str, base: str) -> Figure:
+        """The same through the library, with a resolver that is kept: in another repository, with its own index."""
+        if self.kept is None:
+            config = Config(
+                workspace=Repository.parse(f"{self.registry.host}/library"),
+                channel_alias=channel().parent.as_uri(),
+                cache_dir=self.folder / "library",
+            )
+            self.kept = Resolver(config)
+        definition = load(ENVS / spec, base=f"{self.registry.host}/bases:{base}")
+        started, cpu = time.perf_counter(), time.process_time()
+        self.kept.resolve(definition)
+        return Figure(time.perf_counter() - started, time.process_time() - cpu)
 
     def theirs(self, spec: str, base: str, *, install: bool = True) -> Figure:
         """Install into a build context, build with BuildKit, push."""
@@ -106,6 +125,8 @@ class Bench:
 
     def stop(self) -> None:
         """Stop the registry and forget the images."""
+        if self.kept is not None:
+            self.kept.close()
         self.registry.stop()
         self.engine.docker("image", "prune", "--all", "--force")
 
@@ -117,7 +138,7 @@ def run(repeats: int) -> None:
     engine = given or DockerEngine.in_folder(folder / "engine")
     if given is None:
         engine.start()
-    seen: dict[str, tuple[list[Figure], list[Figure]]] = {}
+    seen: dict[str, tuple[list[Figure], list[Figure], list[Figure]]] = {}
     try:
         for number in range(repeats):
             place = folder / str(number)
@@ -133,38 +154,36 @@ def run(repeats: int) -> None:
     _print(seen, repeats)
 
 
-def _round(bench: Bench, seen: dict[str, tuple[list[Figure], list[Figure]]]) -> None:
-    def case(name: str, theirs: Figure, ours: Figure) -> None:
-        figures = seen.setdefault(name, ([], []))
+def _round(bench: Bench, seen: dict[str, tuple[list[Figure], list[Figure], list[Figure]]]) -> None:
+    def case(name: str, theirs: Figure, ours: Figure, library: Figure | None = None) -> None:
+        figures = seen.setdefault(name, ([], [], []))
         figures[0].append(theirs)
         figures[1].append(ours)
+        if library is not None:
+            figures[2].append(library)
 
     first, changed, pandas = (f"scientific/{name}.yml" for name in ("environment", "changed", "pandas"))
     bench.theirs("small/environment.yml", "minimal")
-    case("cold", bench.theirs(first, "minimal"), bench.ours(first, "minimal"))
+    both = bench.ours, bench.library
+    case("cold", bench.theirs(first, "minimal"), *(ours(first, "minimal") for ours in both))
     case(
         "identical, index lost",
         bench.theirs(first, "minimal", install=False),
         bench.ours(first, "minimal", cache="another machine's"),
     )
-    case("one small package changed", bench.theirs(changed, "minimal"), bench.ours(changed, "minimal"))
-    case("pandas changed", bench.theirs(pandas, "minimal"), bench.ours(pandas, "minimal"))
-    case(
-        "new base",
-        bench.theirs(pandas, "minimal-rebuilt", install=False),
-        bench.ours(pandas, "minimal-rebuilt"),
-    )
-    case(
-        "identical, index hit",
-        bench.theirs(pandas, "minimal-rebuilt", install=False),
-        bench.ours(pandas, "minimal-rebuilt"),
-    )
+    small = bench.theirs(changed, "minimal")
+    case("one small package changed", small, *(ours(changed, "minimal") for ours in both))
+    case("pandas changed", bench.theirs(pandas, "minimal"), *(ours(pandas, "minimal") for ours in both))
+    rebased = bench.theirs(pandas, "minimal-rebuilt", install=False)
+    case("new base", rebased, *(ours(pandas, "minimal-rebuilt") for ours in both))
+    again = bench.theirs(pandas, "minimal-rebuilt", install=False)
+    case("identical, index hit", again, *(ours(pandas, "minimal-rebuilt") for ours in both))
 
 
-def _print(seen: dict[str, tuple[list[Figure], list[Figure]]], repeats: int) -> None:
+def _print(seen: dict[str, tuple[list[Figure], list[Figure], list[Figure]]], repeats: int) -> None:
     rows = []
-    for name, (theirs, ours) in seen.items():
-        peer, own = median(theirs), median(ours)
+    for name, (theirs, ours, library) in seen.items():
+        peer, own, kept = median(theirs), median(ours), median(library) if library else None
         sent = f"{peer.sent / max(own.sent, 1):,.0f}×" if own.sent else "-"
         rows.append(
             [
@@ -172,6 +191,8 @@ def _print(seen: dict[str, tuple[list[Figure], list[Figure]]], repeats: int) -> 
                 f"{peer.seconds:.2f} s",
                 f"{own.seconds:.2f} s",
                 f"{peer.seconds / own.seconds:.1f}×",
+                f"{kept.seconds:.2f} s" if kept else "-",
+                f"{peer.seconds / kept.seconds:.0f}×" if kept else "-",
                 f"{peer.sent / 1e6:.2f} MB",
                 f"{own.sent / 1e6:.2f} MB",
                 sent,
@@ -188,4 +209,8 @@ def _print(seen: dict[str, tuple[list[Figure], list[Figure]]], repeats: int) -> 
         "ratio",
         "envbuild CPU",
     ]
-    table(f"Builds (median of {repeats}; envbuild as a fresh process each time)", head, rows)
+    table(
+        f"Builds (median of {repeats}; envbuild as a fresh process, and through the library with a kept resolver)",
+        head,
+        rows,
+    )
