@@ -81,7 +81,7 @@ class Bench:
         return self._sending(lambda: timed(command, settings))
 
     def library(self, spec: str, base: str) -> Figure:
-        """The same through the library, with a resolver that is kept: in another repository, with its own index."""
+        """The same through the library: a kept resolver with a repository and an index of its own."""
         if self.kept is None:
             config = Config(
                 workspace=Repository.parse(f"{self.registry.host}/library"),
@@ -210,7 +210,7 @@ def _print(seen: dict[str, tuple[list[Figure], list[Figure], list[Figure]]], rep
         "envbuild CPU",
     ]
     table(
-        f"Builds (median of {repeats}; envbuild as a fresh process, and through the library with a kept resolver)",
+        f"Builds (median of {repeats}; envbuild as a fresh process, and as a library with a kept resolver)",
         head,
         rows,
     )
