@@ -30,6 +30,7 @@ __all__ = ["Mapping", "Mark", "Node", "Scalar", "Sequence", "fail", "is_null", "
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_NODES = 20_000
+_TOO_DEEP = f"values are nested deeper than {MAX_DEPTH} levels"
 
 _ASCII_TEXT = bytes([9, 10, 13, *range(32, 127)])
 # Control characters, surrogates, line separators, bidirectional marks, invisible formatting characters.
@@ -144,6 +145,8 @@ def _refuse_syntax(error: yaml.MarkedYAMLError, source: str) -> NoReturn:
     place = error.problem_mark or error.context_mark
     mark = Mark(source, place.line + 1, place.column + 1) if place else Mark(source, 1, 1)
     problem = error.problem or "unknown problem"
+    if "nesting depth" in f"{problem}{error.context}":  # a limit of newer parsers, far above ours
+        fail(mark, _TOO_DEEP)
     context = f" {error.context}" if error.context else ""
     hint = "check the indentation, and quotes and brackets that are not closed"
     if "cannot start any token" in problem:
@@ -207,7 +210,7 @@ class _Builder:
                 stack.append((children, self._mark(event)))
                 children = []
                 if len(stack) > MAX_DEPTH:
-                    fail(self._mark(event), f"values are nested deeper than {MAX_DEPTH} levels")
+                    fail(self._mark(event), _TOO_DEEP)
             if count > MAX_NODES:
                 fail(self._mark(event), f"there are more than {MAX_NODES} values", "split the definition")
             if not stack:

@@ -223,11 +223,14 @@ def test_a_bomb_is_refused_at_once(name: str) -> None:
     source, content = BOMBS[name]
     raw = content if isinstance(content, bytes) else content.encode()
     times = []
+    tracer = sys.gettrace()
     for _ in range(3):  # the quickest of three: other work on the machine is no fault of ours
+        sys.settrace(None)  # nor is what measuring coverage costs
         started = time.process_time()
         with pytest.raises(SpecError) as refusal:
             parse(raw, source, Path("/nonexistent"))
         times.append(time.process_time() - started)
+        sys.settrace(tracer)
         if times[-1] < 0.1:
             break
     assert min(times) < 0.1
