@@ -125,7 +125,13 @@ class LayoutRegistry:
         reader = VerifyingReader(stream, descriptor, f"{self.repository}@{descriptor.digest}")
         return io.BufferedReader(reader, CHUNK)
 
-    def put_blob(self, descriptor: Descriptor, content: BlobOpener) -> bool:
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        content: BlobOpener,
+        *,
+        ask: bool = True,  # noqa: ARG002 - looking costs no request
+    ) -> bool:
         """Store a blob unless it is there already, whole and verified; False if it was.
 
         Raises:

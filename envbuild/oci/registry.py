@@ -61,8 +61,13 @@ class Registry(Protocol):
         """
         ...
 
-    def put_blob(self, descriptor: Descriptor, content: BlobOpener) -> bool:
+    def put_blob(self, descriptor: Descriptor, content: BlobOpener, *, ask: bool = True) -> bool:
         """Store a blob unless it is there already; False if it was.
+
+        Args:
+            descriptor: The blob.
+            content: Its bytes.
+            ask: Whether to look for it first where that costs a request; not worth it for small new ones.
 
         Raises:
             IntegrityError: The content is not what the descriptor says; nothing was stored.
@@ -127,10 +132,18 @@ def find_manifest(registry: Registry, reference: Tag | Digest) -> Manifest | Ima
         return None
 
 
-def publish(registry: Registry, manifest: Manifest | ImageIndex, tag: Tag) -> Manifest | ImageIndex:
+def publish(
+    registry: Registry, manifest: Manifest | ImageIndex, tag: Tag, *, stored: bool = False
+) -> Manifest | ImageIndex:
     """Store a manifest, then tag it, unless the tag is there already: an existing tag wins.
 
     The blobs must have been put before. The tag is read back after writing.
+
+    Args:
+        registry: The repository.
+        manifest: The manifest.
+        tag: The tag.
+        stored: Whether the manifest is in the repository under its digest.
 
     Returns:
         What the tag names in the end: the given manifest, or the one that was there first.
@@ -140,9 +153,10 @@ def publish(registry: Registry, manifest: Manifest | ImageIndex, tag: Tag) -> Ma
     """
     if (existing := find_manifest(registry, tag)) is not None:
         return existing
-    registry.put_manifest(manifest)
-    if (existing := find_manifest(registry, tag)) is not None:
-        return existing
+    if not stored:
+        registry.put_manifest(manifest)
+        if (existing := find_manifest(registry, tag)) is not None:
+            return existing
     registry.put_manifest(manifest, tag)
     seen = registry.get_manifest(tag)
     if seen.descriptor.digest != manifest.descriptor.digest:

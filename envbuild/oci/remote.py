@@ -346,13 +346,18 @@ class RemoteRegistry:
         reader = VerifyingReader(stream, descriptor, what)  # type: ignore[arg-type]
         return io.BufferedReader(reader, 1 << 17)
 
-    def put_blob(self, descriptor: Descriptor, content: BlobOpener) -> bool:
+    def put_blob(self, descriptor: Descriptor, content: BlobOpener, *, ask: bool = True) -> bool:
         """Store a blob unless it is there already; False if it was. Its bytes are read once for each attempt.
+
+        Args:
+            descriptor: The blob.
+            content: Its bytes.
+            ask: Whether to look for it first.
 
         Raises:
             IntegrityError: The content is not what the descriptor says; nothing was stored.
         """
-        if self.has_blob(descriptor.digest):
+        if ask and self.has_blob(descriptor.digest):
             return False
         what = f"blob {descriptor.digest} to {self._repository}"
         self._retrying(
