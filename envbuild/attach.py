@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,48 +71,62 @@ def publish_built(
     made: Made,
     deadline: Deadline,
     progress: Progress,
+    *,
+    stored: bool = False,
+    has_empty: bool = False,
 ) -> Manifest | ImageIndex:
     """Sign an image if there is a key for that, tag it with its key, and attach what is known of it.
 
     An image that was there first wins, if it is trusted. What cannot be attached is told and does not matter.
+
+    Args:
+        config: The settings.
+        target: The workspace.
+        manifest: The image, whose blobs are there.
+        made: What it was made from.
+        deadline: When to give up.
+        progress: Told of what could not be attached.
+        stored: Whether the manifest is there under its digest.
+        has_empty: Whether the config of artifacts, an empty JSON object, is there.
 
     Raises:
         Untrusted: Another image that the policy does not accept has the key's tag.
         SpecError: The key to sign with cannot be used.
     """
     trust = config.trust
+    if not stored:
+        target.put_manifest(manifest)
     if trust is not None and trust.sign_key is not None:
         from envbuild.trust import sign
 
-        target.put_manifest(manifest)
         sign(target, manifest, trust.sign_key, locks=config.cache_dir, deadline=deadline)
-    form = made.form
-    seen = publish(target, manifest, form.key.tag)
-    if seen.descriptor.digest != manifest.descriptor.digest:
-        if trust is not None and (rule := trust.rule(target.repository)).require_signed:
-            from envbuild.trust import check
 
-            check(target, seen, rule.keys)
-        return seen
-    if config.attach:
+    def attached() -> None:
         try:
-            _attach(config, target, manifest, made, deadline)
+            artifacts = describe(made, target, manifest.descriptor, sboms=config.sbom)
+            attach(
+                target,
+                manifest.descriptor,
+                artifacts,
+                locks=config.cache_dir,
+                deadline=deadline,
+                new_types=True,
+                has_empty=has_empty,
+            )
         except Exception as error:  # noqa: BLE001 - whatever a library for SBOMs raises: the image is there
             text = f"not attached to the image: {error}"
-            progress(Event("push", str(form.key), "output", text=text))
+            progress(Event("push", str(made.form.key), "output", text=text))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="attach") as beside:
+        if config.attach:
+            beside.submit(attached)
+        seen = publish(target, manifest, made.form.key.tag, stored=True)
+    rule = trust.rule(target.repository) if trust is not None else None
+    if seen.descriptor.digest != manifest.descriptor.digest and rule is not None and rule.require_signed:
+        from envbuild.trust import check
+
+        check(target, seen, rule.keys)
     return seen
-
-
-def _attach(config: Config, target: Registry, manifest: Manifest, made: Made, deadline: Deadline) -> None:
-    subject = manifest.descriptor
-    present = {entry.artifact_type for entry in referrers(target, subject.digest)}
-    artifacts = [
-        each
-        for each in describe(made, target, subject, sboms=config.sbom)
-        if each.artifact_type not in present
-    ]
-    if artifacts:
-        attach(target, subject, artifacts, locks=config.cache_dir, deadline=deadline)
 
 
 def describe(made: Made, target: Registry, subject: Descriptor, *, sboms: bool) -> Iterator[Artifact]:

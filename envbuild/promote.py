@@ -162,7 +162,7 @@ class Promotion:
     def _tag(self, manifest: Manifest | ImageIndex, tag: Tag) -> bool:
         """Whether a tag names the manifest in the end; another image of the same lock may hold its tag."""
         target = self.target.by(self.deadline)
-        seen = publish(target, manifest, tag).descriptor.digest
+        seen = publish(target, manifest, tag, stored=True).descriptor.digest
         if seen == manifest.descriptor.digest:
             return True
         if tag.name.startswith("l1-"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from envbuild.attach import Made, publish_built
@@ -28,7 +29,7 @@ from envbuild.key import KEY_SCHEME, PREFIX_LAYOUT, steps_key
 from envbuild.lockfile import private_urls
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
-from envbuild.oci.registry import find_manifest, publish
+from envbuild.oci.registry import find_manifest
 from envbuild.progress import Event
 from envbuild.reference import Tag
 from envbuild.storage import private_folder
@@ -94,8 +95,11 @@ class LayersBuilder:
         """Build and publish; see :class:`envbuild.build.job.Builder`."""
         started = dt.datetime.now(dt.UTC)
         target = self.registries.open(self.config.workspace).by(job.deadline)
-        upload = Upload(target, self.progress)
-        base = self._with_steps(job, upload)
+        with Upload(target, self.progress) as upload:
+            return self._build(job, upload, started)
+
+    def _build(self, job: Job, upload: Upload, started: dt.datetime) -> Built:
+        target, base = upload.target, self._with_steps(job, upload)
         solution = self._solve(job, base)
         parts = self._parts(job, base, solution, upload)
         lock_key = self._lock_key(job, solution.lock, parts.wheels)
@@ -105,14 +109,25 @@ class LayersBuilder:
         if manifest is None:
             assembled, composition = self._compose(job, parts, lock_key, annotations)
             manifest = self._after(job, assembled, composition.scripted, solution.lock, upload)
-            publish(target, manifest, Tag(f"l1-{lock_key}"))
+            naming = upload.later(partial(_name, target, manifest, Tag(f"l1-{lock_key}")))
             recipe: Recipe | None = recipe_of(job, lock_key, solution.lock, base, assembled, composition)
         else:
+            naming = None
             recipe = recipe_like(job, lock_key, manifest, self.registries, self.config.workspace)
             manifest = reannotated(manifest, annotations)
-        keep_recipe(target, recipe, self.progress)
-        made = Made(job.spec, job.platform, job.base.digest, solution.lock, started)
-        seen = publish_built(self.config, target, manifest, made, job.deadline, self.progress)
+        has_empty = keep_recipe(target, recipe, self.progress)
+        if naming is not None:
+            naming.result()
+        seen = publish_built(
+            self.config,
+            target,
+            manifest,
+            Made(job.spec, job.platform, job.base.digest, solution.lock, started),
+            job.deadline,
+            self.progress,
+            stored=upload.has_stored(manifest),
+            has_empty=has_empty,
+        )
         return Built(
             seen.descriptor.digest,
             lock_key,
@@ -298,3 +313,9 @@ class LayersBuilder:
             job.deadline,
             self.progress,
         )
+
+
+def _name(target: Registry, manifest: Manifest, tag: Tag) -> None:
+    """Tag an image with the key of its solution, unless another image has that tag: it serves as well."""
+    if find_manifest(target, tag) is None:
+        target.put_manifest(manifest, tag)

@@ -154,8 +154,8 @@ def read_recipe(registries: Registries, repository: Repository, key: Key, deadli
     return Recipe.parse(text, key, f"{repository}:{recipe_tag(key)}")
 
 
-def put_recipe(target: Registry, recipe: Recipe, *, has_config: bool = False) -> None:
-    """Put a recipe beside its image; one that no registry would take is left out.
+def put_recipe(target: Registry, recipe: Recipe, *, has_config: bool = False) -> bool:
+    """Put a recipe beside its image; False for one that no registry would take, which is left out.
 
     Args:
         target: The image's repository.
@@ -166,20 +166,26 @@ def put_recipe(target: Registry, recipe: Recipe, *, has_config: bool = False) ->
     annotations = {RECIPE_ANNOTATION: recipe.to_json().decode()}
     manifest = Manifest.build(empty, (empty,), annotations, artifact_type=ARTIFACT_TYPE)
     if len(manifest.raw) > MAX_MANIFEST:
-        return
+        return False
     if not has_config:
         target.put_blob(empty, lambda: io.BytesIO(_EMPTY))
     target.put_manifest(manifest, recipe_tag(recipe.form.key))
+    return True
 
 
-def keep_recipe(target: Registry, recipe: Recipe | None, progress: Progress) -> None:
-    """Put a recipe beside its image if that is possible: an image without one cannot be rebased, no more."""
+def keep_recipe(target: Registry, recipe: Recipe | None, progress: Progress) -> bool:
+    """Put a recipe beside its image if that is possible: an image without one cannot be rebased, no more.
+
+    Returns:
+        Whether it was put, and so the config of artifacts.
+    """
     if recipe is None:
-        return
+        return False
     try:
-        put_recipe(target, recipe)
+        return put_recipe(target, recipe)
     except EnvbuildError as error:
         progress(Event("push", str(recipe.form.key), "output", text=f"the recipe was not kept: {error}"))
+        return False
 
 
 def recipe_of(

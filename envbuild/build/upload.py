@@ -7,9 +7,9 @@ import io
 import secrets
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from envbuild.digest import CHUNK, Descriptor, Digest
 from envbuild.errors import (
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from envbuild.oci.registry import BlobOpener, Registry
     from envbuild.progress import Progress
 
+SMALL: Final = 1 << 18
+"""A blob up to this size that was just made is sent at once: to ask whether it is there costs as much."""
 _PROBE_SECONDS: Final = 86_400.0
+_THREADS: Final = 4
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -50,6 +53,8 @@ class _Expected:
 class Upload:
     """The blobs that one build puts into its target. May be used by several threads.
 
+    Used as a context manager it does what may wait in threads of its own; else it does all at once.
+
     Args:
         target: The repository that is written.
         progress: Told of each blob.
@@ -61,6 +66,18 @@ class Upload:
         self._guard = threading.Lock()
         self._bytes = 0
         self._expected: dict[Digest, _Expected] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: list[Future[Any]] = []
+        self._stored: set[Digest] = set()
+
+    def __enter__(self) -> Self:
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="upload")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
 
     @property
     def bytes_sent(self) -> int:
@@ -69,8 +86,23 @@ class Upload:
 
     def put(self, descriptor: Descriptor, content: BlobOpener, title: str) -> None:
         """Store a blob that was just made, unless it is there."""
-        if self.target.put_blob(descriptor, content):
+        if self.target.put_blob(descriptor, content, ask=descriptor.size > SMALL):
             self._sent(descriptor, title)
+
+    def later(self, action: Callable[[], _Out]) -> Future[_Out]:
+        """Do something beside all else; :meth:`complete` waits for it, and fails where it failed."""
+        if self._pool is not None:
+            future = self._pool.submit(action)
+            with self._guard:
+                self._pending.append(future)
+            return future
+        future = Future()
+        future.set_result(action())
+        return future
+
+    def has_stored(self, manifest: Manifest) -> bool:
+        """Whether :meth:`complete` put that very manifest into the target."""
+        return manifest.descriptor.digest in self._stored
 
     def put_bytes(self, descriptor: Descriptor, content: bytes, title: str) -> None:
         """Store a small blob that is held in memory, unless it is there."""
@@ -98,7 +130,9 @@ class Upload:
             self._expected[descriptor.digest] = _Expected(descriptor, sources, title, make, arrived)
 
     def complete(self, manifest: Manifest, index: Index, jobs: int) -> None:
-        """Store a manifest under its digest, and before it what the target lacks of what was expected there.
+        """Store a manifest under its digest, and before it all that it needs.
+
+        What :meth:`later` began is waited for, and what :meth:`expect` named is brought where it is missing.
 
         A registry that refuses a manifest for want of a blob is asked by giving it the manifest: it names
         what is missing. Others, and layouts, are asked for each blob.
@@ -106,6 +140,14 @@ class Upload:
         Raises:
             IntegrityError: A blob is nowhere and cannot be made.
         """
+        with self._guard:
+            pending, self._pending = self._pending, []
+        for future in pending:
+            future.result()
+        self._complete(manifest, index, jobs)
+        self._stored.add(manifest.descriptor.digest)
+
+    def _complete(self, manifest: Manifest, index: Index, jobs: int) -> None:
         wanted = {blob.digest: self._expected.get(blob.digest) for blob in manifest.blobs}
         expected = [each for each in wanted.values() if each is not None]
         if expected and self._refuses_dangling(index):

@@ -12,6 +12,7 @@ import hashlib
 import io
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,9 @@ EMPTY: Final = b"{}"
 MAX_ARTIFACT: Final = 64 << 20
 """The largest blob of an artifact that is read into memory, in bytes."""
 _ATTEMPTS: Final = 8
+_THREADS: Final = 4
+_SMALL: Final = 1 << 18
+"""A blob up to this size is sent without a question whether it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +91,17 @@ def referrers(
     Raises:
         IntegrityError: The list is not what the specification says.
     """
-    listed = registry.referrers(subject)
+    found = _listed(registry, subject)[1]
+    return tuple(each for each in found if artifact_type in {None, each.artifact_type})
+
+
+def _listed(registry: Registry, subject: Digest) -> tuple[bool, tuple[Descriptor, ...]]:
+    """Whether there is the API, and what is attached."""
+    answer = registry.referrers(subject)
+    listed = answer or ()
     if not listed:  # no API; or one that came later than tags that are still there
-        listed = (*(listed or ()), *_tagged(registry, subject))
-    found = {each.digest: each for each in listed}
-    return tuple(each for each in found.values() if artifact_type in {None, each.artifact_type})
+        listed = _tagged(registry, subject)
+    return answer is not None, tuple({each.digest: each for each in listed}.values())
 
 
 def attach(
@@ -101,6 +111,8 @@ def attach(
     *,
     locks: Path,
     deadline: Deadline = NO_DEADLINE,
+    new_types: bool = False,
+    has_empty: bool = False,
 ) -> tuple[Descriptor, ...]:
     """Attach artifacts to a manifest, all in one pass; those that are attached already stay as they are.
 
@@ -110,17 +122,34 @@ def attach(
         artifacts: What to attach.
         locks: The folder of the local cache, whose locks make writers take turns.
         deadline: When to give up.
+        new_types: Whether to attach only what nothing of its type is attached of.
+        has_empty: Whether the blob that every artifact has for a config is in the repository.
 
     Returns:
         The entries of the artifacts as listings have them.
     """
     registry = registry.by(deadline)
-    manifests = []
-    for artifact in artifacts:
-        _put(registry, artifact.content, artifact.media_type)
-        _put(registry, EMPTY, OCI_EMPTY)
-        manifests.append(artifact.manifest(subject))
-    return enlist(registry, subject.digest, manifests, locks=locks, deadline=deadline)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="attach") as pool:
+        listing = pool.submit(_listed, registry, subject.digest)
+        empty = None if has_empty else pool.submit(_put, registry, EMPTY, OCI_EMPTY, ask=True)
+        putting = [
+            (artifact, pool.submit(_put, registry, artifact.content, artifact.media_type, ask=False))
+            for artifact in artifacts
+        ]
+        has_api, listed = listing.result()
+        types = {each.artifact_type for each in listed} if new_types else set()
+        if empty is not None:
+            empty.result()
+        for _, put in putting:
+            put.result()
+        wanted = [
+            artifact.manifest(subject) for artifact, _ in putting if artifact.artifact_type not in types
+        ]
+        list(pool.map(registry.put_manifest, wanted))
+    entries = tuple(map(_entry, wanted))
+    if not has_api:
+        _enlist(registry, subject.digest, entries, locks, deadline)
+    return entries
 
 
 def enlist(
@@ -131,21 +160,25 @@ def enlist(
     locks: Path,
     deadline: Deadline = NO_DEADLINE,
 ) -> tuple[Descriptor, ...]:
-    """Store manifests that name a subject, whose blobs are there, and have them listed.
+    """Have manifests that name a subject, and are in the repository, listed.
 
     Raises:
         TagMoved: Other machines wrote the list over and over.
     """
-    manifests = tuple(manifests)
     entries = tuple(_entry(manifest) for manifest in manifests)
-    for manifest in manifests:
-        registry.put_manifest(manifest)
-    if not entries or registry.referrers(subject) is not None:
-        return entries
+    if entries and registry.referrers(subject) is None:
+        _enlist(registry, subject, entries, locks, deadline)
+    return entries
+
+
+def _enlist(
+    registry: Registry, subject: Digest, entries: tuple[Descriptor, ...], locks: Path, deadline: Deadline
+) -> None:
+    if not entries:
+        return
     name = f"{registry.repository}@{subject}"
     with key_lock(locks, f"referrers-{hashlib.sha256(name.encode()).hexdigest()}", deadline):
         _enlist_under_tag(registry, subject, entries)
-    return entries
 
 
 def read_artifact(registry: Registry, manifest: Manifest) -> bytes:
@@ -163,8 +196,9 @@ def read_artifact(registry: Registry, manifest: Manifest) -> bytes:
         return stream.read()
 
 
-def _put(registry: Registry, content: bytes, media_type: str) -> None:
-    registry.put_blob(Descriptor.of(content, media_type), lambda: io.BytesIO(content))
+def _put(registry: Registry, content: bytes, media_type: str, *, ask: bool) -> None:
+    ask = ask or len(content) > _SMALL
+    registry.put_blob(Descriptor.of(content, media_type), lambda: io.BytesIO(content), ask=ask)
 
 
 def _enlist_under_tag(registry: Registry, subject: Digest, entries: tuple[Descriptor, ...]) -> None:
