@@ -11,13 +11,13 @@ demo: ## the main job on this machine alone: no Docker, no registry server
 test: ## every test but the nightly ones, on a real engine and real registries
 	tools/venv
 	tools/debian-packages $(TEST_PACKAGES)
-	$(PYTHON) fixtures/make.py
+	tools/registry-programs & programs=$$!; $(PYTHON) fixtures/make.py && wait $$programs
 	$(PYTHON) -m pytest -n 2 --dist loadgroup --cov --cov-report=term $(ARGS)
 
 nightly: ## the slow rows of the reliability matrix
 	tools/venv
 	tools/debian-packages $(TEST_PACKAGES)
-	$(PYTHON) fixtures/make.py
+	tools/registry-programs & programs=$$!; $(PYTHON) fixtures/make.py && wait $$programs
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m nightly $(ARGS)
 
 check: ## style and types

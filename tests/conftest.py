@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
+from parts.certificates import Certificate
 from parts.docker_engine import DockerEngine
-from parts.registry_server import RegistryServer
+from parts.ocimem import OcimemServer
+from parts.registry_server import PASSWORD, USERNAME, RegistryServer
+from parts.token_server import TokenServer, giving_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +51,50 @@ def second_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regist
 def htpasswd_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
     """A registry that asks for ``registry_server.USERNAME`` and ``PASSWORD``."""
     yield from _serve(tmp_path_factory, "htpasswd", authenticated=True)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A certificate for ``localhost``, signed by itself."""
+    return Certificate.make(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="session")
+def tls_registry(
+    tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
+) -> Iterator[RegistryServer]:
+    """A registry that speaks HTTPS with a certificate that only who is told to trusts."""
+    server = RegistryServer(tmp_path_factory.mktemp("tls"), certificate=certificate)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def token_server(certificate: Certificate) -> Iterator[TokenServer]:
+    """Who gives out the tokens for ``token_registry``."""
+    with giving_tokens(certificate, {USERNAME: PASSWORD}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def token_registry(
+    tmp_path_factory: pytest.TempPathFactory, token_server: TokenServer
+) -> Iterator[RegistryServer]:
+    """A registry that asks for tokens of ``token_server``; anybody gets one to read."""
+    server = RegistryServer(tmp_path_factory.mktemp("token"), tokens=token_server)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ocimem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OcimemServer]:
+    """A registry of the second implementation, which has the referrers API."""
+    server = OcimemServer(tmp_path_factory.mktemp("ocimem"))
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The remote back end: the contract on real registries, then what only a network can do wrong."""
+"""The remote back end: what only a network can do wrong; ``test_remote_contract`` has the rest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from envbuild.oci.open import Settings, open_registry
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.oci.transport import MissingContent
 from envbuild.reference import Repository, Tag
-from oci_contract import ABSENT, RegistryContract, Source, put, put_image, read
+from oci_contract import ABSENT, Source, put, put_image, read
 from parts.fault_server import Asked, Call, FaultServer, serving
 from parts.registry_server import PASSWORD, USERNAME, RegistryServer
 
@@ -39,50 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from envbuild.oci.registry import Registry
     from parts.docker_engine import DockerEngine
 
 ALICE = Credentials(USERNAME, PASSWORD)
 QUICK = Settings(connect_timeout=2, read_timeout=2, retries=2)
-
-
-class ServerBackend:
-    """Repositories on one server."""
-
-    def __init__(self, server: RegistryServer, credentials: Credentials | None = None) -> None:
-        self._server = server
-        self._credentials = credentials
-
-    def repository(self) -> Registry:
-        return RemoteRegistry(self._server.repository("contract"), credentials=self._credentials)
-
-    def overwrite_blob(self, _registry: Registry, digest: Digest, content: bytes) -> None:
-        blobs = self._server.folder / "data/docker/registry/v2/blobs/sha256"
-        (blobs / digest.hex[:2] / digest.hex / "data").write_bytes(content)
-
-    overwrite_manifest = overwrite_blob
-
-
-class _Contract(RegistryContract):
-    def test_blob_is_not_a_manifest(self, registry: Registry) -> None:
-        """Distribution answers 500 to this question, which nobody can tell from an outage."""
-        manifest = put_image(registry, "image")
-        registry.put_manifest(manifest, Tag("image"))
-        for blob in manifest.blobs:
-            with pytest.raises((NotFound, Unavailable, IntegrityError)):
-                registry.get_manifest(blob.digest)
-
-
-class TestAnonymous(_Contract):
-    @pytest.fixture
-    def backend(self, second_registry: RegistryServer) -> ServerBackend:
-        return ServerBackend(second_registry)
-
-
-class TestPassword(_Contract):
-    @pytest.fixture
-    def backend(self, htpasswd_registry: RegistryServer) -> ServerBackend:
-        return ServerBackend(htpasswd_registry, ALICE)
 
 
 def remote(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,36 +14,23 @@ from envbuild.oci.open import Settings
 from envbuild.oci.probe import Prober
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.reference import Repository, Tag
+from parts.certificates import Certificate
 from parts.fault_server import Asked, Call, FaultServer, serving
-from parts.programs import program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 CONFIG = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": f"sha256:{'0' * 64}", "size": 2}
 RAW = encode({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": CONFIG, "layers": []})
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for localhost, signed by itself, and its key in one file."""
-    folder = tmp_path_factory.mktemp("tls")
-    command = [program("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]
-    command += ["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(folder / "key")]
-    subprocess.run([*command, "-out", str(folder / "crt")], check=True, capture_output=True)
-    (folder / "pem").write_text((folder / "key").read_text() + (folder / "crt").read_text())
-    return folder / "pem"
-
-
 @pytest.fixture
-def server(certificate: Path) -> Iterator[FaultServer]:
+def server(certificate: Certificate) -> Iterator[FaultServer]:
     def script(call: Call, _: Asked) -> None:
         call.answer(200, RAW, {"Content-Type": OCI_MANIFEST})
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(certificate.path, certificate.key_path)
     with serving(script) as running:
         # The handshake belongs to the connection's own thread, so that a refused one stops nobody.
         running.socket = context.wrap_socket(running.socket, server_side=True, do_handshake_on_connect=False)
@@ -53,9 +39,9 @@ def server(certificate: Path) -> Iterator[FaultServer]:
 
 @pytest.fixture(params=["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
 def _trusted(
-    request: pytest.FixtureRequest, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    monkeypatch.setenv(request.param, str(certificate))
+    monkeypatch.setenv(request.param, str(certificate.path))
     tls_context.cache_clear()
     yield
     tls_context.cache_clear()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from parts.docker_engine import DockerEngine
+    from parts.ocimem import OcimemServer
     from parts.registry_server import RegistryServer
 
 
@@ -37,6 +38,24 @@ def test_htpasswd_registry_asks_for_credentials(htpasswd_registry: RegistryServe
     answer = connection.getresponse()
     assert (answer.status, answer.headers["WWW-Authenticate"][:5]) == (401, "Basic")
     connection.close()
+
+
+def test_token_registry_lets_nobody_in_without_a_token(token_registry: RegistryServer) -> None:
+    connection = http.client.HTTPConnection(token_registry.host, timeout=5)
+    connection.request("GET", "/v2/parts/tags/list")
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["WWW-Authenticate"][:6]) == (401, "Bearer")
+    connection.close()
+
+
+def test_ocimem_has_the_referrers_api(ocimem: OcimemServer) -> None:
+    path = f"/v2/parts/referrers/sha256:{'0' * 64}"
+    connection = http.client.HTTPConnection(ocimem.host, timeout=5)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Content-Type"]) == (404, "application/json")
+    connection.close()
+    assert f"GET {path} 404" in ocimem.requests
 
 
 def test_engine_runs(engine: DockerEngine) -> None:
