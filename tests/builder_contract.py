@@ -68,10 +68,22 @@ def tree_of(image: ResolvedImage, top: str = "opt") -> dict[str, Node]:
         with tarfile.open(fileobj=content) as archive:
             for entry in archive:
                 name = posixpath.normpath(entry.name)
-                assert not posixpath.basename(name).startswith(".wh."), f"nothing is removed, but {name} is"
                 if name.split("/")[0] == top:
-                    tree[name] = _node(archive, entry, tree)
+                    _put(tree, name, archive, entry)
     return tree
+
+
+def _put(tree: dict[str, Node], name: str, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
+    """Lay an entry over what is there, as an engine does."""
+    folder, base = posixpath.split(name)
+    if base.startswith(".wh."):
+        del tree[f"{folder}/{base.removeprefix('.wh.')}"]
+        return
+    node = _node(archive, entry, tree)
+    if node.kind != tarfile.DIRTYPE:
+        for below in [path for path in tree if path.startswith(f"{name}/")]:
+            del tree[below]
+    tree[name] = node
 
 
 def _node(archive: tarfile.TarFile, entry: tarfile.TarInfo, tree: dict[str, Node]) -> Node:

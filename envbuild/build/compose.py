@@ -25,6 +25,7 @@ from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
 from envbuild.conda.tar import Kind
 from envbuild.index import LayerEntry
+from envbuild.pip.installed import without
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
@@ -217,8 +218,21 @@ class Composer:
         entry = self._write(title, files)
         return Layer(entry.descriptor, entry.diff_id, title)
 
-    def archive(self, lock: Lock, out: IO[bytes]) -> Composition:
+    def archive(
+        self,
+        lock: Lock,
+        out: IO[bytes],
+        *,
+        above: Iterable[LinkedFile] = (),
+        removed: frozenset[str] = frozenset(),
+    ) -> Composition:
         """Write the whole environment, its history included, as one layer that nobody keeps.
+
+        Args:
+            lock: The packages.
+            out: Where it is written to.
+            above: Files that come after those of the packages, and stay where both have a path.
+            removed: Paths of files that packages bring and that shall not be there.
 
         Returns:
             What is known of it; it has no layers.
@@ -228,9 +242,14 @@ class Composer:
         self.progress(Event("layer", unit.title, "start", 0, unit.size))
         with contextlib.ExitStack() as stack:
             packages = self._opened(unit, stack)
-            files = _watched(chain(self._linked(unit, packages), [_history(lock)]), activation)
+            files = without(_watched(self._linked(unit, packages), activation), removed)
+            history = [_history(lock)] if lock.packages else []
             written = write_layer(
-                files, out, self.compression, prefix=self.target.prefix, pool=stack.enter_context(_threads())
+                chain(files, above, history),
+                out,
+                self.compression,
+                prefix=self.target.prefix,
+                pool=stack.enter_context(_threads()),
             )
         self.progress(Event("layer", unit.title, "done", written.descriptor.size, unit.size))
         names = (record.name for record in lock.packages)

@@ -8,22 +8,20 @@ import time
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Final
 
-from envbuild.build.assemble import SCHEME_ANNOTATION, assemble, oci_layer
-from envbuild.build.layers import LayersBuilder
+from envbuild.build.compose import Composition
+from envbuild.build.layers import LayersBuilder, Parts
+from envbuild.build.steps import StepsBuilder
 from envbuild.build.times import settled
+from envbuild.build.wheel_lock import WheelSolver
+from envbuild.conda.layer import Compression
 from envbuild.errors import BuildError
-from envbuild.key import KEY_SCHEME
-from envbuild.lookup import LOCK_ANNOTATION
 from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
-    from envbuild.build.assemble import Assembled, Layer
     from envbuild.build.base import BaseImage
-    from envbuild.build.compose import Composition
     from envbuild.build.engine import Engine
     from envbuild.build.engine_info import EngineInfo
     from envbuild.build.job import Job
-    from envbuild.build.layers import Parts
     from envbuild.build.upload import Upload
     from envbuild.conda.solve import Solution
 
@@ -39,65 +37,37 @@ class DockerBuilder(LayersBuilder):
     """
 
     def _parts(self, job: Job, base: BaseImage, solution: Solution, upload: Upload) -> Parts:
-        if job.spec.pip is not None:
-            raise BuildError(
-                "the builder docker cannot install a pip section",
-                hint="use --builder layers, or name the packages under conda dependencies",
-            )
-        return super()._parts(job, base, solution, upload)
+        """What the image is composed of; no layer is made to find it."""
+        composer = replace(self._composer(job, solution, upload), compression=Compression.of("gzip"))
+        if job.spec.pip is None:
+            return Parts(base, solution, composer)
+        solver = WheelSolver(self.config, self.index, self.registries, self.progress, job.deadline)
+        locked = None if job.locked is None else job.locked.pip
+        return Parts(base, solution, composer, solver.wheels(job.spec, job.spec.pip, base, solution, locked))
 
-    def _compose(
-        self,
-        job: Job,
-        parts: Parts,
-        lock_key: str,
-        annotations: dict[str, str],
-    ) -> tuple[Assembled, Composition]:
-        from envbuild.build.compose import Composition
-
-        base, solution, upload = parts.base, parts.solution, parts.composer.upload
-        sources = () if base.registry is None else (base.registry,)
-        for layer in base.manifest.layers:
-            upload.expect(oci_layer(layer), sources, "base")
-        layers: tuple[Layer, ...] = ()
-        composition = Composition((), 0, 0)
-        environment = dict(job.spec.variables)
-        if solution.lock.packages:
-            layers, composition = self._built(job, parts)
-            environment = self._environment(job, base, composition)
-        assembled = assemble(
-            base,
-            layers,
-            environment=environment,
-            labels={LOCK_ANNOTATION: lock_key, SCHEME_ANNOTATION: str(KEY_SCHEME)},
-            annotations=annotations,
-        )
-        return assembled, composition
-
-    def _built(self, job: Job, parts: Parts) -> tuple[tuple[Layer, ...], Composition]:
-        """The environment's layer as the engine made it, stored in the target."""
-        from envbuild.build.steps import StepsBuilder
-        from envbuild.conda.layer import Compression
-
-        steps = StepsBuilder(self.config, self.registries, parts.composer.upload, self.progress)
-        composer = replace(parts.composer, compression=Compression.of("gzip"))
+    def _content(self, parts: Parts) -> Composition:
+        """The environment's layer as the engine made it, in the target."""
+        lock, wheels, composer = parts.solution.lock, parts.wheels, parts.composer
+        if not lock.packages and wheels is None:
+            return Composition((), 0, 0)
+        steps = StepsBuilder(self.config, self.registries, composer.upload, self.progress)
         spool = private_folder(self.config.cache_dir / "spool")
         with self._engine() as engine, tempfile.TemporaryFile(dir=spool) as context:
             context.seek(tarfile.BLOCKSIZE)
-            composition = composer.archive(parts.solution.lock, context)
+            archived = wheels.archive(composer, lock, context) if wheels else composer.archive(lock, context)
             _finish(context)
             started = time.time()
             built = engine.run_steps(
                 steps.as_steps_base(parts.base),
                 copy_onto_base(engine.describe()),
                 context,
-                platform=job.platform,
+                platform=composer.target.platform,
                 progress=self.progress,
-                deadline=job.deadline,
+                deadline=composer.deadline,
                 head="environment.Dockerfile",
             )
         with built:
-            return steps.put_all(settled(built, started), _TITLE), composition
+            return replace(archived, layers=steps.put_all(settled(built, started), _TITLE))
 
     def _engine(self) -> Engine:
         from envbuild.build.engine import Engine

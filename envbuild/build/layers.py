@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -213,6 +213,22 @@ class LayersBuilder:
         lock_key: str,
         annotations: dict[str, str],
     ) -> tuple[Assembled, Composition]:
+        base, upload = parts.base, parts.composer.upload
+        sources = () if base.registry is None else (base.registry,)
+        for layer in base.manifest.layers:
+            upload.expect(oci_layer(layer), sources, "base")
+        composition = self._content(parts)
+        assembled = assemble(
+            base,
+            composition.layers,
+            environment=self._settings(job, parts, composition),
+            labels={LOCK_ANNOTATION: lock_key, SCHEME_ANNOTATION: str(KEY_SCHEME)},
+            annotations=annotations,
+        )
+        return assembled, composition
+
+    def _content(self, parts: Parts) -> Composition:
+        """All layers above the base's, in the target or on their way."""
         base, lock, composer, wheels = parts.base, parts.solution.lock, parts.composer, parts.wheels
         budget = self.config.max_layers - len(base.manifest.layers) - 1
         if budget < 1:
@@ -221,25 +237,17 @@ class LayersBuilder:
                 f"{self.config.max_layers}",
                 hint="raise max_layers (at most 125), or choose a base with fewer layers",
             )
-        sources = () if base.registry is None else (base.registry,)
-        for layer in base.manifest.layers:
-            composer.upload.expect(oci_layer(layer), sources, "base")
         composition = wheels.compose(composer, budget) if wheels else composer.compose(plan(lock, budget))
         history = (composer.history(lock),) if lock.packages else ()
-        environment = dict(job.spec.variables)
-        if wheels is not None:
-            own = wheels.environment(base, environment, conda=bool(lock.packages))
-            environment = self._environment(job, base, composition, own)
-        elif lock.packages:
-            environment = self._environment(job, base, composition)
-        assembled = assemble(
-            base,
-            (*composition.layers, *history),
-            environment=environment,
-            labels={LOCK_ANNOTATION: lock_key, SCHEME_ANNOTATION: str(KEY_SCHEME)},
-            annotations=annotations,
-        )
-        return assembled, composition
+        return replace(composition, layers=(*composition.layers, *history))
+
+    def _settings(self, job: Job, parts: Parts, composition: Composition) -> dict[str, str]:
+        """The variables of the image that are not the base's own."""
+        variables, conda = dict(job.spec.variables), bool(parts.solution.lock.packages)
+        if parts.wheels is not None:
+            own = parts.wheels.environment(parts.base, variables, conda=conda)
+            return self._environment(job, parts.base, composition, own)
+        return self._environment(job, parts.base, composition) if conda else variables
 
     def _after(
         self, job: Job, assembled: Assembled, scripted: frozenset[str], lock: Lock, upload: Upload

@@ -1,4 +1,4 @@
-"""Resolving a pip section for a lock: nothing is built for it, and no repository is written."""
+"""Resolving a pip section without Conda's layers: nothing is built for it, and no repository is written."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from envbuild.build.compose import Composition
 from envbuild.build.known import SharedLayers
 from envbuild.build.layers import PREFIX
 from envbuild.build.upload import in_parallel
-from envbuild.build.wheels import pip_request, resolve_wheels, wheel_target
+from envbuild.build.wheels import Wheels, pip_request, resolve_wheels, wheel_target
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.layer import Compression, PathHashes, layer_key
 from envbuild.conda.link import LinkTarget, PythonTarget, footprint
 from envbuild.conda.package import Package
 from envbuild.pip.installed import CondaDistributions, nothing
+from envbuild.pip.locked import locked_solution
 from envbuild.pip.resolve import refuse_what_is_no_wheel
 from envbuild.storage import private_folder
 
@@ -71,15 +73,38 @@ class WheelSolver:
             SolveError: Nothing satisfies the section, or an index is in trouble.
             BuildError: The section holds what is no wheel, there is no python, or a package cannot be read.
         """
+        return self.wheels(spec, section, base, conda).solution
+
+    def wheels(
+        self,
+        spec: EnvironmentSpec,
+        section: PipSection,
+        base: BaseImage,
+        conda: Solution,
+        locked: tuple[PipDistribution, ...] | None = None,
+    ) -> Wheels:
+        """Find the wheels and where they go; arguments and errors as :meth:`solve`.
+
+        Args:
+            spec: The definition.
+            section: Its pip section.
+            base: The base with its steps.
+            conda: The packages that Conda installs.
+            locked: The wheels of a lock, which are taken instead of a solution.
+        """
         refuse_what_is_no_wheel(section)
         platform, record = conda.lock.platform, conda.lock.python
         python = PythonTarget.of(record) if record is not None else None
-        target, _ = wheel_target(PREFIX, python, base, self.index)
+        target, own = wheel_target(PREFIX, python, base, self.index)
         installed: Probe = nothing
         if python is not None:
             installed = _Packages(self, conda, LinkTarget(PREFIX, python, platform), python).find
         request = pip_request(spec, section, platform, target, base, self.config, self.index)
-        return resolve_wheels(request, installed, self.config, self.deadline, self.progress)
+        if locked is not None:
+            solution = locked_solution(locked, request, installed)
+        else:
+            solution = resolve_wheels(request, installed, self.config, self.deadline, self.progress)
+        return Wheels(solution, target, Composition((), 0, 0), own)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import IO, TYPE_CHECKING, Any
 
 from envbuild.build.assemble import conda_environment
 from envbuild.build.base import decompressed, glibc_version
@@ -12,6 +13,7 @@ from envbuild.build.compose import Composer
 from envbuild.build.plan import plan
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.link import link
+from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
 from envbuild.conda.tar import parents
 from envbuild.digest import CHUNK
@@ -26,7 +28,7 @@ from envbuild.pip.wheel import install
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from envbuild.build.assemble import Layer
     from envbuild.build.base import BaseImage
@@ -95,13 +97,8 @@ class Wheels:
         """
         between = [*self._replaced(conda), *self._environment(conda)]
         left = max(1, budget - len(self.conda.layers) - len(between))
-        values = {each.name: getattr(conda, each.name) for each in fields(Composer)} | {
-            "urls": self.solution.urls
-        }
-        distributions = {each.name: each for each in self.solution.distributions}
-        composer = WheelComposer(**values, wheels=self.target, distributions=distributions)
         records = [_record(each) for each in self.solution.distributions]
-        top = composer.compose(plan(Lock.of(conda.target.platform, records), left))
+        top = self._composer(conda).compose(plan(Lock.of(conda.target.platform, records), left))
         return replace(
             self.conda,
             layers=(*self.conda.layers, *between, *top.layers),
@@ -109,14 +106,36 @@ class Wheels:
             reused=self.conda.reused + top.reused,
         )
 
+    def archive(self, conda: Composer, lock: Lock, out: IO[bytes]) -> Composition:
+        """Write all that is above the base as one layer that nobody keeps; as :meth:`Composer.archive`.
+
+        Args:
+            conda: The composer of Conda's layers.
+            lock: The packages.
+            out: Where it is written to.
+        """
+        records = installation_order(_record(each) for each in self.solution.distributions)
+        with contextlib.ExitStack() as stack:
+            installed = self._composer(conda).installed(records, stack)
+            own = self.python.files() if self.python is not None else ()
+            return conda.archive(lock, out, above=chain(own, installed), removed=self._removed(conda))
+
+    def _composer(self, conda: Composer) -> WheelComposer:
+        values = {each.name: getattr(conda, each.name) for each in fields(Composer)}
+        values["urls"] = self.solution.urls
+        distributions = {each.name: each for each in self.solution.distributions}
+        return WheelComposer(**values, wheels=self.target, distributions=distributions)
+
     def _environment(self, conda: Composer) -> Iterator[Layer]:
         if self.python is not None:
             yield conda.layer("virtual environment", self.python.files())
 
     def _replaced(self, conda: Composer) -> Iterator[Layer]:
         if self.solution.replaced:
-            paths = [path for each in self.solution.replaced for path in _paths(each, conda)]
-            yield conda.layer("replaced", whiteouts(paths))
+            yield conda.layer("replaced", whiteouts(self._removed(conda)))
+
+    def _removed(self, conda: Composer) -> frozenset[str]:
+        return frozenset(path for each in self.solution.replaced for path in _paths(each, conda))
 
 
 def find_wheels(
@@ -224,15 +243,25 @@ class WheelComposer(Composer):
     def _make(self, unit: Unit) -> LayerEntry:
         self.progress(Event("layer", unit.title, "start", 0, unit.size))
         with contextlib.ExitStack() as stack:
-            links = []
-            for record in unit.records:
-                wheel = self.distributions[record.name]
-                url = self.urls.get(wheel.url)
-                source = stack.enter_context(fetch_wheel(wheel, url=url, deadline=self.deadline))
-                links.append(install(source, wheel, self.wheels))
-            entry = self._write(unit.title, _merged(links))
+            entry = self._write(unit.title, self.installed(unit.records, stack))
         self.progress(Event("layer", unit.title, "done", entry.descriptor.size, unit.size))
         return entry
+
+    def installed(
+        self, records: Iterable[PackageRecord], stack: contextlib.ExitStack
+    ) -> Iterator[LinkedFile]:
+        """The files of some wheels, which are fetched at once; of two with one path the later one's stays.
+
+        Args:
+            records: The wheels' records, in order.
+            stack: Closes the wheels.
+        """
+        links = []
+        for record in records:
+            wheel = self.distributions[record.name]
+            source = fetch_wheel(wheel, url=self.urls.get(wheel.url), deadline=self.deadline)
+            links.append(install(stack.enter_context(source), wheel, self.wheels))
+        return _merged(links)
 
 
 def _record(wheel: PipDistribution) -> PackageRecord:

@@ -10,12 +10,13 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from envbuild.conda.link import LinkedFile
+from envbuild.conda.link import FIXED_TIME, LinkedFile
 from envbuild.conda.tar import Kind
+from envbuild.errors import BuildError
 from envbuild.spec.requirement import canonical_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from envbuild.conda.layer import PathHashes
@@ -150,6 +151,29 @@ def paths_of(files: Iterable[LinkedFile], installed: Installed) -> list[str]:
     rows = csv.reader(io.StringIO(record.decode(errors="replace"), newline=""))
     listed = {posixpath.normpath(f"{site}/{row[0]}") for row in rows if row}
     return sorted(present & listed)
+
+
+def without(files: Iterable[LinkedFile], removed: Collection[str]) -> Iterator[LinkedFile]:
+    """The files without some of them, whose folders stay.
+
+    Args:
+        files: What is installed.
+        removed: Paths of files and links, relative to the prefix.
+
+    Raises:
+        BuildError: What stays is a hard link to what is removed.
+    """
+    for file in files:
+        if file.path in removed:
+            if folder := posixpath.dirname(file.path):
+                yield LinkedFile(folder, Kind.DIRECTORY, 0o755, FIXED_TIME)
+            continue
+        if file.kind is Kind.HARDLINK and file.target in removed:
+            raise BuildError(
+                f"{file.path} is a hard link to {file.target}, which is replaced",
+                hint="use --builder layers, or take the package that brings it from Conda alone",
+            )
+        yield file
 
 
 def whiteouts(paths: Iterable[str]) -> Iterator[LinkedFile]:

@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from builder_contract import BuilderContract, Machine, config_of, manifest_of, tree_of
+from builder_contract import BuilderContract, Machine, Node, config_of, manifest_of, tree_of
 from envbuild.build.docker_builder import copy_onto_base
 from envbuild.build.engine_info import EngineInfo
 from envbuild.config import Config
 from envbuild.errors import BuildError
+from envbuild.lockfile import FILE_NAME, LockPolicy, load
+from envbuild.locking import make_lock
 from envbuild.reference import Repository
 from envbuild.resolver import ResolvedImage, Resolver
 from fixtures_channel import Bases, ChannelFolder
 from parts.docker_engine import DockerEngine
 from parts.registry_server import RegistryServer
 from tiny import World
+from tiny_wheels import TinyWheel, index
+from wheel_world import SITE, put, requirements, spec, wheel_world
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -35,14 +39,6 @@ class TestDocker(BuilderContract):
         assert len(manifest_of(image).layers) == 2
         assert config_of(image)["history"][-1]["created_by"] == "envbuild environment"
 
-    def test_a_pip_section_is_refused(self, machine: Machine) -> None:
-        spec = machine.world.root / "pip.yml"
-        spec.write_text("channels: [tiny]\ndependencies:\n  - python\n  - pip:\n    - wheel==0.1\n")
-        with pytest.raises(BuildError, match="pip section") as caught:
-            machine.resolve(spec)
-        assert caught.value.hint
-        assert machine.keys() == []
-
 
 def both(config: Config, spec: Path, root: Path) -> list[ResolvedImage]:
     """The image of a definition from each builder, made on machines and in workspaces of their own."""
@@ -55,6 +51,18 @@ def both(config: Config, spec: Path, root: Path) -> list[ResolvedImage]:
     return images
 
 
+def same(layers: ResolvedImage, docker: ResolvedImage) -> dict[str, Node]:
+    """Both images have the same files and settings; gives the files."""
+    assert (docker.key, docker.lock_key) == (layers.key, layers.lock_key)
+    expected, seen = tree_of(layers), tree_of(docker)
+    assert seen.keys() == expected.keys()
+    assert {path: node for path, node in seen.items() if node != expected[path]} == {}
+    ours, theirs = config_of(layers), config_of(docker)
+    assert theirs["config"] == ours["config"]
+    assert theirs["created"] == ours["created"]
+    return seen
+
+
 def test_one_key_and_one_content_whoever_builds(
     tmp_path: Path, engine: DockerEngine, channel: ChannelFolder, bases: Bases
 ) -> None:
@@ -63,16 +71,58 @@ def test_one_key_and_one_content_whoever_builds(
     spec.write_text(f"channels: [fixtures]\ndependencies:\n{lines}")
     config = Config(channel_alias=channel.alias, docker_host=engine.host, base=f"oci:{bases.minimal}:latest")
     layers, docker = both(config, spec, tmp_path)
-    assert docker.key == layers.key
-    assert docker.lock_key == layers.lock_key
-    expected, seen = tree_of(layers), tree_of(docker)
-    assert len(expected) > 500
-    assert "opt/env/share/post-link-ran.txt" in expected
-    assert seen.keys() == expected.keys()
-    assert {path: node for path, node in seen.items() if node != expected[path]} == {}
-    ours, theirs = config_of(layers), config_of(docker)
-    assert theirs["config"] == ours["config"]
-    assert theirs["created"] == ours["created"]
+    assert len(same(layers, docker)) > 500
+    assert "opt/env/share/post-link-ran.txt" in tree_of(docker)
+
+
+PIP_SECTIONS = {
+    "wheels beside Conda's packages": (("top", "small"), ("python",)),
+    "one that Conda has, and keeps": (("top",), ("python", "dep")),
+    "one that Conda has, replaced": (("top", "dep>=2"), ("python", "dep")),
+    "paths that several have": (("one", "two", "folder", "over-conda"), ("python", "tool=1")),
+}
+
+
+@pytest.mark.parametrize("section", PIP_SECTIONS.values(), ids=PIP_SECTIONS)
+def test_wheels_have_one_content_whoever_builds(
+    tmp_path: Path, engine: DockerEngine, section: tuple[tuple[str, ...], tuple[str, ...]]
+) -> None:
+    world = wheel_world(tmp_path)
+    for name in ("one", "two"):
+        put(world, TinyWheel(name, files={"shared/__init__.py": name.encode(), f"shared/{name}.py": b""}))
+    put(world, TinyWheel("folder", files={"shared/one.py/inside.py": b"a folder where a file is"}))
+    put(world, TinyWheel("over-conda", files={"over_conda-1.0.data/data/share/tool/data": b"the wheel's"}))
+    wheels, conda = section
+    layers, docker = both(
+        replace(world.config, docker_host=engine.host), spec(world, *wheels, conda=conda), tmp_path
+    )
+    same(layers, docker)
+
+
+def test_requirements_on_the_bases_python_have_one_content_whoever_builds(
+    tmp_path: Path, engine: DockerEngine
+) -> None:
+    world = wheel_world(tmp_path)
+    config = replace(world.config, base=f"oci:{world.root}/bases:python", docker_host=engine.host)
+    layers, docker = both(config, requirements(world, "top", "small"), tmp_path)
+    same(layers, docker)
+    assert "VIRTUAL_ENV=/opt/env" in config_of(docker)["config"]["Env"]
+
+
+def test_wheels_of_a_lock_are_taken_as_they_are(tmp_path: Path, engine: DockerEngine) -> None:
+    world = wheel_world(tmp_path)
+    with index([TinyWheel("small", "1.0")]) as server:
+        path = spec(world, f"--index-url {server.url}/simple", "small", local=False)
+        with Resolver(world.config) as resolver:
+            make_lock(resolver, load(path), path.parent).write(path.parent / FILE_NAME)
+        newer = TinyWheel("small", "2.0")
+        server.kept[newer.file_name] = newer
+        server.asked.clear()
+        config = replace(world.config, builder="docker", docker_host=engine.host)
+        with Resolver(config, locks=LockPolicy(required=True)) as resolver:
+            image = resolver.resolve(path)
+        assert server.asked == [f"GET /files/{TinyWheel('small', '1.0').file_name}"]
+    assert f"opt/env/{SITE}/small-1.0.dist-info/METADATA" in tree_of(image)
 
 
 def test_the_image_runs_from_a_registry(
