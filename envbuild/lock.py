@@ -57,6 +57,11 @@ class PackageRecord:
         return self.url.rpartition("/")[2]
 
     @property
+    def channel(self) -> str:
+        """The URL of the channel that it is in: the package's without file name and subdir."""
+        return self.url.rsplit("/", 2)[0]
+
+    @property
     def identity(self) -> dict[str, str]:
         """What tells this package from every other: the fields that keys are made of."""
         return {

@@ -50,8 +50,8 @@ ORDER = (
     "__main__",
 )
 SPEC_ORDER = ("document", "conda", "pip", "steps", "azureml", "environment")
-DOORS = {
-    "rattler": "conda/solve.py",
+DOORS: dict[str, str | tuple[str, ...]] = {
+    "rattler": ("conda/solve.py", "conda/locks.py"),
     "oras": "oci/remote.py",
     "requests": "oci/remote.py",
     "docker": "build/engine.py",

@@ -12,8 +12,10 @@ from envbuild.cli.options import BUILD, DEFINITION, Command, common
 from envbuild.cli.progress import shown
 from envbuild.diff import compare
 from envbuild.errors import SpecError
+from envbuild.foreign.write import Format, render
 from envbuild.lockfile import FILE_NAME, LockPolicy, differences
 from envbuild.lockfile.document import LockFile, distribution_json, package_json
+from envbuild.lockfile.files import write_whole
 from envbuild.resolver import Resolver
 
 if TYPE_CHECKING:
@@ -31,15 +33,25 @@ if TYPE_CHECKING:
     metavar="FILE",
     help=f"Where to write; {FILE_NAME} beside the definition if not given, - for standard output.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice([str(form) for form in Format]),
+    help="What to write; else the file name says: pixi.lock, conda-lock.yml, *.txt is @EXPLICIT.",
+)
 @click.option("--check", is_flag=True, help="Solve nothing; exit with 1 if the lock is stale or missing.")
 @common(DEFINITION, BUILD)
-def lock(spec: str, output: str | None, check: bool, options: Common) -> int:
+def lock(spec: str, output: str | None, form: str | None, check: bool, options: Common) -> int:
     """Solve a definition once and write down what came out; from then on resolves are held to it.
 
     Commit the file beside the definition. Say `envbuild lock` again to take newer packages.
     """
+    kind = Format(form) if form is not None else Format.of_name(output or "")
+    if check and kind is not Format.ENVBUILD:
+        raise click.UsageError(f"--check looks at an {FILE_NAME}, not at a lock of the format {kind}")
     loaded = options.load(spec)
-    path = _path(loaded, output)
+    laid_over = _laid_over(loaded, options)
+    path = _path(loaded, output, kind)
     with (
         shown(options) as display,
         Resolver(options.config, progress=display, locks=LockPolicy(ignored=True)) as resolver,
@@ -48,30 +60,45 @@ def lock(spec: str, output: str | None, check: bool, options: Common) -> int:
         if check:
             display.pause()
             return _check(loaded, path, as_json=options.as_json)
-        before = LockFile.read(path) if path is not None and path.exists() else None
-        if before is not None and output is None and before.definition != Path(loaded.source).name:
-            raise SpecError(
-                f"{path} is the lock of {before.definition or 'something else'}",
-                source=loaded.source,
-                hint="give the lock another name with -o, or delete it",
-            )
+        before = _before(loaded, path, named=output is not None) if kind is Format.ENVBUILD else None
         from envbuild.locking import make_lock
 
         made = make_lock(resolver, loaded, path.parent if path is not None else Path())
         display.pause()
+    content = render(made, kind, alias=options.config.channel_alias, laid_over=laid_over)
     if path is None:
-        click.echo(made.to_bytes(), nl=False)
+        click.echo(content, nl=False)
         return 0
-    made.write(path)
+    write_whole(path, content)
     _report(path, before, made, as_json=options.as_json)
     return 0
 
 
-def _path(spec: EnvironmentSpec, output: str | None) -> Path | None:
+def _laid_over(loaded: EnvironmentSpec, options: Common) -> set[str]:
+    """What does not come from the definition: options, and the base of the settings."""
+    given = {name for name in ("base", "steps") if options.overrides[name] is not None}
+    return given if loaded.has_base else given | {"base"}
+
+
+def _path(spec: EnvironmentSpec, output: str | None, kind: Format) -> Path | None:
     if output == "-":
         return None
     source = Path(spec.source)
-    return Path(output) if output is not None else (source.parent if source.exists() else Path()) / FILE_NAME
+    if output is not None:
+        return Path(output)
+    return (source.parent if source.exists() else Path()) / kind.file_name
+
+
+def _before(loaded: EnvironmentSpec, path: Path | None, *, named: bool) -> LockFile | None:
+    """The lock that will be replaced; that of another definition is, only where its place was named."""
+    before = LockFile.read(path) if path is not None and path.exists() else None
+    if before is not None and not named and before.definition != Path(loaded.source).name:
+        raise SpecError(
+            f"{path} is the lock of {before.definition or 'something else'}",
+            source=loaded.source,
+            hint="give the lock another name with -o, or delete it",
+        )
+    return before
 
 
 def _check(spec: EnvironmentSpec, path: Path | None, *, as_json: bool) -> int:

@@ -1,4 +1,4 @@
-"""Solving a Conda section for a platform; the only module that imports ``rattler``."""
+"""Solving a Conda section for a platform; beside ``conda/locks`` the only module that imports ``rattler``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from envbuild.digest import Digest
-from envbuild.errors import SolveError, SpecError
+from envbuild.errors import SolveError
 from envbuild.lock import Lock, PackageRecord
 from envbuild.spec.channel import DEFAULTS, Channel, split_credentials
 
@@ -119,7 +119,7 @@ def solve(request: SolveRequest, *, cache_dir: Path, deadline: Deadline) -> Solu
     deadline.check("solving")
     records = _run(_solve(request, cache_dir, deadline))
     urls = {public_url(record.url): record.url for record in records}
-    packages = [_package_record(record) for record in records]
+    packages = [package_record(record) for record in records]
     return Solution(Lock.of(request.platform, packages), urls)
 
 
@@ -237,7 +237,12 @@ def public_url(url: str) -> str:
     return url if url.startswith("file:") else split_credentials(url)[0]
 
 
-def _package_record(record: rattler.RepoDataRecord) -> PackageRecord:
+def package_record(record: rattler.RepoDataRecord) -> PackageRecord:
+    """A record of the solver's as ours, without credentials.
+
+    Raises:
+        SolveError: It has no sha256.
+    """
     name = record.name.normalized
     if record.sha256 is None:
         raise SolveError(
@@ -260,42 +265,6 @@ def _package_record(record: rattler.RepoDataRecord) -> PackageRecord:
         depends=tuple(record.depends),
         python_site_packages_path=record.python_site_packages_path,
     )
-
-
-# Locks of other tools
-
-
-def read_lock(path: Path, platform: Platform) -> tuple[list[PackageRecord], list[str]]:
-    """Read a ``pixi.lock`` or ``conda-lock.yml``.
-
-    Returns:
-        The Conda packages for the platform, and the names of what is none (Python distributions).
-
-    Raises:
-        SpecError: It is no such lock, or is not for the platform.
-    """
-    import rattler
-    from rattler.exceptions import ParseCondaLockError
-    from rattler.lock import CondaLockedPackage
-
-    try:
-        environments = dict(rattler.LockFile.from_path(path).environments())
-    except ParseCondaLockError as error:
-        raise SpecError(f"the lock cannot be read: {error}", source=str(path)) from None
-    environment = environments.get("default") or (
-        environments.popitem()[1] if len(environments) == 1 else None
-    )
-    if environment is None:
-        raise SpecError("the lock has several environments and no `default`", source=str(path))
-    found = next((each for each in environment.platforms() if str(each.name) == platform.subdir), None)
-    if found is None:
-        names = ", ".join(str(each.name) for each in environment.platforms())
-        raise SpecError(f"the lock is for {names}, and {platform.subdir} is asked for", source=str(path))
-    others = [
-        each.name for each in environment.packages(found) or () if not isinstance(each, CondaLockedPackage)
-    ]
-    records = environment.conda_repodata_records_for_platform(found) or []
-    return [_package_record(record) for record in records], others
 
 
 def _run(coroutine: Coroutine[Any, Any, list[rattler.RepoDataRecord]]) -> list[rattler.RepoDataRecord]:

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from envbuild.digest import Digest
-from envbuild.errors import SpecError, StorageError
+from envbuild.errors import SpecError
 from envbuild.key import SCRATCH, CanonicalForm
 from envbuild.lock import Lock, PackageRecord, PipDistribution
+from envbuild.lockfile.files import write_whole
 from envbuild.lockfile.place import AGAIN, Node, line_and_column
 from envbuild.platform import Platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from envbuild.key import Key
 
@@ -136,19 +135,7 @@ class LockFile:
         Raises:
             StorageError: The file cannot be written.
         """
-        try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-                try:
-                    file.write(self.to_bytes())
-                    file.flush()
-                    os.fsync(file.fileno())
-                    os.fchmod(file.fileno(), 0o644)
-                    Path(file.name).replace(path)
-                except BaseException:
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            raise StorageError(f"the lock {path} cannot be written: {error.strerror}") from None
+        write_whole(path, self.to_bytes())
 
 
 def _encode(document: dict[str, Any]) -> bytes:

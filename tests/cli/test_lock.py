@@ -135,3 +135,35 @@ def test_a_lock_is_plain_json(world: World, call: Call, platform: str) -> None:
     assert document["envbuild_lock"] == 1
     assert document["platforms"][platform]["packages"][0]["name"] == "tool"
     assert document["platforms"][platform]["pip"] == []
+
+
+def test_the_file_name_says_the_format_and_the_option_says_more(world: World, call: Call) -> None:
+    spec = world.spec("tool")
+    answer = call("lock", spec, "-o", world.root / "pixi.lock")
+    assert (answer.code, answer.out) == (0, f"{world.root}/pixi.lock: 1 packages for linux/amd64\n")
+    assert call("lock", spec, "--format", "conda-lock").out.startswith(f"{world.root}/conda-lock.yml: ")
+    assert call("lock", spec, "--format", "explicit").code == 0
+    shown = call("lock", spec, "-o", "-", "--format", "explicit").out
+    assert shown == (world.root / "explicit.txt").read_text()
+    assert shown.splitlines()[:2] == ["# platform: linux-64", "@EXPLICIT"]
+    assert not (world.root / "envbuild.lock").exists()
+    keys = {call("key", world.root / name).out for name in ("pixi.lock", "conda-lock.yml", "explicit.txt")}
+    assert len(keys) == 1
+
+
+def test_what_another_format_cannot_hold_comes_from_options(world: World, call: Call) -> None:
+    path = world.root / "envbuild.yaml"
+    conda = {"channels": ["tiny"], "dependencies": ["tool"]}
+    path.write_text(json.dumps({"base": "scratch", "conda": conda}))
+    answer = call("lock", path, "--format", "pixi")
+    assert answer.code == 2
+    assert "the definition has a base, which a lock of the format pixi does not hold" in answer.err
+    assert "--base" in answer.err
+    assert not (world.root / "pixi.lock").exists()
+    assert call("lock", path, "--format", "pixi", "--base", "scratch").code == 0
+
+
+def test_only_an_own_lock_is_checked(world: World, call: Call) -> None:
+    answer = call("lock", "--check", "--format", "pixi", world.spec("tool"))
+    assert answer.code == 2
+    assert "--check looks at an envbuild.lock" in answer.err

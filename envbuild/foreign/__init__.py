@@ -19,6 +19,8 @@ from envbuild.spec.environment import EnvironmentSpec
 from envbuild.spec.match import MatchSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from envbuild.lock import PackageRecord
 
 _LOOK: Final = 1 << 16
@@ -40,13 +42,34 @@ def load(source: str | Path, **overrides: Any) -> EnvironmentSpec:
         return lockfile.load(source, **overrides)
     path = Path(source)
     given = overrides.pop("platforms", None)
-    platform = (
-        fields.platforms((given,) if isinstance(given, (str, Platform)) else given)[0] if given else None
-    )
-    read = _explicit if _EXPLICIT.match(start) else _locked
-    conda, found = read(path, platform)
+    platforms = fields.platforms((given,) if isinstance(given, (str, Platform)) else given) if given else ()
+    if len(platforms) > 1:
+        names = ", ".join(map(str, platforms))
+        raise SpecError(
+            f"{names} are asked for: a solved list of packages is for one platform",
+            source=str(path),
+            hint="name one platform, or the definition that the lock was made from",
+        )
+    conda, found = solved_section(path, platforms[0] if platforms else None)
     spec = EnvironmentSpec(source=str(path), has_base=False, conda=conda, platforms=(found,))
     return _overridden(spec, **overrides)
+
+
+def solved_section(path: Path, platform: Platform | None) -> tuple[CondaSection, Platform]:
+    """The packages of another tool's lock, each as a match spec that only it satisfies.
+
+    Args:
+        path: The lock.
+        platform: The platform; None is that of the packages, or ``linux/amd64`` in a lock for several.
+
+    Returns:
+        The packages, and the platform that they are for.
+
+    Raises:
+        SpecError: The lock cannot be read, or is not for the platform.
+    """
+    read = _explicit if _EXPLICIT.match(_start(path)) else _locked
+    return read(path, platform)
 
 
 def _overridden(
@@ -69,7 +92,7 @@ def _start(source: str | Path) -> bytes:
 
 
 def _locked(path: Path, platform: Platform | None) -> tuple[CondaSection, Platform]:
-    from envbuild.conda.solve import read_lock
+    from envbuild.conda.locks import read_lock
 
     platform = platform or LINUX_AMD64
     packages, others = read_lock(path, platform)
@@ -79,13 +102,17 @@ def _locked(path: Path, platform: Platform | None) -> tuple[CondaSection, Platfo
             source=str(path),
             hint="name the definition that it was made from",
         )
-    return _section([_exact(package) for package in packages]), platform
+    return section_of(packages), platform
+
+
+def section_of(packages: Iterable[PackageRecord]) -> CondaSection:
+    """A section that only these packages satisfy."""
+    return _section([_exact(package) for package in packages])
 
 
 def _exact(package: PackageRecord) -> MatchSpec:
-    channel = package.url.rsplit("/", 2)[0]
     return MatchSpec.parse(
-        f'{package.name}[version="=={package.version}",build="{package.build}",channel="{channel}",'
+        f'{package.name}[version="=={package.version}",build="{package.build}",channel="{package.channel}",'
         f'subdir="{package.subdir}",sha256="{package.sha256.hex}"]'
     )
 
