@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from envbuild.config import Config
+    from envbuild.digest import Digest
     from envbuild.key import Key
     from envbuild.lockfile.document import LockEntry
     from envbuild.lookup import Hit
@@ -227,7 +228,7 @@ class Resolver:
             self.progress(Event("resolve", loaded.source, "output", text=locked.note))
         digest = self.bases.digest(locked.spec.require_base(), platform, deadline)
         form = CanonicalForm.of(locked.spec, digest, platform)
-        return _Request(locked.spec, form, platform, deadline, locked.entry)
+        return _Request(locked.spec, form, platform, deadline, locked.entry, digest)
 
     def _find(self, request: _Request) -> ResolvedImage | None:
         lookup = Lookup(self.config, self.index, self.registries, self.progress)
@@ -270,7 +271,7 @@ class Resolver:
         from envbuild.build.job import Job
 
         self.progress(Event("resolve", str(request.key), "start", text="building"))
-        base = self.bases.image(request.spec.require_base(), request.platform, request.deadline)
+        base = self.bases.image(request.spec.require_base(), request.platform, request.deadline, request.base)
         builder = builder_for(self.config, self.index, self.registries, self.progress)
         built = builder.build(
             Job(request.spec, request.key, request.platform, base, request.deadline, request.locked)
@@ -300,6 +301,7 @@ class _Request:
     platform: Platform
     deadline: Deadline
     locked: LockEntry | None
+    base: Digest | None
 
     @property
     def key(self) -> Key:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from envbuild.errors import NotFound, SpecError
+from envbuild.digest import Digest
+from envbuild.errors import BuildError, IntegrityError, NotFound, SpecError
 from envbuild.index import BaseEntry
-from envbuild.reference import ImageReference, TaggedReference
+from envbuild.reference import ImageReference, Tag, TaggedReference
 
 if TYPE_CHECKING:
     from envbuild.build.base import BaseImage
     from envbuild.deadline import Deadline
-    from envbuild.digest import Digest
     from envbuild.index import Index
     from envbuild.oci.registries import Registries
+    from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
+
+MAX_REMEMBERED: Final = 1 << 18
+"""Manifests and configs of more bytes together are read anew each time."""
 
 BaseReference = ImageReference | TaggedReference | None
 """A pinned base, a tag of one, or ``scratch``."""
@@ -58,8 +64,20 @@ class Bases:
             self.index.put_base(name, BaseEntry(digest, time.time()))
         return digest
 
-    def image(self, reference: BaseReference, platform: Platform, deadline: Deadline) -> BaseImage:
-        """The base itself.
+    def image(
+        self,
+        reference: BaseReference,
+        platform: Platform,
+        deadline: Deadline,
+        digest: Digest | None = None,
+    ) -> BaseImage:
+        """The base itself; its manifest and config are read once.
+
+        Args:
+            reference: The base.
+            platform: The platform.
+            deadline: When to give up.
+            digest: What the base's tag was resolved to: a tag that moved since does not matter.
 
         Raises:
             SpecError: The repository answers that there is no such base.
@@ -69,11 +87,49 @@ class Bases:
         if reference is None:
             return BaseImage.scratch(platform)
         registry = self.registries.open(reference.repository).by(deadline)
-        wanted = reference.digest if isinstance(reference, ImageReference) else reference.tag
+        wanted = reference.digest if isinstance(reference, ImageReference) else digest or reference.tag
+        name = f"base {reference.repository}@{wanted} {platform}"
+        if not isinstance(wanted, Tag) and (known := self._known(name, registry, platform)) is not None:
+            return known
         try:
-            return BaseImage.read(registry, wanted, platform)
+            image = BaseImage.read(registry, wanted, platform)
         except NotFound as error:
+            if digest is not None:  # what the tag named is gone: ask for the tag again
+                self.index.put_base(f"{reference} {platform}", BaseEntry(digest, 0.0))
             raise SpecError(
                 f"the base {reference} does not exist: {error.message}",
                 hint="check its name and tag, or give another with --base",
             ) from None
+        for each in {wanted, image.digest}:
+            if isinstance(each, Digest):
+                self._remember(f"base {reference.repository}@{each} {platform}", image)
+        return image
+
+    def _remember(self, name: str, image: BaseImage) -> None:
+        raw, config = image.manifest.raw, image.raw_config
+        if len(raw) + len(config) > MAX_REMEMBERED:
+            return
+        with contextlib.suppress(UnicodeDecodeError):  # JSON may be in other encodings, and then is read anew
+            document = [image.manifest.media_type, raw.decode(), config.decode()]
+            self.index.put_fact(name, json.dumps(document, ensure_ascii=False))
+
+    def _known(self, name: str, registry: Registry, platform: Platform) -> BaseImage | None:
+        """A base that was read before, if its bytes are what their digests say."""
+        from envbuild.build.base import BaseImage
+        from envbuild.oci.manifest import Manifest, parse_manifest
+
+        if (text := self.index.fact(name)) is None:
+            return None
+        try:
+            media_type, raw, config = (str(part) for part in json.loads(text))
+            manifest = parse_manifest(raw.encode(), media_type, name)
+            if not isinstance(manifest, Manifest):
+                return None
+            manifest.config.digest.verify(config.encode(), name)
+            base = BaseImage(
+                registry.repository.at(manifest.descriptor.digest), manifest, config.encode(), registry
+            )
+            base.check(platform)
+        except (ValueError, IntegrityError, BuildError):
+            return None
+        return base
