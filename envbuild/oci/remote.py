@@ -14,7 +14,6 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import oras.container
-import oras.provider
 import requests
 from requests.adapters import HTTPAdapter
 
@@ -34,6 +33,7 @@ from envbuild.oci.exchange import (
     upload,
     write_manifest,
 )
+from envbuild.oci.late import imported_late
 from envbuild.oci.registry import is_fallback_tag
 from envbuild.oci.stream import BlobBody, BlobStream
 from envbuild.oci.transport import (
@@ -47,6 +47,9 @@ from envbuild.oci.transport import (
     same_origin,
 )
 from envbuild.oci.wire import POOLS, call, translated
+
+with imported_late("jsonschema"):  # a third of its import time, for checks that we do not ask for
+    import oras.provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
