@@ -8,6 +8,7 @@ import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import IO, TYPE_CHECKING, Final
 
@@ -190,7 +191,7 @@ class Composer:
         """A layer that is made, kept in mind and shared."""
         entry = self._make(unit)
         self.index.put_layers({key: entry})
-        self.shared.share(key, entry)
+        self.upload.later(partial(self.shared.share, key, entry))
         return entry
 
     def _expect(self, unit: Unit, key: str, entry: LayerEntry) -> None:

@@ -237,8 +237,9 @@ class LayersBuilder:
                 f"{self.config.max_layers}",
                 hint="raise max_layers (at most 125), or choose a base with fewer layers",
             )
+        begun = [composer.upload.later(partial(composer.history, lock))] if lock.packages else []
         composition = wheels.compose(composer, budget) if wheels else composer.compose(plan(lock, budget))
-        history = (composer.history(lock),) if lock.packages else ()
+        history = tuple(layer.result() for layer in begun)
         return replace(composition, layers=(*composition.layers, *history))
 
     def _settings(self, job: Job, parts: Parts, composition: Composition) -> dict[str, str]:

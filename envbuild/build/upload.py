@@ -74,9 +74,9 @@ class Upload:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="upload")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=True, cancel_futures=kind is not None)
             self._pool = None
 
     @property

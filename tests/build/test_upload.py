@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,35 @@ def test_a_registry_that_takes_anything_is_never_believed(tmp_path: Path, index:
     assert all(real.has_blob(layer.digest) for layer in LAYERS)
     assert len(target.deleted) == 1, "probed once"
     assert (index.fact("dangling careless.example") or "").startswith("accepted ")
+
+
+def test_what_may_wait_is_done_before_the_manifest_and_fails_it(tmp_path: Path, index: Index) -> None:
+    target = LayoutRegistry(Repository.parse(f"oci:{tmp_path}/target"))
+    go = threading.Event()
+
+    def put_config() -> int:
+        go.wait(10)
+        return target.put_blob(CONFIG, opener(b"{}"))
+
+    manifest = Manifest.build(CONFIG, (), {})
+    with Upload(target, silent) as upload:
+        later = upload.later(put_config)
+        assert not later.done()
+        threading.Timer(0.05, go.set).start()
+        upload.complete(manifest, index, 2)
+        assert later.done()
+        assert upload.has_stored(manifest)
+        assert not upload.has_stored(MANIFEST)
+        upload.later(lambda: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            upload.complete(MANIFEST, index, 2)
+    assert not upload.has_stored(MANIFEST)
+    assert Upload(target, silent).later(lambda: 5).result() == 5
+
+
+def test_leaving_without_an_error_waits_for_what_may_wait(tmp_path: Path) -> None:
+    done: list[int] = []
+    with Upload(LayoutRegistry(Repository.parse(f"oci:{tmp_path}/target")), silent) as upload:
+        for number in range(20):
+            upload.later(partial(done.append, number))
+    assert sorted(done) == list(range(20))
