@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing
 import os
 import signal
 import sqlite3
+import tempfile
 import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from envbuild import cli
 from envbuild.digest import Digest
 from envbuild.errors import EnvbuildError, NotFound
 from envbuild.oci.manifest import Manifest
@@ -19,6 +22,7 @@ from envbuild.oci.open import open_registry
 from envbuild.resolver import Resolver
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
     from pathlib import Path
 
@@ -45,8 +49,23 @@ class Ended:
 
 def build(config: Config, spec: Path, *, end: signal.Signals | None = None, after: float = 0.0) -> Ended:
     """Resolve in a forked child, which gets a signal after some seconds unless it is done by then."""
+    return _ended(_resolve, config, spec, end, after)
+
+
+def command(config: Config, spec: Path, *, end: signal.Signals | None = None, after: float = 0.0) -> Ended:
+    """The same by the command line, whose temporary files go into ``tmp`` beside the cache folder's."""
+    return _ended(_command, config, spec, end, after)
+
+
+def _ended(
+    target: Callable[[Config, Path, Connection], None],
+    config: Config,
+    spec: Path,
+    end: signal.Signals | None,
+    after: float,
+) -> Ended:
     reading, writing = _SERVER.Pipe(duplex=False)
-    process = _SERVER.Process(target=_resolve, args=(config, spec, writing))
+    process = _SERVER.Process(target=target, args=(config, spec, writing))
     started = time.monotonic()
     process.start()
     writing.close()
@@ -73,6 +92,20 @@ def _resolve(config: Config, spec: Path, writing: Connection) -> None:
     except EnvbuildError as error:
         said = type(error).__name__
     writing.send(said)
+
+
+def _command(config: Config, spec: Path, writing: Connection) -> None:
+    temporary = config.cache_dir.with_suffix(".tmp")
+    temporary.mkdir(exist_ok=True)
+    tempfile.tempdir = str(temporary)
+    words = ["--workspace", str(config.workspace), "--cache-dir", str(config.cache_dir), "--quiet"]
+    words += ["--base", str(config.base), "--channel-alias", config.channel_alias]
+    out, errors = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            cli.main(["resolve", str(spec), *words])
+    finally:
+        writing.send(out.getvalue() + errors.getvalue())
 
 
 def fresh(world: World, workspace: Repository) -> Config:
