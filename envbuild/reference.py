@@ -8,7 +8,7 @@ OCI image layout on disk, written ``oci:PATH``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[A-Za-z0-9+._-]+:[0-9A-Fa-f]{32,}")
 _DOCKER_HUB = "docker.io"
 LAYOUT_SCHEME = "oci:"
+ENGINE_SCHEME = "docker-daemon:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,9 @@ class Repository:
     Most callers want :meth:`parse`.
 
     Attributes:
-        host: The registry's host and port, lower case; empty for a layout.
-        path: The repository's path on that host, or the layout's folder as an absolute path.
+        host: The registry's host and port, lower case; empty for a layout, ``docker-daemon:`` for a name in a
+            Docker Engine.
+        path: The repository's path on that host, the layout's folder as an absolute path, or the name.
     """
 
     host: str
@@ -85,6 +87,11 @@ class Repository:
         return not self.host
 
     @property
+    def is_engine(self) -> bool:
+        """Whether this is a name that only a Docker Engine knows: a base, and nothing else."""
+        return self.host == ENGINE_SCHEME
+
+    @property
     def folder(self) -> Path:
         """The layout's folder; only for layouts."""
         if not self.is_layout:
@@ -92,7 +99,9 @@ class Repository:
         return Path(self.path)
 
     def __str__(self) -> str:
-        return f"{LAYOUT_SCHEME}{self.path}" if self.is_layout else f"{self.host}/{self.path}"
+        if self.is_layout or self.is_engine:
+            return f"{self.host or LAYOUT_SCHEME}{self.path}"
+        return f"{self.host}/{self.path}"
 
     def at(self, digest: Digest) -> ImageReference:
         """The image with that digest in this repository."""
@@ -164,6 +173,22 @@ def parse_reference(text: str, default_tag: str = "latest") -> ImageReference | 
     if digest is not None:
         return ImageReference(Repository.parse(repository), Digest.parse(digest))
     return TaggedReference(Repository.parse(repository), tag)
+
+
+def parse_engine_reference(text: str) -> ImageReference | TaggedReference:
+    """Parse ``docker-daemon:NAME[:TAG]``, ``docker-daemon:sha256:ID`` or ``docker-daemon:NAME@sha256:…``.
+
+    The name stays as it is written: engines differ on what a short one means. The digest behind an ``@`` is
+    that of the manifest which envbuild makes of the image, an ID is the engine's own.
+
+    Raises:
+        SpecError: The text is not such a reference.
+    """
+    parsed = parse_reference(text.removeprefix(ENGINE_SCHEME))
+    written, _ = _split_tag(_split_digest(text.removeprefix(ENGINE_SCHEME))[0])
+    if parsed.repository.is_layout:
+        raise SpecError(f"{text!r} names no image", hint=f"write it as {ENGINE_SCHEME}NAME:TAG")
+    return replace(parsed, repository=Repository(ENGINE_SCHEME, written))
 
 
 def _split_digest(text: str) -> tuple[str, str | None]:

@@ -90,7 +90,7 @@ class Resolver:
         self.locks = locks or lockfile.LockPolicy()
         self.index = Index(config.cache_dir)
         self.registries = Registries(config.insecure)
-        self.bases = Bases(self.registries, self.index, config.base_ttl)
+        self.bases = Bases(self.registries, self.index, config.base_ttl, config.docker_host)
 
     def __enter__(self) -> Self:
         return self

@@ -36,25 +36,30 @@ class Bases:
         registries: Opens the repositories that hold bases.
         index: Remembers what tags named.
         ttl: Seconds for which that is believed.
+        docker_host: The address of the engine that bases may be in; None for the usual places.
     """
 
     registries: Registries
     index: Index
     ttl: float
+    docker_host: str | None = None
 
     def digest(self, reference: BaseReference, platform: Platform, deadline: Deadline) -> Digest | None:
         """The digest that stands for a base in a key; None for ``scratch``.
 
         A pinned base stands for itself and needs no network. A tag is resolved to the digest of the
-        platform's manifest, and that is remembered for a while.
+        platform's manifest, and that is remembered for a while; an engine is asked each time.
 
         Raises:
             SpecError: The repository answers that there is no such base.
+            BuildError: The base is in an engine, and none answered.
         """
         if reference is None:
             return None
         if isinstance(reference, ImageReference):
             return reference.digest
+        if reference.repository.is_engine:
+            return self.image(reference, platform, deadline).digest
         name = f"{reference} {platform}"
         known = self.index.base(name)
         if known is not None and 0 <= time.time() - known.resolved_at < self.ttl:
@@ -86,9 +91,8 @@ class Bases:
 
         if reference is None:
             return BaseImage.scratch(platform)
-        registry = self.registries.open(reference.repository).by(deadline)
-        wanted = reference.digest if isinstance(reference, ImageReference) else digest or reference.tag
-        name = f"base {reference.repository}@{wanted} {platform}"
+        registry, wanted = self._place(reference, digest, deadline)
+        name = f"base {registry.repository}@{wanted} {platform}"
         if not isinstance(wanted, Tag) and (known := self._known(name, registry, platform)) is not None:
             return known
         try:
@@ -102,8 +106,22 @@ class Bases:
             ) from None
         for each in {wanted, image.digest}:
             if isinstance(each, Digest):
-                self._remember(f"base {reference.repository}@{each} {platform}", image)
+                self._remember(f"base {registry.repository}@{each} {platform}", image)
         return image
+
+    def _place(
+        self, reference: ImageReference | TaggedReference, digest: Digest | None, deadline: Deadline
+    ) -> tuple[Registry, Tag | Digest]:
+        """Where the base can be read, and as what."""
+        if reference.repository.is_engine:
+            from envbuild.build.local_images import LocalImages
+
+            if digest is not None:
+                reference = reference.repository.at(digest)
+            registry, wanted = LocalImages(self.index.folder, self.docker_host).bring(reference, deadline)
+            return registry.by(deadline), wanted
+        named = reference.digest if isinstance(reference, ImageReference) else digest or reference.tag
+        return self.registries.open(reference.repository).by(deadline), named
 
     def _remember(self, name: str, image: BaseImage) -> None:
         raw, config = image.manifest.raw, image.raw_config

@@ -84,6 +84,11 @@ class Engine:
         """Close the connections."""
         self._client.close()
 
+    @property
+    def http(self) -> EngineHttp:
+        """The engine's HTTP API, for what has no method here."""
+        return self._http
+
     def describe(self) -> EngineInfo:
         """What the engine is."""
         with self._http.errors("describe itself"):

@@ -72,10 +72,13 @@ def ls(cache_dir: str | None, as_json: bool) -> None:
 @_folder
 @_json
 def clear(cache_dir: str | None, as_json: bool) -> None:
-    """Forget everything. No image is deleted."""
+    """Forget everything, and bases that were read from an engine. No image is deleted."""
+    from envbuild.build.local_images import LocalImages
+
     with _open(cache_dir) as index:
         forgotten = _numbers(index)
         index.clear()
+        LocalImages(index.folder).forget()
     if as_json:
         del forgotten["bytes"]
         click.echo(json.dumps({"forgotten": forgotten}))

@@ -57,7 +57,11 @@ def _of(*names: str, **attributes: Any) -> tuple[tuple[str, ...], dict[str, Any]
 
 DEFINITION: Final = _group(
     "Laid over the definition",
-    _of("--base", metavar="IMAGE", help="The base image: a reference, oci:PATH[:TAG] or scratch."),
+    _of(
+        "--base",
+        metavar="IMAGE",
+        help="The base image: a reference, oci:PATH[:TAG], docker-daemon:NAME[:TAG] or scratch.",
+    ),
     _of("--steps", metavar="FILE", type=click.Path(path_type=Path), help="Docker steps to run on the base."),
     _of("--platform", metavar="PLATFORM", help="The platform, as linux/amd64."),
     _of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from envbuild.deadline import NO_DEADLINE
+from envbuild.errors import SpecError
 from envbuild.oci.transport import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ def open_registry(
         from envbuild.oci.layout import LayoutRegistry
 
         return LayoutRegistry(repository).by(deadline)
+    if repository.is_engine:
+        raise SpecError(
+            f"{repository} is in a Docker Engine, expected a registry or a layout on disk",
+            hint="an image of an engine can be a base; push it to use it otherwise",
+        )
     from envbuild.oci.remote import RemoteRegistry
 
     return RemoteRegistry(repository, settings=settings or Settings(), deadline=deadline)

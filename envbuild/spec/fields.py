@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from envbuild.errors import SpecError
 from envbuild.platform import Platform
-from envbuild.reference import LAYOUT_SCHEME, expand_home, parse_reference
+from envbuild.reference import (
+    ENGINE_SCHEME,
+    LAYOUT_SCHEME,
+    expand_home,
+    parse_engine_reference,
+    parse_reference,
+)
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import Mapping, Mark, Sequence, fail, load_document
 from envbuild.spec.reading import kind, mapping, nearest, read, refuse_unknown, strings, text, texts
@@ -27,9 +33,7 @@ if TYPE_CHECKING:
 SCRATCH = "scratch"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_TRANSPORT = re.compile(
-    r"(?:docker-daemon|docker-archive|oci-archive|containers-storage|podman):|(?:docker|dir|file):/"
-)
+_TRANSPORT = re.compile(r"(?:docker-archive|oci-archive|containers-storage|podman):|(?:docker|dir|file):/")
 _SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -64,6 +68,8 @@ def reference(written: str, folder: Path, mark: Mark | None) -> ImageReference |
             mark,
         )
     try:
+        if written.startswith(ENGINE_SCHEME):
+            return parse_engine_reference(written)
         path = written.removeprefix(LAYOUT_SCHEME)
         if path != written and path[:1] not in {"", ":", "@"}:
             written = f"{LAYOUT_SCHEME}{folder / expand_home(path)}"

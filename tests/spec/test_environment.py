@@ -437,7 +437,7 @@ def test_faults_in_inline_steps_are_placed(content: str, place: tuple[int, int])
 
 @pytest.mark.parametrize(
     "base",
-    ["docker-daemon:a", "docker-archive:a.tar", "containers-storage:a", "docker://a", "dir:/a", "file:///a"],
+    ["docker-archive:a.tar", "containers-storage:a", "docker://a", "dir:/a", "file:///a"],
 )
 def test_a_base_that_only_this_machine_holds_is_refused(base: str) -> None:
     with pytest.raises(SpecError, match="no place that a key can name") as refusal:
