@@ -34,6 +34,7 @@ ORDER = (
     "pip",
     "trust",
     "config",
+    "sealed",
     "index",
     "lookup",
     "sbom",
