@@ -67,13 +67,33 @@ class _TimedStream(io.RawIOBase):
         super().close()
 
 
+class _WholeLines(io.BufferedReader):
+    """Lines of an answer's head, which must not end in its middle: ``http.client`` would not mind."""
+
+    in_head = True
+    _has_begun = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """The next line; a connection that ends before any line gives an empty one."""
+        line = super().readline(size)
+        if self.in_head and not line.endswith(b"\n") and len(line) != size and (line or self._has_begun):
+            raise http.client.IncompleteRead(line)
+        self._has_begun = True
+        return line
+
+
 class _TimedResponse(http.client.HTTPResponse):
     def __init__(
         self, sock: socket.socket, *args: Any, settings: Settings, deadline: Deadline, **named: Any
     ) -> None:
         super().__init__(sock, *args, **named)
         raw = self.fp.detach()
-        self.fp = io.BufferedReader(_TimedStream(raw, sock, settings, deadline))
+        self.fp = self._lines = _WholeLines(_TimedStream(raw, sock, settings, deadline))
+
+    def begin(self) -> None:
+        """Read the status and the headers."""
+        super().begin()
+        self._lines.in_head = False
 
 
 def timed_response(settings: Settings, deadline: Deadline) -> Any:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urljoin
 
 from envbuild.errors import DeadlineExceeded, IntegrityError, RegistryError, SpecError
 from envbuild.oci.auth import scope
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_INDEX, ImageIndex, parse_manifest
-from envbuild.oci.stream import BlobBody
 from envbuild.oci.transport import (
     MANIFEST_HEADERS,
     MissingContent,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
     from envbuild.oci.manifest import Manifest
-    from envbuild.oci.registry import BlobOpener
     from envbuild.oci.transport import Settings
     from envbuild.reference import Repository
 
@@ -184,8 +182,8 @@ def mount(host: Host, descriptor: Descriptor, source: Repository, what: str) -> 
     url = f"{host.at(host.container.upload_blob_url())}?{query}"
     response = host.do_request(url, "POST", b"", stream=True)
     body = host.body(response)
-    if response.status_code == 202:
-        _cancel(host, url, response)
+    if response.status_code == 202 and response.headers.get("Location"):
+        cancel(host, location_of(url, response, what))
     if response.status_code in {201, 202, 404}:
         return bool(response.status_code == 201)
     raise failure(response.status_code, response.headers, body, what)
@@ -206,46 +204,12 @@ def get_blob(host: Host, digest: Digest, start: int, what: str) -> Response:
     return response
 
 
-def upload(host: Host, descriptor: Descriptor, content: BlobOpener, what: str) -> None:
-    """Open an upload and send the blob in one request."""
-    url = host.at(host.container.upload_blob_url())
-    response = host.do_request(url, "POST", b"", stream=True)
-    answer = host.body(response)
-    if response.status_code == 404:
-        raise RegistryError(
-            f"{what}: there is no such repository", hint="make the repository in the registry first"
-        )
-    if response.status_code not in {201, 202}:
-        raise failure(response.status_code, response.headers, answer, what)
-    body = BlobBody(content, descriptor, host.deadline, what)
-    try:
-        _finish(host, _location(url, response, what), descriptor, body, what)
-    except IntegrityError:
-        _cancel(host, url, response)
-        raise
-    finally:
-        body.close()
-
-
-def _finish(host: Host, location: str, descriptor: Descriptor, body: BlobBody, what: str) -> None:
-    query = urlencode({"digest": str(descriptor.digest)})
-    location += f"{'&' if urlsplit(location).query else '?'}{query}"
-    # A body of no bytes would never be read, and so never be compared.
-    data = body if descriptor.size else body.read()
-    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
-    response = host.do_request(location, "PUT", data, headers, stream=True)
-    answer = host.body(response)
-    if response.status_code in {404, 416}:
-        raise Trouble(f"{what}: the registry lost the upload in its middle")
-    if response.status_code not in {200, 201, 204}:
-        raise failure(response.status_code, response.headers, answer, what)
-
-
-def _location(url: str, response: Response, what: str) -> str:
+def location_of(url: str, response: Response, what: str) -> str:
+    """Where an upload goes on."""
     return redirected(url, response.headers.get("Location"), what)
 
 
-def _cancel(host: Host, url: str, response: Response) -> None:
+def cancel(host: Host, location: str) -> None:
     """Give an upload up; what a registry does not clean up now it cleans up later."""
     with contextlib.suppress(RegistryError, DeadlineExceeded):
-        host.body(host.do_request(_location(url, response, "an upload"), "DELETE", stream=True))
+        host.body(host.do_request(location, "DELETE", stream=True))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Protocol, Self
 
-from envbuild.errors import NotFound, TagMoved
+from envbuild.errors import IntegrityError, NotFound, TagMoved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,13 +150,14 @@ def publish(
 
     Raises:
         TagMoved: The tag that was just written names another manifest when read back.
+        IntegrityError: The tag is there and names something that does not carry what the tag says.
     """
     if (existing := find_manifest(registry, tag)) is not None:
-        return existing
+        return _adopted(existing, manifest, registry, tag)
     if not stored:
         registry.put_manifest(manifest)
         if (existing := find_manifest(registry, tag)) is not None:
-            return existing
+            return _adopted(existing, manifest, registry, tag)
     registry.put_manifest(manifest, tag)
     seen = registry.get_manifest(tag)
     if seen.descriptor.digest != manifest.descriptor.digest:
@@ -167,3 +168,17 @@ def publish(
             retryable=True,
         )
     return seen
+
+
+def _adopted(
+    existing: Manifest | ImageIndex, manifest: Manifest | ImageIndex, registry: Registry, tag: Tag
+) -> Manifest | ImageIndex:
+    """What was there first, if it carries the key that the tag is made of, as the new manifest does."""
+    for name, value in manifest.annotations.items():
+        if tag.name.endswith(f"-{value}") and existing.annotations.get(name) != value:
+            raise IntegrityError(
+                f"{registry.repository}:{tag} carries {existing.annotations.get(name)!r:.80} as {name}, "
+                f"expected {value}",
+                hint="the tag was moved or written by something else: delete it, then resolve again",
+            )
+    return existing

@@ -30,12 +30,12 @@ from envbuild.oci.exchange import (
     read_manifest,
     referrers_page,
     tags_page,
-    upload,
     write_manifest,
 )
 from envbuild.oci.late import imported_late
+from envbuild.oci.push import ChunkedUpload, WholeUpload
 from envbuild.oci.registry import is_fallback_tag
-from envbuild.oci.stream import BlobBody, BlobStream
+from envbuild.oci.stream import BlobBody, BlobSource, BlobStream
 from envbuild.oci.transport import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -363,9 +363,16 @@ class RemoteRegistry:
         if ask and self.has_blob(descriptor.digest):
             return False
         what = f"blob {descriptor.digest} to {self._repository}"
-        self._retrying(
-            lambda host: upload(host, descriptor, content, what), f"writing {what}", "pull", "push"
-        )
+        source = BlobSource(content, descriptor, self._host.deadline, what)
+        chunk = self._settings.chunk
+        upload: WholeUpload | ChunkedUpload = WholeUpload(source, what)
+        if descriptor.size > chunk:
+            upload = ChunkedUpload(source, chunk, self._settings.retries, what)
+        try:
+            while not self._retrying(upload.step, f"writing {what}", "pull", "push"):
+                pass
+        finally:
+            source.close()
         return True
 
     def mount_blob(self, descriptor: Descriptor, source: Repository) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.digest import VerifyingReader
-from envbuild.errors import StorageError
+from envbuild.errors import StorageError, Unavailable
 from envbuild.oci.transport import Trouble
 from envbuild.oci.wire import FAILURES, call
 
@@ -20,53 +20,92 @@ if TYPE_CHECKING:
 _CHUNK: Final = 1 << 17
 
 
-class BlobBody:
-    """A request's body of known length, hashed while it is sent.
+class BlobSource:
+    """The bytes of a blob, hashed while they are read, from any place on.
 
     Args:
-        content: Opens the bytes; called again by :meth:`rewind`.
+        content: Opens the bytes; called again where reading must go back.
         descriptor: What they must be.
-        deadline: When sending must end.
+        deadline: When reading must end.
         what: Names the blob for messages.
     """
 
     def __init__(self, content: BlobOpener, descriptor: Descriptor, deadline: Deadline, what: str) -> None:
+        self.descriptor = descriptor
         self._content = content
-        self._descriptor = descriptor
         self._deadline = deadline
         self._what = what
         self._stream: VerifyingReader | None = None
+        self._at = 0
+
+    def seek(self, position: int) -> None:
+        """Have the next read begin at a byte; what stands before it is read and hashed again if need be."""
+        if position < self._at:
+            self.close()
+        while self._at < position and self.read(min(position - self._at, _CHUNK)):
+            pass
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; the last ones of all only after the digest was compared.
+
+        Raises:
+            IntegrityError: The bytes are not the descriptor's.
+            StorageError: They cannot be read.
+            Unavailable: They come from another registry, which is in trouble.
+        """
+        self._deadline.check(f"sending {self._what}")
+        try:
+            if self._stream is None:
+                self._stream = VerifyingReader(self._content(), self.descriptor, self._what)
+            content = self._stream.read(size) or b""
+        except Trouble as error:  # another registry's, which was tried often enough: not the target's
+            raise Unavailable(error.message, hint=error.hint, retryable=error.retryable) from error
+        except OSError as error:  # else it would be taken for the network's fault
+            raise StorageError(f"{self._what} cannot be read: {error}") from error
+        self._at += len(content)
+        return content
+
+    def close(self) -> None:
+        """Close the bytes; the next read begins at the first one."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream, self._at = None, 0
+
+
+class BlobBody:
+    """A request's body: a part of a blob, which can be sent again.
+
+    Args:
+        source: The blob.
+        start: The first byte.
+        size: How many bytes; None for all that are left.
+    """
+
+    def __init__(self, source: BlobSource, start: int = 0, size: int | None = None) -> None:
+        self._source = source
+        self._start = start
+        self._size = source.descriptor.size - start if size is None else size
+        self._left = self._size
+        self._is_placed = False
 
     def __len__(self) -> int:
-        return self._descriptor.size
+        return self._size
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(lambda: self.read(_CHUNK), b"")
 
     def read(self, size: int = _CHUNK) -> bytes:
-        """The next bytes; the last ones only after the digest was compared.
-
-        Raises:
-            IntegrityError: The bytes are not the descriptor's.
-            StorageError: They cannot be read.
-        """
-        self._deadline.check(f"sending {self._what}")
-        try:
-            if self._stream is None:
-                self._stream = VerifyingReader(self._content(), self._descriptor, self._what)
-            return self._stream.read(size) or b""
-        except OSError as error:  # else it would be taken for the network's fault
-            raise StorageError(f"{self._what} cannot be read: {error}") from error
+        """The next bytes; errors as those of :meth:`BlobSource.read`."""
+        if not self._is_placed:
+            self._source.seek(self._start)
+            self._is_placed = True
+        content = self._source.read(min(size, self._left) if self._size else size)
+        self._left -= len(content)
+        return content if self._size else b""
 
     def rewind(self) -> None:
         """Begin again at the first byte."""
-        self.close()
-        self._stream = None
-
-    def close(self) -> None:
-        """Close the bytes' source."""
-        if self._stream is not None:
-            self._stream.close()
+        self._left, self._is_placed = self._size, False
 
 
 class BlobStream:

@@ -57,6 +57,7 @@ class Settings:
         connect_timeout: Seconds for a connection to stand.
         read_timeout: Seconds in which the next bytes must arrive.
         retries: How often a request that failed for a passing reason is tried again.
+        chunk: Bytes of a blob that are sent at once; larger blobs go in pieces, and on where they broke off.
         breakers: What is known of the hosts' health, shared by all that use these settings.
         connections: The connections to each host, shared in the same way.
     """
@@ -66,6 +67,7 @@ class Settings:
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     retries: int = 4
+    chunk: int = 32 << 20
     breakers: Breakers = field(default_factory=Breakers, repr=False, compare=False)
     connections: Shared = field(default_factory=Shared, repr=False, compare=False)
 
