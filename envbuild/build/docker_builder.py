@@ -37,13 +37,14 @@ class DockerBuilder(LayersBuilder):
     """
 
     def _parts(self, job: Job, base: BaseImage, solution: Solution, upload: Upload) -> Parts:
-        """What the image is composed of; no layer is made to find it."""
+        """What the image is composed of; package layers are made only to build wheels on them."""
         composer = replace(self._composer(job, solution, upload), compression=Compression.of("gzip"))
         if job.spec.pip is None:
             return Parts(base, solution, composer)
         solver = WheelSolver(self.config, self.index, self.registries, self.progress, job.deadline)
         locked = None if job.locked is None else job.locked.pip
-        return Parts(base, solution, composer, solver.wheels(job.spec, job.spec.pip, base, solution, locked))
+        wheels = solver.wheels(job.spec, job.spec.pip, base, solution, locked, composer)
+        return Parts(base, solution, composer, wheels)
 
     def _content(self, parts: Parts) -> Composition:
         """The environment's layer as the engine made it, in the target."""

@@ -63,10 +63,11 @@ def builder_parameters(steps: str, limits: Limits, info: EngineInfo) -> dict[str
         BuildError: The steps need BuildKit, and it cannot be had.
     """
     limited = limits.memory is not None or limits.cpus is not None
+    network = {} if limits.network is None else {"networkmode": limits.network}
     if info.podman:
-        return _limit_parameters(limits)
+        return {**network, **_limit_parameters(limits)}
     if info.buildkit and not limited:
-        return {"version": "2"}
+        return {"version": "2", **network}
     if _NEEDS_BUILDKIT.search(steps):
         why = "limits of memory or processors" if info.buildkit else f"Docker Engine {info.version}"
         raise BuildError(
@@ -74,7 +75,7 @@ def builder_parameters(steps: str, limits: Limits, info: EngineInfo) -> dict[str
             hint="limit the engine itself (dockerd --cgroup-parent), or leave out flags such as RUN --mount",
         )
     # The older builder's cache can be poisoned (CVE-2024-24557), so it is not used.
-    return {"version": "1", "nocache": "1", **_limit_parameters(limits)}
+    return {"version": "1", "nocache": "1", **network, **_limit_parameters(limits)}
 
 
 def lowered(steps: str, base: StepsBase, info: EngineInfo) -> str:

@@ -168,6 +168,7 @@ class _Build:
         options = [f"--tag={self.tag}", f"--file={DOCKERFILE}", "--provenance=false"]
         options += [f"--build-arg={name}={value}" for name, value in args.items()]
         options += [f"--platform={self.work.platform}"] if self.work.platform else []
+        options += [f"--network={self.work.limits.network}"] if self.work.limits.network else []
         chunks = self.watch.each(context_chunks(self.work.context, steps_dockerfile(steps, self.work.head)))
         buildx.build(self.engine.endpoint, options, self.secrets.values, chunks, log, self.watch.on_expiry)
 

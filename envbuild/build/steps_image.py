@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Self
 
 from envbuild.build.base import EPOCH
 from envbuild.errors import BuildError, IntegrityError
@@ -66,12 +66,14 @@ class Limits:
         cpus: Processors of each step; 0.5 is half of one.
         seconds: Seconds for the whole build.
         disk: Bytes that the steps' layers may have in all; looked at when the steps are done.
+        network: ``none`` keeps steps from the network; None is what the engine gives them.
     """
 
     memory: int | None = None
     cpus: float | None = None
     seconds: float | None = None
     disk: int | None = None
+    network: Literal["none"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
 from envbuild.build.compose import Composition
 from envbuild.build.known import SharedLayers
 from envbuild.build.layers import PREFIX
+from envbuild.build.plan import plan
 from envbuild.build.upload import in_parallel
-from envbuild.build.wheels import Wheels, pip_request, resolve_wheels, wheel_target
+from envbuild.build.wheels import (
+    Wheels,
+    conda_room,
+    pip_request,
+    resolve_wheels,
+    wheel_target,
+    with_built,
+)
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.layer import Compression, PathHashes, layer_key
 from envbuild.conda.link import LinkTarget, PythonTarget, footprint
@@ -24,6 +32,7 @@ from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
     from envbuild.build.base import BaseImage
+    from envbuild.build.compose import Composer
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
     from envbuild.deadline import Deadline
@@ -73,6 +82,7 @@ class WheelSolver:
             SolveError: Nothing satisfies the section, or an index is in trouble.
             BuildError: The section holds what is no wheel, there is no python, or a package cannot be read.
         """
+        refuse_what_is_no_wheel(section)
         return self.wheels(spec, section, base, conda).solution
 
     def wheels(
@@ -82,6 +92,7 @@ class WheelSolver:
         base: BaseImage,
         conda: Solution,
         locked: tuple[PipDistribution, ...] | None = None,
+        composer: Composer | None = None,
     ) -> Wheels:
         """Find the wheels and where they go; arguments and errors as :meth:`solve`.
 
@@ -91,8 +102,8 @@ class WheelSolver:
             base: The base with its steps.
             conda: The packages that Conda installs.
             locked: The wheels of a lock, which are taken instead of a solution.
+            composer: Makes Conda's layers where wheels must be built from source; None refuses those.
         """
-        refuse_what_is_no_wheel(section)
         platform, record = conda.lock.platform, conda.lock.python
         python = PythonTarget.of(record) if record is not None else None
         target, own = wheel_target(PREFIX, python, base, self.index)
@@ -103,6 +114,10 @@ class WheelSolver:
         if locked is not None:
             solution = locked_solution(locked, request, installed)
         else:
+            if composer is not None:
+                units = plan(conda.lock, conda_room(section, base, self.config))
+                composed = partial(composer.compose, units)
+                request = with_built(request, composer, composed, base, conda.lock, own, self.config)
             solution = resolve_wheels(request, installed, self.config, self.deadline, self.progress)
         return Wheels(solution, target, Composition((), 0, 0), own)
 

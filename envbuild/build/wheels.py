@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import IO, TYPE_CHECKING, Any
 
-from envbuild.build.assemble import conda_environment
+from envbuild.build.assemble import prefix_environment
 from envbuild.build.base import decompressed, glibc_version
 from envbuild.build.compose import Composer
 from envbuild.build.plan import plan
@@ -23,12 +23,13 @@ from envbuild.pip.fetch import fetch_wheel
 from envbuild.pip.installed import CondaDistributions, nothing, paths_of, whiteouts
 from envbuild.pip.locked import locked_solution
 from envbuild.pip.resolve import PipRequest, resolve
+from envbuild.pip.source import is_source
 from envbuild.pip.venv import find_python
 from envbuild.pip.wheel import install
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from envbuild.build.assemble import Layer
     from envbuild.build.base import BaseImage
@@ -81,12 +82,8 @@ class Wheels:
 
     def environment(self, base: BaseImage, variables: dict[str, str], *, conda: bool) -> dict[str, str]:
         """The variables of the image: the prefix first on the base's ``PATH``, the user's last."""
-        own = conda_environment(base, self.target.prefix, {})
-        if not conda:
-            del own["CONDA_PREFIX"]
-        if self.python is not None:
-            own["VIRTUAL_ENV"] = self.target.prefix
-        return {**own, **variables}
+        venv = self.python is not None
+        return prefix_environment(base, self.target.prefix, variables, conda=conda, venv=venv)
 
     def compose(self, conda: Composer, budget: int) -> Composition:
         """All layers above the base, lowest first: Conda's, what changes in them, the wheels'.
@@ -167,8 +164,41 @@ def find_wheels(
     if job.locked is not None:
         solution = locked_solution(job.locked.pip, request, installed)
     else:
+        request = with_built(request, conda, lambda: composed, base, lock, python, config)
         solution = resolve_wheels(request, installed, config, job.deadline, conda.progress)
     return Wheels(solution, target, composed, python)
+
+
+def with_built(
+    request: PipRequest,
+    composer: Composer,
+    conda: Callable[[], Composition],
+    base: BaseImage,
+    lock: Lock,
+    python: BasePython | None,
+    config: Config,
+) -> PipRequest:
+    """The request with wheels in place of projects and source archives, which an engine builds.
+
+    Args:
+        request: The request.
+        composer: The composer of Conda's layers.
+        conda: Gives Conda's layers.
+        base: The base with its steps.
+        lock: The packages.
+        python: The base's python where Conda installs none.
+        config: The settings.
+
+    Raises:
+        BuildError: There is no engine, or a build failed.
+        SolveError: What a build asks for is not there.
+    """
+    if not any(is_source(each) for each in request.section.requirements):
+        return request
+    from envbuild.build.sources import SourceBuilder
+
+    path = python.executable if python is not None else f"{composer.target.prefix}/bin/python"
+    return replace(request, section=SourceBuilder(config, composer, base, conda, lock, path, request).built())
 
 
 def conda_room(section: PipSection, base: BaseImage, config: Config) -> int:

@@ -124,6 +124,20 @@ class Compilation:
         return ended.returncode, strip_credentials(said).strip()
 
 
+def program() -> Path:
+    """Where the ``uv`` of this machine is: one file, which runs by itself on any Linux with glibc.
+
+    Raises:
+        SolveError: It is not there.
+    """
+    import uv
+
+    try:
+        return Path(uv.find_uv_bin())
+    except OSError as error:
+        raise SolveError(f"uv cannot be found: {error}", hint="install envbuild again") from None
+
+
 def _failure(said: str) -> SolveError:
     if _DENIED.search(said):
         return SolveError(

@@ -93,7 +93,9 @@ def test_which_builder_is_asked_for() -> None:
             builder_parameters(steps, limits, INFO)
 
 
-@pytest.mark.parametrize("name", ["steps.Dockerfile", "post-link.Dockerfile", "environment.Dockerfile"])
+@pytest.mark.parametrize(
+    "name", ["steps.Dockerfile", "post-link.Dockerfile", "environment.Dockerfile", "wheel.Dockerfile"]
+)
 def test_a_template_names_no_front_end_and_begins_with_a_comment(name: str) -> None:
     text = template(name)
     assert text.startswith("# ")

@@ -12,8 +12,9 @@ from envbuild.conda.layer import Compression, PathHashes, write_layer
 from envbuild.conda.link import LinkedFile, PythonTarget
 from envbuild.conda.tar import Kind
 from envbuild.digest import Digest
+from envbuild.errors import BuildError
 from envbuild.lock import PackageRecord, PipDistribution
-from envbuild.pip.installed import CondaDistributions, Installed, paths_of, stub, whiteouts
+from envbuild.pip.installed import CondaDistributions, Installed, paths_of, stub, whiteouts, without
 from tiny_wheels import TinyWheel, unpack
 
 SITE = "lib/python3.11/site-packages"
@@ -113,3 +114,16 @@ def test_the_helpers_put_files_on_a_disk(tmp_path: Path) -> None:
     unpack(generated("a/b"), tmp_path)
     assert (tmp_path / "a/b").read_bytes() == b"x"
     assert TinyWheel("my-tool").file_name == "my_tool-1.0-py3-none-any.whl"
+
+
+def test_what_is_removed_leaves_its_folders() -> None:
+    files = [LinkedFile.generated(path, b"") for path in ("a/b", "a/c", "top")]
+    left = list(without(files, {"a/b", "top"}))
+    assert [(file.path, file.kind) for file in left] == [("a", Kind.DIRECTORY), ("a/c", Kind.FILE)]
+
+
+def test_a_hard_link_to_what_is_removed_is_refused() -> None:
+    files = [LinkedFile.generated("a", b""), LinkedFile("b", Kind.HARDLINK, 0o644, 0, target="a")]
+    assert len(list(without(files, {"b"}))) == 1
+    with pytest.raises(BuildError, match="b is a hard link to a"):
+        list(without(files, {"a"}))

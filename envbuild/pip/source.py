@@ -1,0 +1,256 @@
+"""Projects that are built into wheels: what a pip section names as sources, and what their builds ask for.
+
+Nothing of a project is run here. Source: PEP 517 and 518, "build-system" of ``pyproject.toml``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import posixpath
+import re
+import stat
+import tarfile
+import tomllib
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
+
+from envbuild.conda.tar import safe_path
+from envbuild.digest import Digest
+from envbuild.errors import BuildError, IntegrityError
+from envbuild.lock import PipDistribution
+from envbuild.pip.fetch import fetch_wheel
+from envbuild.spec.context import ContextFile
+from envbuild.spec.requirement import parse_requirement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from envbuild.conda.link import PythonTarget
+    from envbuild.deadline import Deadline
+    from envbuild.spec.pip import PipSection
+    from envbuild.spec.requirement import PipRequirement
+
+_VCS: Final = re.compile(r"(?:git|hg|svn|bzr)\+", re.IGNORECASE)
+_FRAGMENT: Final = re.compile(r"(?:^|&)sha256=([0-9a-f]{64})(?:&|\Z)")
+_LEGACY: Final = ("setuptools>=40.8.0", "wheel")
+"""What a project without a build system in ``pyproject.toml`` is built with (PEP 517)."""
+
+_MAX_BYTES: Final = 1 << 30
+_MAX_FILES: Final = 200_000
+_DAMAGED: Final = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError)
+
+
+def is_source(requirement: PipRequirement) -> bool:
+    """Whether a requirement names a project's folder or a source archive, whose own code makes the wheel."""
+    if requirement.local is not None:
+        return requirement.editable or not requirement.local.name.endswith(".whl")
+    if requirement.url is None or _VCS.match(requirement.url):
+        return False
+    return not _path(requirement.url).endswith(".whl")
+
+
+def applies(requirement: PipRequirement, python: PythonTarget, machine: str) -> bool:
+    """Whether a requirement's marker holds in an image.
+
+    Args:
+        requirement: The requirement.
+        python: The environment's python.
+        machine: As ``x86_64``.
+    """
+    if not requirement.marker:
+        return True
+    from packaging.markers import Marker
+
+    environment = {
+        "implementation_name": "cpython",
+        "implementation_version": python.version,
+        "os_name": "posix",
+        "platform_machine": machine,
+        "platform_python_implementation": "CPython",
+        "platform_release": "",
+        "platform_system": "Linux",
+        "platform_version": "",
+        "python_full_version": python.version,
+        "python_version": python.short,
+        "sys_platform": "linux",
+    }
+    return Marker(requirement.marker).evaluate({**environment, "extra": ""})
+
+
+@dataclass(frozen=True)
+class ProjectSource:
+    """A project's files.
+
+    Attributes:
+        what: What it is called in messages.
+        files: The files, with paths relative to the project's folder.
+    """
+
+    what: str
+    files: tuple[ContextFile, ...]
+
+    @classmethod
+    def read(
+        cls, requirement: PipRequirement, fetch_url: Callable[[str], str], deadline: Deadline
+    ) -> ProjectSource:
+        """The files of a requirement for which :func:`is_source` holds.
+
+        Args:
+            requirement: The requirement.
+            fetch_url: Gives a URL with its credentials.
+            deadline: When to give up.
+
+        Raises:
+            BuildError: Its archive has no digest, cannot be fetched, or is of a kind that is not read.
+            IntegrityError: Its archive is not what the digest says, damaged, or hostile.
+        """
+        local = requirement.local
+        if local is not None and not local.name:
+            return cls(requirement.name or str(local.path), local.files)
+        if local is not None:
+            content, name = local.files[0].content or b"", local.name
+            _check_hashes(content, requirement, name)
+        else:
+            name = unquote(_path(requirement.url or "").rpartition("/")[2])
+            with _fetch(requirement, name, fetch_url, deadline) as stream:
+                content = stream.read()
+        return cls(requirement.name or name, unpacked(content, name))
+
+    @property
+    def identity(self) -> list[dict[str, Any]]:
+        """What tells its wheel from every other's: JSON values only."""
+        return [file.to_json() for file in self.files]
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The requirements of its build.
+
+        Raises:
+            BuildError: It is no project, or its ``pyproject.toml`` cannot be read.
+        """
+        found = {file.path: file.content for file in self.files}
+        if "pyproject.toml" not in found and "setup.py" not in found:
+            raise BuildError(
+                f"{self.what} is no Python project: it has neither pyproject.toml nor setup.py",
+                hint="name the project's own folder or source archive",
+            )
+        try:
+            document = tomllib.loads((found.get("pyproject.toml") or b"").decode())
+            requires = document.get("build-system", {}).get("requires", _LEGACY)
+            return tuple(str(each) for each in requires)
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise BuildError(
+                f"pyproject.toml of {self.what} cannot be read: {error}", hint="correct it"
+            ) from None
+
+
+def build_section(section: PipSection, source: ProjectSource, requirement: PipRequirement) -> PipSection:
+    """The section, with the same indexes, that asks for what a project's build needs.
+
+    Raises:
+        SpecError: One of its requirements is not understood.
+    """
+    requirements = tuple(parse_requirement(text, requirement.mark) for text in source.requires)
+    switches = tuple(each for each in section.switches if each != "--require-hashes")
+    return replace(
+        section, requirements=requirements, constraints=(), no_binary=(), only_binary=(), switches=switches
+    )
+
+
+def unpacked(content: bytes, name: str) -> tuple[ContextFile, ...]:
+    """The files of a source archive, without the folder that all of them are in; sorted by path.
+
+    Raises:
+        BuildError: It is no archive of a kind that is read.
+        IntegrityError: It is damaged or hostile.
+    """
+    try:
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            found = list(_limited(_zipped(content, name), name))
+        else:
+            found = list(_limited(_tarred(content, name), name))
+    except tarfile.ReadError:
+        raise BuildError(
+            f"{name} is no archive that can be read", hint="name a source archive: .tar.gz or .zip"
+        ) from None
+    except _DAMAGED as error:
+        raise IntegrityError(f"{name} is damaged: {error}") from None
+    tops = {file.path.partition("/")[0] for file in found}
+    if len(tops) == 1 and all("/" in file.path for file in found):
+        found = [replace(file, path=file.path.partition("/")[2]) for file in found]
+    return tuple(sorted(found, key=lambda file: file.path))
+
+
+def _limited(files: Iterable[ContextFile], name: str) -> Iterator[ContextFile]:
+    size = 0
+    for count, file in enumerate(files):
+        size += file.size
+        if size > _MAX_BYTES or count >= _MAX_FILES:
+            raise IntegrityError(f"{name} holds more than {_MAX_FILES} files or {_MAX_BYTES} bytes")
+        yield file
+
+
+def _zipped(content: bytes, name: str) -> Iterator[ContextFile]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            if member.file_size > _MAX_BYTES:
+                raise IntegrityError(f"{name} has a file of {member.file_size} bytes")
+            runs = bool(stat.S_IMODE(member.external_attr >> 16) & 0o100)
+            yield ContextFile.of(safe_path(member.filename, name), archive.read(member), executable=runs)
+
+
+def _tarred(content: bytes, name: str) -> Iterator[ContextFile]:
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        for member in archive:
+            if member.isdir():
+                continue
+            path = safe_path(member.name, name)
+            if member.size > _MAX_BYTES:
+                raise IntegrityError(f"{name} has a file of {member.size} bytes")
+            if member.issym():
+                target = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
+                if member.linkname.startswith("/") or target.startswith("../"):
+                    raise IntegrityError(f"{name} has the link {path!r}, which points out of it")
+                yield ContextFile(path, executable=False, content=None, target=member.linkname)
+            elif member.isreg() or member.islnk():
+                stream = archive.extractfile(member)
+                runs = bool(member.mode & 0o100)
+                yield ContextFile.of(path, stream.read() if stream else b"", executable=runs)
+            else:
+                raise IntegrityError(f"{name} has {path!r}, which is no file, folder or link")
+
+
+def _fetch(
+    requirement: PipRequirement, name: str, fetch_url: Callable[[str], str], deadline: Deadline
+) -> IO[bytes]:
+    digests = [text.removeprefix("sha256:") for text in requirement.hashes if text.startswith("sha256:")]
+    url = requirement.url or ""
+    if found := _FRAGMENT.search(urlsplit(url).fragment):
+        digests.append(found[1])
+    if len(set(digests)) != 1:
+        raise BuildError(
+            f"{requirement.mark.source}:{requirement.mark.line}: the archive {name} has no sha256",
+            hint=f"write {requirement.name or 'NAME'} @ {url.partition('#')[0]}#sha256= and its 64 digits",
+        )
+    bare = url.partition("#")[0]
+    record = PipDistribution(requirement.name or name, "0", bare, Digest(digests[0]), None, name)
+    return fetch_wheel(record, url=fetch_url(bare), deadline=deadline)
+
+
+def _check_hashes(content: bytes, requirement: PipRequirement, name: str) -> None:
+    digests = {text.removeprefix("sha256:") for text in requirement.hashes if text.startswith("sha256:")}
+    if requirement.hashes and hashlib.sha256(content).hexdigest() not in digests:
+        raise IntegrityError(
+            f"{name} has another sha256 than --hash says: {hashlib.sha256(content).hexdigest()}",
+            hint="correct the hash, or get the archive again",
+        )
+
+
+def _path(url: str) -> str:
+    return re.split(r"[?#]", url, maxsplit=1)[0]
