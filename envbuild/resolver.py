@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from envbuild import lockfile
 from envbuild.build.bases import Bases
 from envbuild.deadline import Deadline
-from envbuild.errors import CacheMiss, RegistryError, SpecError
+from envbuild.errors import CacheMiss, RegistryError, SpecError, TagMoved
 from envbuild.index import ImageEntry, Index
 from envbuild.key import CanonicalForm, index_key
 from envbuild.lookup import Lookup
@@ -273,9 +273,13 @@ class Resolver:
         self.progress(Event("resolve", str(request.key), "start", text="building"))
         base = self.bases.image(request.spec.require_base(), request.platform, request.deadline, request.base)
         builder = builder_for(self.config, self.index, self.registries, self.progress)
-        built = builder.build(
-            Job(request.spec, request.key, request.platform, base, request.deadline, request.locked)
-        )
+        job = Job(request.spec, request.key, request.platform, base, request.deadline, request.locked)
+        try:
+            built = builder.build(job)
+        except TagMoved:  # another machine tagged its image at the same moment: that one is the answer
+            if (found := self._find(request)) is None:
+                raise
+            return found
         reference = self.config.workspace.at(built.digest)
         self.index.put_image(ImageEntry(str(request.key), reference, built.lock_key, time.time()))
         self.index.put_form(str(request.key), request.form.fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.error
 import urllib.request
@@ -22,11 +23,13 @@ from envbuild.oci.remote import RemoteRegistry
 from envbuild.oci.whole import missing
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import Resolver
-from parts.fault_proxy import TRANSIENT, Case
+from parts.fault_proxy import BASIC, TRANSIENT, Case
 from tiny import World
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from envbuild.config import Config
     from envbuild.digest import Digest
@@ -218,7 +221,7 @@ class Laboratory:
 
     def _pull(self, place: str, seconds: float) -> Digest:
         """From the registry into a layout."""
-        source = self._remote(f"{place}/envs")
+        source = self.remote(f"{place}/envs")
         target = LayoutRegistry(Repository.parse(f"oci:{self.world.root}/{uuid.uuid4().hex}"))
         return self._copy(source, target, seconds)
 
@@ -227,7 +230,7 @@ class Laboratory:
 
     def _push(self, place: str, seconds: float) -> Digest:
         """From a layout into the registry, in tiny pieces."""
-        return self._copy(self.world.layout(), self._remote(f"{place}/envs", chunk=100), seconds)
+        return self._copy(self.world.layout(), self.remote(f"{place}/envs", chunk=100), seconds)
 
     def _prepare_mount(self, name: str) -> None:
         self.place(name, "base")
@@ -238,7 +241,7 @@ class Laboratory:
 
     def _mount(self, place: str, seconds: float) -> Digest:
         """From one repository of the registry into another."""
-        source, target = self._remote(f"{place}/from"), self._remote(f"{place}/envs")
+        source, target = self.remote(f"{place}/from"), self.remote(f"{place}/envs")
         return self._copy(source, target, seconds)
 
     def _prepare_attach(self, name: str) -> None:
@@ -246,7 +249,7 @@ class Laboratory:
 
     def _attach(self, place: str, seconds: float) -> Digest:
         """Something to an image."""
-        target, deadline = self._remote(f"{place}/envs"), Deadline.after(seconds)
+        target, deadline = self.remote(f"{place}/envs"), Deadline.after(seconds)
         try:
             subject = target.by(deadline).get_manifest(self.image).descriptor
             artifact = Artifact("application/x-test", "text/plain", place.encode(), {})
@@ -271,7 +274,8 @@ class Laboratory:
             source.close()
             target.close()
 
-    def _remote(self, name: str, **changes: Any) -> RemoteRegistry:
+    def remote(self, name: str, **changes: Any) -> RemoteRegistry:
+        """A repository behind the proxy."""
         hosts = frozenset({self.proxy.tls_host})
         settings = replace(_own(self.settings), secure_hosts=hosts, **changes)
         return RemoteRegistry(Repository.parse(name), settings=settings)
@@ -307,3 +311,10 @@ def relay(upstream: str) -> Any:
                 call.answer(error.code, error.read())
 
     return script
+
+
+def login(folder: Path, monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy) -> None:
+    """Have the credentials for the proxy found where Docker keeps them."""
+    auths = {host: {"auth": BASIC.removeprefix("Basic ")} for host in (proxy.host, proxy.tls_host)}
+    (folder / "config.json").write_text(json.dumps({"auths": auths}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import ssl
 import subprocess
 from collections import Counter
@@ -14,10 +13,10 @@ import pytest
 
 from envbuild.errors import DeadlineExceeded
 from envbuild.oci.client import tls_context
-from parts.fault_proxy import BASIC, FAULTS, OPERATIONS, proxying
+from parts.fault_proxy import FAULTS, OPERATIONS, proxying
 from parts.fault_server import serving
 from parts.programs import program
-from parts.toxic import Laboratory, Outcome, relay
+from parts.toxic import Laboratory, Outcome, login, relay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,10 +66,7 @@ def laboratory(
 
 @pytest.fixture(autouse=True)
 def _login(laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = (laboratory.proxy.host, laboratory.proxy.tls_host)
-    auths = {host: {"auth": BASIC.removeprefix("Basic ")} for host in hosts}
-    (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    login(tmp_path, monkeypatch, laboratory.proxy)
 
 
 Plan = tuple[str, str, int | None, int]
