@@ -146,7 +146,8 @@ class Index:
 
     def put_form(self, key: str, form: Mapping[str, Any]) -> None:
         """Remember the canonical form of a key, so that misses can be explained; large ones are left out."""
-        if len(json.dumps(form)) <= MAX_FORM:
+        # A key's form never changes, and to look costs a tenth of writing.
+        if self.form(key) is None and len(json.dumps(form)) <= MAX_FORM:
             self._put("form", [(key, dict(form))])
 
     def forms(self) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ Source: OCI Image Specification 1.1 ("Image Manifest", "Image Index") and Docker
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -245,13 +246,15 @@ def parse_descriptor(entry: Any, what: str) -> Descriptor:
     """
     if not isinstance(entry, dict):
         raise IntegrityError(f"{what} has something other than a descriptor: {entry!r}")
-    media_type, digest, size = (entry.get(name) for name in ("mediaType", "digest", "size"))
+    media_type, digest, size = entry.get("mediaType"), entry.get("digest"), entry.get("size")
     if not isinstance(media_type, str) or type(size) is not int or size < 0 or not isinstance(digest, str):
         raise IntegrityError(f"{what} has a descriptor without media type, digest or size: {entry!r}")
     try:
-        parsed = Digest.parse(digest)
+        parsed = _digest(digest)
     except SpecError as error:
         raise IntegrityError(f"{what}: {error}") from None
+    if len(entry) == 3:  # as nearly all are, and a hit reads a hundred of them
+        return Descriptor(media_type, parsed, size)
     artifact_type = entry.get("artifactType")
     return Descriptor(
         media_type,
@@ -261,6 +264,10 @@ def parse_descriptor(entry: Any, what: str) -> Descriptor:
         _platform(entry.get("platform")),
         artifact_type if isinstance(artifact_type, str) else None,
     )
+
+
+# Images share layers, and a resolver that is kept sees the same image again and again.
+_digest: Final = functools.lru_cache(8192)(Digest.parse)
 
 
 def _platform(entry: Any) -> Platform | None:
