@@ -57,5 +57,6 @@ def test_interrupted_at_random_instants(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(7200)
 def test_interrupted_at_200_random_instants(tmp_path: Path) -> None:
     assert interrupted(World.make(tmp_path), 200, 340) > 50

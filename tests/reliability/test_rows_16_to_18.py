@@ -59,6 +59,7 @@ def test_killed_at_random_instants(world: World, registry: RegistryServer) -> No
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(7200)
 def test_killed_at_500_random_instants(world: World, registry: RegistryServer) -> None:
     assert killed(world, world.config.workspace, 300, 160) > 100
     assert killed(world, registry.repository(), 200, 170) > 70
@@ -153,6 +154,7 @@ def test_a_fault_at_some_calls(world: World, fault: str) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("call", sorted(CALLS))
 def test_a_fault_at_each_call(world: World, call: str, fault: str) -> None:
@@ -229,6 +231,7 @@ def test_a_full_disk(world: World) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(7200)
 def test_a_disk_that_is_full_at_50_points(world: World) -> None:
     expected = locked(world)
     felt = [full(world, expected, number * (4 << 10)) for number in range(1, 51)]
