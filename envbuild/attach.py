@@ -6,12 +6,9 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild import sbom
-from envbuild.key import CanonicalForm
-from envbuild.lockfile import base_text
 from envbuild.lockfile.document import LockEntry, LockFile
 from envbuild.oci.manifest import encode
 from envbuild.oci.referrers import Artifact, attach, referrers
@@ -19,17 +16,17 @@ from envbuild.oci.registry import publish
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from envbuild.config import Config
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
-    from envbuild.lock import Lock
+    from envbuild.key import CanonicalForm, Key
+    from envbuild.lock import Lock, PackageRecord, PipDistribution
     from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.oci.registry import Registry
-    from envbuild.platform import Platform
     from envbuild.progress import Progress
-    from envbuild.spec.environment import EnvironmentSpec
+    from envbuild.reference import ImageReference
 
 LOCK_TYPE: Final = "application/vnd.envbuild.lock.v1+json"
 FORM_TYPE: Final = "application/vnd.envbuild.form.v1+json"
@@ -45,23 +42,44 @@ class Made:
     """What an image was made from.
 
     Attributes:
-        spec: The definition.
-        platform: The platform it was built for.
+        form: The definition's canonical form.
         base: The digest of the base's manifest; None for ``scratch``.
+        base_name: The base as the definition names it.
         lock: The packages.
+        wheels: What the pip section installs.
         started: When the build began, in UTC.
+        definition: The definition's file name; empty where it had none.
+        origin: The image whose environment was put on another base; None for one that was built.
     """
 
-    spec: EnvironmentSpec
-    platform: Platform
+    form: CanonicalForm
     base: Digest | None
+    base_name: str
     lock: Lock
+    wheels: tuple[PipDistribution, ...]
     started: datetime
+    definition: str = ""
+    origin: ImageReference | None = None
 
-    @property
-    def form(self) -> CanonicalForm:
-        """The definition's canonical form."""
-        return CanonicalForm.of(self.spec, self.base, self.platform)
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the repository that is published to, so that it is not asked again.
+
+    Attributes:
+        stored: Whether the manifest is there under its digest.
+        absent: Whether the key's tag was looked for a moment ago and was not there.
+        has_empty: Whether the config of artifacts, an empty JSON object, is there.
+        has_api: Whether there is the referrers API; None where nobody asked.
+    """
+
+    stored: bool = False
+    absent: bool = False
+    has_empty: bool = False
+    has_api: bool | None = None
+
+
+NOTHING: Final = Known()
 
 
 def publish_built(
@@ -71,13 +89,9 @@ def publish_built(
     made: Made,
     deadline: Deadline,
     progress: Progress,
-    *,
-    stored: bool = False,
-    has_empty: bool = False,
+    known: Known = NOTHING,
 ) -> Manifest | ImageIndex:
-    """Sign an image if there is a key for that, tag it with its key, and attach what is known of it.
-
-    An image that was there first wins, if it is trusted. What cannot be attached is told and does not matter.
+    """Publish an image with what is known of it; as :func:`publish_with`.
 
     Args:
         config: The settings.
@@ -86,15 +100,45 @@ def publish_built(
         made: What it was made from.
         deadline: When to give up.
         progress: Told of what could not be attached.
-        stored: Whether the manifest is there under its digest.
-        has_empty: Whether the config of artifacts, an empty JSON object, is there.
+        known: What need not be asked.
+    """
+
+    def artifacts() -> Iterator[Artifact]:
+        return describe(made, target, manifest.descriptor, sboms=config.sbom)
+
+    return publish_with(config, target, manifest, made.form.key, artifacts, deadline, progress, known)
+
+
+def publish_with(
+    config: Config,
+    target: Registry,
+    manifest: Manifest | ImageIndex,
+    key: Key,
+    artifacts: Callable[[], Iterable[Artifact]],
+    deadline: Deadline,
+    progress: Progress,
+    known: Known = NOTHING,
+) -> Manifest | ImageIndex:
+    """Sign an image or an index if there is a key for that, tag it with its key, attach what is known of it.
+
+    One that was there first wins, if it is trusted. What cannot be attached is told and does not matter.
+
+    Args:
+        config: The settings.
+        target: The workspace.
+        manifest: The image or index; what it names is there.
+        key: Its key.
+        artifacts: Makes what is attached.
+        deadline: When to give up.
+        progress: Told of what could not be attached.
+        known: What need not be asked.
 
     Raises:
         Untrusted: Another image that the policy does not accept has the key's tag.
         SpecError: The key to sign with cannot be used.
     """
     trust = config.trust
-    if not stored:
+    if not known.stored:
         target.put_manifest(manifest)
     if trust is not None and trust.sign_key is not None:
         from envbuild.trust import sign
@@ -103,24 +147,23 @@ def publish_built(
 
     def attached() -> None:
         try:
-            artifacts = describe(made, target, manifest.descriptor, sboms=config.sbom)
             attach(
                 target,
                 manifest.descriptor,
-                artifacts,
+                artifacts(),
                 locks=config.cache_dir,
                 deadline=deadline,
                 new_types=True,
-                has_empty=has_empty,
+                has_empty=known.has_empty,
+                has_api=known.has_api,
             )
         except Exception as error:  # noqa: BLE001 - whatever a library for SBOMs raises: the image is there
-            text = f"not attached to the image: {error}"
-            progress(Event("push", str(made.form.key), "output", text=text))
+            progress(Event("push", str(key), "output", text=f"not attached to the image: {error}"))
 
     with ThreadPoolExecutor(1, thread_name_prefix="attach") as beside:
         if config.attach:
             beside.submit(attached)
-        seen = publish(target, manifest, made.form.key.tag, stored=True)
+        seen = publish(target, manifest, key.tag, stored=True, absent=known.absent)
     rule = trust.rule(target.repository) if trust is not None else None
     if seen.descriptor.digest != manifest.descriptor.digest and rule is not None and rule.require_signed:
         from envbuild.trust import check
@@ -137,17 +180,24 @@ def describe(made: Made, target: Registry, subject: Descriptor, *, sboms: bool) 
     finished = datetime.now(UTC).replace(microsecond=0)
     form, name = made.form, str(target.repository)
     yield _artifact(FORM_TYPE, form.to_json(), "form.json")
-    if made.spec.pip is None:
-        yield _artifact(LOCK_TYPE, lock_of(made).to_bytes(), "envbuild.lock")
-    provenance = encode(statement(made, name, subject.digest, finished))
-    yield Artifact(
-        IN_TOTO_TYPE, IN_TOTO_TYPE, provenance, {"in-toto.io/predicate-type": PROVENANCE}, "provenance.json"
-    )
+    yield lock_artifact(lock_of(made))
+    yield provenance_artifact(statement(made, name, subject.digest, finished))
     if not sboms:
         return
     for kind, write in ((SPDX_TYPE, sbom.spdx), (CYCLONEDX_TYPE, sbom.cyclonedx)):
-        if (document := write(subject.digest, name, made.lock, finished)) is not None:
+        if (document := write(subject.digest, name, made.lock, made.wheels, finished)) is not None:
             yield _artifact(kind, document, f"sbom.{'spdx' if kind == SPDX_TYPE else 'cdx'}.json")
+
+
+def provenance_artifact(document: dict[str, Any]) -> Artifact:
+    """A provenance as it is attached."""
+    notes = {"in-toto.io/predicate-type": PROVENANCE}
+    return Artifact(IN_TOTO_TYPE, IN_TOTO_TYPE, encode(document), notes, "provenance.json")
+
+
+def lock_artifact(lock: LockFile) -> Artifact:
+    """A lock as it is attached."""
+    return _artifact(LOCK_TYPE, lock.to_bytes(), "envbuild.lock")
 
 
 def _artifact(kind: str, content: bytes, title: str) -> Artifact:
@@ -156,14 +206,15 @@ def _artifact(kind: str, content: bytes, title: str) -> Artifact:
 
 def lock_of(made: Made) -> LockFile:
     """The lock of what was built."""
-    source = Path(made.spec.source)
-    folder = source.parent if source.is_file() else Path.cwd()
-    entry = LockEntry(base_text(made.spec, folder), made.form, made.lock)
-    return LockFile.of(source.name if source.is_file() else "", [entry])
+    return LockFile.of(
+        made.definition, [LockEntry(made.base_name, made.form, made.lock, tuple(sorted(made.wheels)))]
+    )
 
 
 def statement(made: Made, name: str, subject: Digest, finished: datetime) -> dict[str, Any]:
-    """The provenance as an in-toto statement with a SLSA v1 predicate; only its times differ between builds.
+    """The provenance of an image: an in-toto statement with a SLSA v1 predicate.
+
+    Only its times differ between builds.
 
     Args:
         made: What the image was made from.
@@ -171,28 +222,45 @@ def statement(made: Made, name: str, subject: Digest, finished: datetime) -> dic
         subject: The digest of the manifest.
         finished: When the build ended, in UTC.
     """
+    contents: tuple[PackageRecord | PipDistribution, ...] = (*made.lock.packages, *made.wheels)
     dependencies: list[dict[str, Any]] = [
         {"uri": sbom.purl(each), "digest": {"sha256": each.sha256.hex}, "downloadLocation": each.url}
-        for each in made.lock.packages
+        for each in contents
     ]
     if made.base is not None:
         dependencies.insert(0, {"name": "base", "digest": {"sha256": made.base.hex}})
+    definition: dict[str, Any] = {"externalParameters": json.loads(made.form.to_json())}
+    if made.origin is not None:
+        definition["internalParameters"] = {"rebasedFrom": str(made.origin)}
+    definition["resolvedDependencies"] = dependencies
+    return provenance(definition, str(made.form.key), name, subject, (made.started, finished))
+
+
+def provenance(
+    definition: dict[str, Any], key: str, name: str, subject: Digest, times: tuple[datetime, datetime]
+) -> dict[str, Any]:
+    """A statement of how something was made.
+
+    Args:
+        definition: The parameters and dependencies.
+        key: The key that it was made for.
+        name: The repository.
+        subject: The digest of the manifest.
+        times: When it was begun and when it was finished, in UTC.
+    """
+    started, finished = (each.replace(microsecond=0).isoformat() for each in times)
     return {
         "_type": STATEMENT,
         "subject": [{"name": name, "digest": {"sha256": subject.hex}}],
         "predicateType": PROVENANCE,
         "predicate": {
-            "buildDefinition": {
-                "buildType": "urn:envbuild:image:v1",
-                "externalParameters": json.loads(made.form.to_json()),
-                "resolvedDependencies": dependencies,
-            },
+            "buildDefinition": {"buildType": "urn:envbuild:image:v1", **definition},
             "runDetails": {
                 "builder": {"id": "urn:envbuild:builder", "version": {"envbuild": _version()}},
                 "metadata": {
-                    "invocationId": str(made.form.key),
-                    "startedOn": made.started.replace(microsecond=0).isoformat().replace("+00:00", "Z"),
-                    "finishedOn": finished.isoformat().replace("+00:00", "Z"),
+                    "invocationId": key,
+                    "startedOn": started.replace("+00:00", "Z"),
+                    "finishedOn": finished.replace("+00:00", "Z"),
                 },
             },
         },

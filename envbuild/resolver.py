@@ -210,7 +210,7 @@ class Resolver:
             reference = publish_index(
                 key,
                 {each: image.reference for each, image in images.items()},
-                self.config.workspace,
+                self.config,
                 self.registries,
                 deadline,
                 progress=self.progress,

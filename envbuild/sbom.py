@@ -8,6 +8,8 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from envbuild.lock import PipDistribution
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 _NAMESPACE: Final = uuid.UUID("6f1c4c0e-6a53-5b0e-9a55-1f2f0a8f7c11")
 
 
-def purl(package: PackageRecord) -> str:
-    """A Conda package as a package URL."""
+def purl(package: PackageRecord | PipDistribution) -> str:
+    """A Conda package or a wheel as a package URL; source: the types ``conda`` and ``pypi``."""
+    if isinstance(package, PipDistribution):
+        name, version = quote(package.name, safe=""), quote(package.version, safe="")
+        return f"pkg:pypi/{name}@{version}?file_name={quote(package.file_name, safe='')}"
     kind = "conda" if package.url.endswith(".conda") else "tar.bz2"
     qualifiers = {"build": package.build, "subdir": package.subdir, "type": kind}
     tail = "&".join(f"{name}={quote(value, safe='')}" for name, value in qualifiers.items())
@@ -29,13 +34,16 @@ def _serial(subject: Digest, form: str) -> uuid.UUID:
     return uuid.uuid5(_NAMESPACE, f"{form} {subject}")
 
 
-def cyclonedx(subject: Digest, name: str, lock: Lock, moment: datetime) -> bytes | None:
+def cyclonedx(
+    subject: Digest, name: str, lock: Lock, wheels: tuple[PipDistribution, ...], moment: datetime
+) -> bytes | None:
     """The packages of an image in CycloneDX 1.6 JSON; None without ``cyclonedx-python-lib``.
 
     Args:
         subject: The digest of the image's manifest.
         name: The image's name.
         lock: The packages.
+        wheels: What pip installed.
         moment: The time that the document bears.
     """
     try:
@@ -51,12 +59,13 @@ def cyclonedx(subject: Digest, name: str, lock: Lock, moment: datetime) -> bytes
     bom.metadata.component = Component(
         name=name, version=str(subject), type=ComponentType.CONTAINER, bom_ref=str(subject)
     )
-    for package in lock.packages:
+    contents: tuple[PackageRecord | PipDistribution, ...] = (*lock.packages, *wheels)
+    for package in contents:
         bom.components.add(
             Component(
                 name=package.name,
                 version=package.version,
-                bom_ref=str(package),
+                bom_ref=purl(package),
                 purl=PackageURL.from_string(purl(package)),
                 hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256.hex)],
             )
@@ -66,7 +75,9 @@ def cyclonedx(subject: Digest, name: str, lock: Lock, moment: datetime) -> bytes
     return written
 
 
-def spdx(subject: Digest, name: str, lock: Lock, moment: datetime) -> bytes | None:
+def spdx(
+    subject: Digest, name: str, lock: Lock, wheels: tuple[PipDistribution, ...], moment: datetime
+) -> bytes | None:
     """The packages of an image in SPDX 2.3 JSON; None without ``spdx-tools``; arguments as above."""
     try:
         model, converter = _spdx("model"), _spdx("jsonschema.document_converter")
@@ -81,7 +92,8 @@ def spdx(subject: Digest, name: str, lock: Lock, moment: datetime) -> bytes | No
         moment.replace(microsecond=0, tzinfo=None),
     )
     packages = [_spdx_image(model, subject, name)]
-    packages += [_spdx_package(model, number, package) for number, package in enumerate(lock.packages)]
+    contents: tuple[PackageRecord | PipDistribution, ...] = (*lock.packages, *wheels)
+    packages += [_spdx_package(model, number, package) for number, package in enumerate(contents)]
     kinds, relate = model.RelationshipType, model.Relationship
     relationships = [relate("SPDXRef-DOCUMENT", kinds.DESCRIBES, "SPDXRef-Image")]
     relationships += [relate("SPDXRef-Image", kinds.CONTAINS, package.spdx_id) for package in packages[1:]]
@@ -106,13 +118,13 @@ def _spdx_image(model: Any, subject: Digest, name: str) -> Any:
     )
 
 
-def _spdx_package(model: Any, number: int, package: PackageRecord) -> Any:
+def _spdx_package(model: Any, number: int, package: PackageRecord | PipDistribution) -> Any:
     category = model.ExternalPackageRefCategory.PACKAGE_MANAGER
     return model.Package(
         f"SPDXRef-Package-{number}",
         package.name,
         # A local file has no address that others could use.
-        model.SpdxNoAssertion() if package.url.startswith("file:") else package.url,
+        package.url if package.url.startswith(("https:", "http:")) else model.SpdxNoAssertion(),
         version=package.version,
         file_name=package.file_name,
         files_analyzed=False,

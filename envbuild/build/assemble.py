@@ -103,6 +103,26 @@ def conda_environment(base: BaseImage, prefix: str, variables: Mapping[str, str]
     return {"PATH": f"{prefix}/bin:{path}", "CONDA_PREFIX": prefix, **variables}
 
 
+def prefix_environment(
+    base: BaseImage, prefix: str, variables: Mapping[str, str], *, conda: bool, venv: bool
+) -> dict[str, str]:
+    """The variables of an image with packages or wheels in its prefix.
+
+    Args:
+        base: The base with its steps.
+        prefix: The prefix.
+        variables: The user's variables, which come last.
+        conda: Whether Conda installs packages there.
+        venv: Whether it is a virtual environment over the base's python.
+    """
+    own = conda_environment(base, prefix, {})
+    if not conda:
+        del own["CONDA_PREFIX"]
+    if venv:
+        own["VIRTUAL_ENV"] = prefix
+    return {**own, **variables}
+
+
 def _config(
     base: BaseImage, layers: tuple[Layer, ...], environment: Mapping[str, str], labels: Mapping[str, str]
 ) -> dict[str, Any]:

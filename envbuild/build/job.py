@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from envbuild.attach import Made
+from envbuild.key import CanonicalForm
+from envbuild.lockfile import base_text
+from envbuild.reference import ImageReference
+
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from envbuild.build.base import BaseImage
     from envbuild.deadline import Deadline
     from envbuild.digest import Digest
     from envbuild.key import Key
+    from envbuild.lock import Lock, PipDistribution
     from envbuild.lockfile.document import LockEntry
     from envbuild.platform import Platform
     from envbuild.spec.environment import EnvironmentSpec
@@ -34,6 +43,40 @@ class Job:
     base: BaseImage
     deadline: Deadline
     locked: LockEntry | None = None
+
+
+def folder_of(spec: EnvironmentSpec) -> Path:
+    """The folder that paths in a definition start from."""
+    source = Path(spec.source)
+    return source.parent if source.is_file() else Path.cwd()
+
+
+def made_of(job: Job, lock: Lock, wheels: tuple[PipDistribution, ...], started: datetime) -> Made:
+    """What an image was made from, for what is attached to it.
+
+    Args:
+        job: What was built.
+        lock: The packages.
+        wheels: What the pip section installs; the definition's own files by their path.
+        started: When the build began, in UTC.
+    """
+    folder, source = folder_of(job.spec), Path(job.spec.source)
+    return Made(
+        job_form(job),
+        job.base.digest,
+        base_text(job.spec, folder),
+        lock,
+        wheels,
+        started,
+        source.name if source.is_file() else "",
+    )
+
+
+def job_form(job: Job) -> CanonicalForm:
+    """The form that the job's key was made of; a pinned base stands for itself there."""
+    named = job.spec.base
+    digest = named.digest if isinstance(named, ImageReference) else job.base.digest
+    return CanonicalForm.of(job.spec, digest, job.platform)
 
 
 @dataclass(frozen=True, slots=True)

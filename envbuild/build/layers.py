@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from envbuild.attach import Made, publish_built
+from envbuild.attach import Known, publish_built
 from envbuild.build.assemble import (
     BASE_DIGEST_ANNOTATION,
     SCHEME_ANNOTATION,
@@ -18,9 +18,9 @@ from envbuild.build.assemble import (
     variables_of,
 )
 from envbuild.build.base import BaseImage
-from envbuild.build.job import Built
+from envbuild.build.job import Built, made_of
 from envbuild.build.plan import plan
-from envbuild.build.recipe import keep_recipe, recipe_like, recipe_of
+from envbuild.build.recipe import PipPart, keep_recipe, recipe_like, recipe_of
 from envbuild.build.solving import solve_conda
 from envbuild.build.upload import Upload
 from envbuild.digest import Descriptor
@@ -102,7 +102,8 @@ class LayersBuilder:
         target, base = upload.target, self._with_steps(job, upload)
         solution = self._solve(job, base)
         parts = self._parts(job, base, solution, upload)
-        lock_key = self._lock_key(job, solution.lock, parts.wheels)
+        pip = PipPart.of(parts.wheels, job.spec) if parts.wheels is not None else None
+        lock_key = self._lock_key(job, solution.lock, pip)
         annotations = self._annotations(job, lock_key)
         composition: Composition | None = None
         manifest = self._same_solution(target, lock_key)
@@ -110,7 +111,7 @@ class LayersBuilder:
             assembled, composition = self._compose(job, parts, lock_key, annotations)
             manifest = self._after(job, assembled, composition.scripted, solution.lock, upload)
             naming = upload.later(partial(_name, target, manifest, Tag(f"l1-{lock_key}")))
-            recipe: Recipe | None = recipe_of(job, lock_key, solution.lock, base, assembled, composition)
+            recipe: Recipe | None = recipe_of(job, lock_key, solution.lock, base, assembled, composition, pip)
         else:
             naming = None
             recipe = recipe_like(job, lock_key, manifest, self.registries, self.config.workspace)
@@ -122,11 +123,10 @@ class LayersBuilder:
             self.config,
             target,
             manifest,
-            Made(job.spec, job.platform, job.base.digest, solution.lock, started),
+            made_of(job, solution.lock, pip.wheels if pip is not None else (), started),
             job.deadline,
             self.progress,
-            stored=upload.has_stored(manifest),
-            has_empty=has_empty,
+            Known(stored=upload.has_stored(manifest), has_empty=has_empty),
         )
         return Built(
             seen.descriptor.digest,
@@ -171,7 +171,7 @@ class LayersBuilder:
         wheels = find_wheels(job, job.spec.pip, base, composer, solution.lock, self.config)
         return Parts(base, solution, composer, wheels)
 
-    def _lock_key(self, job: Job, lock: Lock, wheels: Wheels | None = None) -> str:
+    def _lock_key(self, job: Job, lock: Lock, pip: PipPart | None = None) -> str:
         spec = job.spec
         named = None
         if spec.steps is not None and spec.steps.instructions:
@@ -182,7 +182,7 @@ class LayersBuilder:
             steps=named,
             variables=dict(spec.variables),
             layout=PREFIX_LAYOUT,
-            pip=wheels.identity() if wheels else None,
+            pip=pip.identity() if pip is not None else None,
             steps_after=after.canonical() if after is not None and after.instructions else None,
         )
 
@@ -300,11 +300,9 @@ class LayersBuilder:
     def _composer(self, job: Job, solution: Solution, upload: Upload) -> Composer:
         from envbuild.build.compose import Composer
         from envbuild.build.known import SharedLayers
+        from envbuild.build.linking import link_target
         from envbuild.conda.layer import Compression
-        from envbuild.conda.link import LinkTarget, PythonTarget
 
-        python = solution.lock.python
-        target = LinkTarget(PREFIX, PythonTarget.of(python) if python else None, job.platform)
         config = self.config
         shared = SharedLayers(
             self.registries, config.workspace, config.global_, config.jobs, job.deadline, self.progress
@@ -314,7 +312,7 @@ class LayersBuilder:
             self.index,
             shared,
             self.registries,
-            target,
+            link_target(solution.lock, config, solution.urls, job.deadline),
             Compression.of(self.config.compression),
             solution.urls,
             private_folder(self.config.cache_dir / "spool"),

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from envbuild.attach import LOCK_TYPE, lock_artifact, provenance, provenance_artifact, publish_with
 from envbuild.errors import IntegrityError
+from envbuild.lockfile.document import LockFile
 from envbuild.lookup import KEY_ANNOTATION
 from envbuild.oci.copy import copy_image
-from envbuild.oci.manifest import ImageIndex
-from envbuild.oci.registry import publish
+from envbuild.oci.manifest import ImageIndex, Manifest
+from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.progress import silent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from envbuild.config import Config
     from envbuild.deadline import Deadline
-    from envbuild.digest import Descriptor
+    from envbuild.digest import Descriptor, Digest
     from envbuild.key import Key
+    from envbuild.oci.referrers import Artifact
     from envbuild.oci.registries import Registries
+    from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
     from envbuild.progress import Progress
-    from envbuild.reference import ImageReference, Repository
+    from envbuild.reference import ImageReference
 
 
 def publish_index(
     key: Key,
     images: Mapping[Platform, ImageReference],
-    workspace: Repository,
+    config: Config,
     registries: Registries,
     deadline: Deadline,
     *,
     progress: Progress = silent,
 ) -> ImageReference:
-    """Put an index over images into the workspace, under its key's tag; an existing tag wins.
+    """Put an index over images into the workspace, signed and under its key's tag; an existing tag wins.
 
     An image that is elsewhere, as in the global repository, is copied first: an index names only what stands
     beside it. Equal images give equal bytes.
@@ -41,7 +47,7 @@ def publish_index(
     Args:
         key: The key of the environment on these platforms.
         images: The image of each platform.
-        workspace: The repository that is written.
+        config: The settings; the workspace is written.
         registries: Opens repositories.
         deadline: When to give up.
         progress: Told of blobs that are copied.
@@ -50,7 +56,8 @@ def publish_index(
         IntegrityError: An image is an index itself.
         RegistryError: A repository could not be read or written.
     """
-    target = registries.open(workspace).by(deadline)
+    workspace = config.workspace
+    started, target = datetime.now(UTC), registries.open(workspace).by(deadline)
     entries: list[Descriptor] = []
     for platform, reference in sorted(images.items(), key=lambda item: str(item[0])):
         source = registries.open(reference.repository).by(deadline)
@@ -61,4 +68,33 @@ def publish_index(
             copy_image(source, target, manifest, progress=progress, deadline=deadline)
         entries.append(replace(manifest.descriptor, platform=platform))
     index = ImageIndex.build(tuple(entries), {KEY_ANNOTATION: str(key)})
-    return workspace.at(publish(target, index, key.tag).descriptor.digest)
+
+    def artifacts() -> Iterator[Artifact]:
+        return _describe(index, key, target, started)
+
+    seen = publish_with(config, target, index, key, artifacts, deadline, progress)
+    return workspace.at(seen.descriptor.digest)
+
+
+def _describe(index: ImageIndex, key: Key, target: Registry, started: datetime) -> Iterator[Artifact]:
+    """What is attached to an index: the locks of its images as one, and of which images it is."""
+    locks = [lock for entry in index.manifests for lock in _locks(target, entry.digest)]
+    if len(locks) == len(index.manifests):
+        definitions = {lock.definition for lock in locks}
+        name = definitions.pop() if len(definitions) == 1 else ""
+        yield lock_artifact(LockFile.of(name, [each for lock in locks for each in lock.entries]))
+    images = [
+        {"name": str(entry.platform), "digest": {"sha256": entry.digest.hex}} for entry in index.manifests
+    ]
+    definition = {"externalParameters": {"key": str(key)}, "resolvedDependencies": images}
+    times = started, datetime.now(UTC)
+    document = provenance(definition, str(key), str(target.repository), index.descriptor.digest, times)
+    yield provenance_artifact(document)
+
+
+def _locks(target: Registry, image: Digest) -> Iterator[LockFile]:
+    """The lock that is attached to an image, if there is one."""
+    for entry in referrers(target, image, LOCK_TYPE)[:1]:
+        manifest = target.get_manifest(entry.digest)
+        if isinstance(manifest, Manifest):
+            yield LockFile.parse(read_artifact(target, manifest), f"the lock of {image}")

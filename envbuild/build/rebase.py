@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from envbuild.build.assemble import (
-    BASE_DIGEST_ANNOTATION,
-    SCHEME_ANNOTATION,
-    assemble,
-    oci_layer,
-    reannotated,
-)
-from envbuild.build.base import glibc_version
-from envbuild.build.compose import Composition
+from envbuild.attach import Known, publish_built
+from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, reannotated
 from envbuild.build.job import Job
-from envbuild.build.layers import LayersBuilder
-from envbuild.build.recipe import BUILD_AGAIN, put_recipe, read_recipe
+from envbuild.build.platforms import publish_index
+from envbuild.build.recipe import BUILD_AGAIN, keep_recipe, read_recipe, require_of
+from envbuild.build.transplant import Transplant, as_spec, made_on
 from envbuild.build.upload import Upload
-from envbuild.errors import (
-    BuildError,
-    EnvbuildError,
-    IntegrityError,
-    NotFound,
-    SolveError,
-    SpecError,
-    TagMoved,
-)
-from envbuild.key import KEY_SCHEME, SCRATCH, CanonicalForm, Key
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
-from envbuild.oci.manifest import ImageIndex, Manifest
+from envbuild.errors import BuildError, EnvbuildError, IntegrityError, NotFound, SpecError
+from envbuild.key import KEY_SCHEME, SCRATCH, CanonicalForm, Key, index_key
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
+from envbuild.oci.manifest import ImageIndex
+from envbuild.oci.referrers import has_referrers_api
+from envbuild.platform import Platform
 from envbuild.reference import ImageReference, Tag, TaggedReference
-from envbuild.spec.version import Version, parse_constraint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,13 +30,10 @@ if TYPE_CHECKING:
     from envbuild.build.bases import Bases
     from envbuild.build.recipe import Recipe
     from envbuild.deadline import Deadline
-    from envbuild.digest import Descriptor, Digest
+    from envbuild.digest import Digest
+    from envbuild.oci.manifest import Manifest
     from envbuild.oci.registry import Registry
-    from envbuild.platform import Platform
     from envbuild.reference import Repository
-    from envbuild.spec.environment import EnvironmentSpec
-    from envbuild.spec.steps import Steps
-    from envbuild.spec.version import Term
 
 BaseName = ImageReference | TaggedReference | None
 _KEY_TAG: Final = f"k{KEY_SCHEME}-"
@@ -63,7 +47,7 @@ class Rebased:
         source: The image that it was made from.
         reference: The image.
         key: Its key: that of the same definition on the new base.
-        lock_key: The key of its solution, 64 hex digits; None where it was there and says none.
+        lock_key: The key of its solution, 64 hex digits; None for an image index, or where it says none.
         made: False where the workspace had an image of the key.
     """
 
@@ -83,33 +67,31 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Rebaser(LayersBuilder):
+class Rebaser(Transplant):
     """Puts environments on another base. May be used by several threads.
-
-    What it makes is what :class:`LayersBuilder` makes of the same packages on that base, byte for byte.
 
     Attributes:
         bases: Resolves bases.
     """
 
     bases: Bases = field(kw_only=True)
-    _guard: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _bases: dict[tuple[str, str], tuple[Digest | None, BaseImage]] = field(default_factory=dict, repr=False)
-    _present: set[str] = field(default_factory=set, repr=False)
+    _seen: dict[str, Any] = field(default_factory=dict, repr=False)
+    _once: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def rebase(self, image: ImageReference | TaggedReference, base: BaseName, deadline: Deadline) -> Rebased:
         """Put one image's environment on a base and publish it to the workspace.
 
         Args:
-            image: An image that envbuild made, with its recipe beside it.
+            image: An image that envbuild made, with its recipe beside it; or an index of such images.
             base: The new base; None for ``scratch``.
             deadline: When to give up.
 
         Raises:
             SpecError: It is no such image, or there is no such base.
             SolveError: A package needs another glibc than the base has.
-            BuildError: It cannot be done without building: there is no recipe, the base has too many layers,
-                or its steps need files or an engine.
+            BuildError: It cannot be done without building: there is no recipe, the base has too many layers
+                or another python, or its steps need files or an engine.
             RegistryError: A registry could not be asked or written.
         """
         wanted = image.digest if isinstance(image, ImageReference) else image.tag
@@ -134,21 +116,32 @@ class Rebaser(LayersBuilder):
         registry = self.registries.open(workspace).by(deadline)
         found = (tag for tag in registry.tags() if tag.name.startswith(_KEY_TAG))
         tags = sorted(found, key=str)
+        indexes: list[tuple[Tag, ImageIndex]] = []
 
-        def each(tag: Tag) -> Rebased | Failed | None:
-            try:
+        def image(tag: Tag) -> Rebased | Failed | None:
+            def found() -> Rebased | None:
                 manifest = self.registries.probe(workspace, tag, deadline)
-                if (
-                    isinstance(manifest, ImageIndex)
-                    or manifest.annotations.get(BASE_DIGEST_ANNOTATION) not in names
-                ):
+                if isinstance(manifest, ImageIndex):
+                    indexes.append((tag, manifest))
                     return None
-                return self._rebase(workspace, manifest, base, deadline)
-            except EnvbuildError as error:
-                return Failed(f"{workspace}:{tag}", error)
+                on = manifest.annotations.get(BASE_DIGEST_ANNOTATION)
+                return self._rebase(workspace, manifest, base, deadline) if on in names else None
+
+            return _tried(found, f"{workspace}:{tag}")
+
+        def several(found: tuple[Tag, ImageIndex]) -> Rebased | Failed | None:
+            def rebased() -> Rebased | None:
+                parts = (self.registries.probe(workspace, part.digest, deadline) for part in index.manifests)
+                on = {part.annotations.get(BASE_DIGEST_ANNOTATION) for part in parts}
+                return self._rebase(workspace, index, base, deadline) if on & names else None
+
+            tag, index = found
+            return _tried(rebased, f"{workspace}:{tag}")
 
         with ThreadPoolExecutor(self.config.jobs, thread_name_prefix="rebase") as pool:
-            yield from (done for done in pool.map(each, tags) if done is not None)
+            yield from (done for done in pool.map(image, tags) if done is not None)
+            # Their images have tags of their own, and so are there now.
+            yield from (done for done in pool.map(several, sorted(indexes, key=str)) if done is not None)
 
     def digests(self, base: ImageReference | TaggedReference, deadline: Deadline) -> frozenset[Digest]:
         """The digests by which images name a base: its own, and of an index those of its platforms."""
@@ -169,28 +162,58 @@ class Rebaser(LayersBuilder):
         self, repository: Repository, manifest: Manifest | ImageIndex, base: BaseName, deadline: Deadline
     ) -> Rebased:
         source = repository.at(manifest.descriptor.digest)
+        if manifest.annotations.get(KEY_ANNOTATION) is None:
+            raise SpecError(f"{source} is no image that envbuild made")
+        if isinstance(manifest, ImageIndex):
+            return self._rebase_index(source, manifest, base, deadline)
         recipe = self._recipe(source, manifest, deadline)
-        platform = recipe.lock.platform
-        digest, new = self._base(base, platform, deadline)
+        digest, new = self._base(base, recipe.lock.platform, deadline)
         form = CanonicalForm({**recipe.form.fields, "base": str(digest) if digest else SCRATCH})
         there = self._find(form.key.tag, deadline)
         if there is not None:
             reference = self.config.workspace.at(there.descriptor.digest)
             return Rebased(source, reference, form.key, there.annotations.get(LOCK_ANNOTATION), made=False)
-        job = Job(_spec(recipe, base), form.key, platform, new, deadline)
-        seen, lock_key = self._publish(job, recipe, form, repository)
+        job = Job(as_spec(recipe, base), form.key, recipe.lock.platform, new, deadline)
+        seen, lock_key = self._publish(job, recipe, form, source)
         return Rebased(source, self.config.workspace.at(seen), form.key, lock_key, made=True)
 
-    def _recipe(self, source: ImageReference, manifest: Manifest | ImageIndex, deadline: Deadline) -> Recipe:
-        key = manifest.annotations.get(KEY_ANNOTATION)
-        if key is None or isinstance(manifest, ImageIndex):
-            raise SpecError(f"{source} is no image of one platform that envbuild made")
+    def _rebase_index(
+        self, source: ImageReference, index: ImageIndex, base: BaseName, deadline: Deadline
+    ) -> Rebased:
+        """The index over the images of an index, each rebased for its platform."""
+        done: dict[Platform, Rebased] = {}
+        for entry in index.manifests:
+            if entry.platform is None:
+                raise SpecError(f"{source} names an image without a platform: {entry.digest}")
+            part = self.registries.probe(source.repository, entry.digest, deadline)
+            if isinstance(part, ImageIndex):
+                raise IntegrityError(f"{source} is an index of indexes")
+            platform = Platform(entry.platform.os, entry.platform.architecture, entry.platform.variant)
+            done[platform] = self._rebase(source.repository, part, base, deadline)
+        key = index_key({platform: each.key for platform, each in done.items()})
+        there = self._find(key.tag, deadline)
+        reference = publish_index(
+            key,
+            {platform: each.reference for platform, each in done.items()},
+            self.config,
+            self.registries,
+            deadline,
+            progress=self.progress,
+        )
+        return Rebased(source, reference, key, None, made=there is None)
+
+    def _recipe(self, source: ImageReference, manifest: Manifest, deadline: Deadline) -> Recipe:
+        """The recipe of an image that is trusted and that it belongs to."""
+        if is_strict(self.config, source.repository):
+            registry = self.registries.open(source.repository).by(deadline)
+            if not admitted(self.config, registry, manifest, self.progress):
+                raise IntegrityError(f"{source} is not trusted, and so neither is what is made of it")
         try:
-            recipe = read_recipe(self.registries, source.repository, Key(key), deadline)
+            key = Key(manifest.annotations[KEY_ANNOTATION])
+            recipe = read_recipe(self.registries, source.repository, key, deadline)
         except NotFound:
             raise BuildError(f"{source} has no recipe beside it", hint=BUILD_AGAIN) from None
-        if recipe.lock_key != manifest.annotations.get(LOCK_ANNOTATION):
-            raise IntegrityError(f"the recipe beside {source} is that of another solution", hint=BUILD_AGAIN)
+        require_of(recipe, manifest, str(source))
         return recipe
 
     def _base(
@@ -198,7 +221,7 @@ class Rebaser(LayersBuilder):
     ) -> tuple[Digest | None, BaseImage]:
         """The digest that stands for a base in keys, and the base; read once."""
         name = (str(base), str(platform))
-        with self._guard:
+        with self._once:
             if name not in self._bases:
                 image = self.bases.image(base, platform, deadline)
                 digest = base.digest if isinstance(base, ImageReference) else image.digest
@@ -206,77 +229,44 @@ class Rebaser(LayersBuilder):
             return self._bases[name]
 
     def _publish(
-        self, job: Job, recipe: Recipe, form: CanonicalForm, origin: Repository
+        self, job: Job, recipe: Recipe, form: CanonicalForm, source: ImageReference
     ) -> tuple[Digest, str]:
+        started = dt.datetime.now(dt.UTC)
         target = self.registries.open(self.config.workspace).by(job.deadline)
         upload = Upload(target, self.progress)
         base = self._with_steps(job, upload)
-        self._check_glibc(recipe, base)
-        lock_key = self._lock_key(job, recipe.lock)
+        self.check(recipe, base)
+        lock_key = self._lock_key(job, recipe.lock, recipe.pip)
         annotations = self._annotations(job, lock_key)
-        manifest = self._find(Tag(f"l1-{lock_key}"), job.deadline)
-        if isinstance(manifest, Manifest) and manifest.annotations.get(LOCK_ANNOTATION) == lock_key:
-            manifest = reannotated(manifest, annotations)
-        else:
-            manifest = self._on(base, job, recipe, lock_key, annotations, upload, origin)
+        manifest = self._same_solution(target, lock_key) if self.runs(job, recipe) else None
+        if manifest is None:
+            manifest = self.on_base(base, job, recipe, annotations, upload, source.repository)
             target.put_manifest(manifest, Tag(f"l1-{lock_key}"))
-        self._keep(target, recipe.on(form, lock_key))
-        target.put_manifest(manifest, job.key.tag)
-        seen = self._find(job.key.tag, job.deadline)
-        if seen is None or seen.annotations.get(KEY_ANNOTATION) != str(job.key):
-            raise TagMoved(f"{target.repository}:{job.key.tag} was written and names something else now")
+            stored = True
+        else:
+            manifest, stored = reannotated(manifest, annotations), False
+        known = "empty" in self._seen
+        has_empty = keep_recipe(target, recipe.on(form, lock_key), self.progress, has_config=known)
+        if has_empty:
+            self._seen["empty"] = True
+        seen = publish_built(
+            self.config,
+            target,
+            manifest,
+            made_on(job, recipe, form, started, source),
+            job.deadline,
+            self.progress,
+            Known(stored, absent=True, has_empty=has_empty, has_api=self._has_api(target)),
+        )
         return seen.descriptor.digest, lock_key
 
-    def _on(
-        self,
-        base: BaseImage,
-        job: Job,
-        recipe: Recipe,
-        lock_key: str,
-        annotations: dict[str, str],
-        upload: Upload,
-        origin: Repository,
-    ) -> Manifest:
-        """The manifest of the environment on a base; all that it names is in the target."""
-        total = len(base.manifest.layers) + len(recipe.layers)
-        if total > self.config.max_layers:
-            raise BuildError(
-                f"the image would have {total} layers, at most {self.config.max_layers} are allowed",
-                hint=f"raise max_layers (at most 125); or {BUILD_AGAIN}",
-            )
-        for layer in base.manifest.layers:
-            self._require(upload, oci_layer(layer), base.registry, "base")
-        if origin != self.config.workspace:
-            source = self.registries.open(origin).by(job.deadline)
-            for own in recipe.layers:
-                self._require(upload, own.descriptor, source, own.title)
-        variables = dict(job.spec.variables)
-        composition = Composition((), 0, 0, recipe.scripted, dict(recipe.activation))
-        assembled = assemble(
-            base,
-            recipe.layers,
-            environment=self._environment(job, base, composition) if recipe.lock.packages else variables,
-            labels={LOCK_ANNOTATION: lock_key, SCHEME_ANNOTATION: str(KEY_SCHEME)},
-            annotations=annotations,
-        )
-        if recipe.scripted or job.spec.steps_after is not None:
-            return self._after(job, assembled, recipe.scripted, recipe.lock, upload)
-        upload.put_bytes(assembled.manifest.config, assembled.config, "config")
-        return assembled.manifest
-
-    def _require(self, upload: Upload, layer: Descriptor, source: Registry | None, title: str) -> None:
-        """Have a layer in the target; asked once."""
-        with self._guard:
-            if str(layer.digest) not in self._present:
-                upload.require(layer, source, title)
-                self._present.add(str(layer.digest))
-
-    def _keep(self, target: Registry, recipe: Recipe) -> None:
-        with self._guard:
-            known = "recipe" in self._present
-        put_recipe(target, recipe, has_config=known)
-        with self._guard:
-            self._present.add("recipe")
+    def _has_api(self, target: Registry) -> bool | None:
+        if not self.config.attach:
+            return None
+        with self._once:
+            if "api" not in self._seen:
+                self._seen["api"] = has_referrers_api(target)
+            return bool(self._seen["api"])
 
     def _find(self, tag: Tag, deadline: Deadline) -> Manifest | ImageIndex | None:
         try:
@@ -284,69 +274,9 @@ class Rebaser(LayersBuilder):
         except NotFound:
             return None
 
-    def _check_glibc(self, recipe: Recipe, base: BaseImage) -> None:
-        """Hold what the packages need against the base.
 
-        Raises:
-            SolveError: The base's glibc is not what a package needs.
-        """
-        needs = recipe.glibc_needs
-        if not needs:
-            return
-        with self._guard:
-            seen = self.config.glibc or glibc_version(base, self.index.fact, self.index.put_fact)
-        if missing := [need for need in needs if seen is None or not allows(need, seen)]:
-            raise SolveError(
-                f"the base has {f'glibc {seen}' if seen else 'no glibc'}, and packages of this environment "
-                f"need {', '.join(f'__glibc {need}' for need in missing)}",
-                hint="choose a base with another glibc, or resolve the definition anew on this base",
-            )
-
-
-def allows(constraint: str, version: str) -> bool:
-    """Whether a version constraint, as ``>=2.17,<3``, allows a version."""
-    seen = Version.parse(version)
-    alternatives, _ = parse_constraint(constraint)
-    return any(all(_holds(term, seen) for term in conjunction) for conjunction in alternatives)
-
-
-_OPERATORS: Final[dict[str, Callable[[int], bool]]] = {
-    "==": lambda order: order == 0,
-    "!=": lambda order: order != 0,
-    ">=": lambda order: order >= 0,
-    "<=": lambda order: order <= 0,
-    ">": lambda order: order > 0,
-    "<": lambda order: order < 0,
-}
-
-
-def _holds(term: Term, version: Version) -> bool:
-    if term.operator in _OPERATORS:
-        return _OPERATORS[term.operator](version.compare(Version.parse(term.version)))
-    starts = f"{version}.".startswith(f"{term.version}.")
-    return starts == (term.operator == "=")
-
-
-def _spec(recipe: Recipe, base: BaseName) -> EnvironmentSpec:
-    """As much of the definition as the image needs beyond its layers."""
-    from envbuild.spec.environment import EnvironmentSpec
-
-    form = recipe.form.fields
-    if form["pip"] is not None:
-        raise BuildError("its pip section is installed for the Python of its base", hint=BUILD_AGAIN)
-    return EnvironmentSpec(
-        source=f"the recipe of {recipe.form.key}",
-        base=base,
-        steps=_steps(form["steps"]),
-        steps_after=_steps(form["steps_after"]),
-        variables=tuple(sorted(form["variables"].items())),
-        platforms=(recipe.lock.platform,),
-    )
-
-
-def _steps(section: dict[str, Any] | None) -> Steps | None:
-    from envbuild.lockfile.revive import revived_steps
-
-    if section is not None and section["context"]:
-        raise BuildError("its steps read files, which a recipe does not hold", hint=BUILD_AGAIN)
-    return revived_steps(section, Path("recipe"))
+def _tried(action: Callable[[], Rebased | None], name: str) -> Rebased | Failed | None:
+    try:
+        return action()
+    except EnvbuildError as error:
+        return Failed(name, error)

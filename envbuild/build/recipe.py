@@ -1,7 +1,7 @@
 """What an image was made of, kept beside it: enough to put the same environment on another base.
 
 The tag ``f1-KEY`` beside an image's ``k1-KEY`` names an artifact without content; its annotation holds the
-canonical form of the definition, the packages and the environment's layers as JSON. One
+canonical form of the definition, the packages, the wheels and the environment's layers as JSON. One
 request reads it. Its form proves that it belongs to the key: it hashes to it.
 """
 
@@ -13,15 +13,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from envbuild.build.assemble import Layer
+from envbuild.build.job import folder_of, job_form
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import EnvbuildError, IntegrityError, SpecError
 from envbuild.key import CanonicalForm, Key
-from envbuild.lock import Lock, PackageRecord
-from envbuild.lookup import KEY_ANNOTATION
+from envbuild.lock import Lock, PackageRecord, PipDistribution
+from envbuild.lockfile.document import distribution_json, package_json
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_EMPTY, Manifest, encode
 from envbuild.platform import Platform
 from envbuild.progress import Event
-from envbuild.reference import ImageReference, Tag
+from envbuild.reference import Tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,17 +32,73 @@ if TYPE_CHECKING:
     from envbuild.build.base import BaseImage
     from envbuild.build.compose import Composition
     from envbuild.build.job import Job
+    from envbuild.build.wheels import Wheels
     from envbuild.deadline import Deadline
     from envbuild.oci.registries import Registries
     from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
     from envbuild.reference import Repository
+    from envbuild.spec.environment import EnvironmentSpec
 
 ARTIFACT_TYPE: Final = "application/vnd.envbuild.recipe.v1+json"
 RECIPE_ANNOTATION: Final = "io.envbuild.recipe"
-VERSION: Final = 1
+VERSION: Final = 2
 _EMPTY: Final = b"{}"
 BUILD_AGAIN: Final = "resolve its definition with --base, which builds what is missing"
+
+
+@dataclass(frozen=True)
+class PipPart:
+    """What a pip section added.
+
+    Attributes:
+        wheels: The wheels.
+        replaced: The metadata folders of what Conda installed and wheels replace.
+        python: Path and version of the base's python under the virtual environment; None where the
+            environment has a python of its own.
+    """
+
+    wheels: tuple[PipDistribution, ...]
+    replaced: tuple[str, ...] = ()
+    python: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, wheels: Wheels, spec: EnvironmentSpec) -> Self:
+        """What is kept of a build's wheels; the definition's own files by their path from its folder."""
+        from envbuild.pip.locked import portable
+
+        python, found = wheels.python, wheels.solution.distributions
+        return cls(
+            portable(found, spec.pip, folder_of(spec)) if spec.pip is not None else found,
+            tuple(each.metadata for each in wheels.solution.replaced),
+            (python.executable, python.version) if python is not None else None,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What the lock key is made of; as :meth:`envbuild.build.wheels.Wheels.identity`."""
+        return {
+            "wheels": [wheel.identity for wheel in self.wheels],
+            "replaced": list(self.replaced),
+            "python": self.python[0] if self.python is not None else None,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of the recipe's document."""
+        return {
+            "wheels": [distribution_json(wheel) for wheel in self.wheels],
+            "replaced": list(self.replaced),
+            "python": self.python,
+        }
+
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> Self:
+        """Read :meth:`to_json`'s document; what is wrong with it raises whatever it raises."""
+        wheels = tuple(_distribution(each) for each in document["wheels"])
+        python = document["python"]
+        if python is not None:
+            executable, version = map(str, python)
+            python = executable, version
+        return cls(wheels, tuple(map(str, document["replaced"])), python)
 
 
 @dataclass(frozen=True)
@@ -50,10 +108,11 @@ class Recipe:
     Attributes:
         form: The canonical form of its definition, with the base that it is on.
         lock_key: The key of its solution on that base, 64 hex digits.
-        lock: The packages, without where they are; their requirements are whole only where scripts run.
+        lock: The packages.
         layers: The environment's own layers, lowest first.
         scripted: The names of the packages that have a post-link script.
         activation: The text of the files that take part in activation, by path.
+        pip: What the pip section added, or None.
     """
 
     form: CanonicalForm
@@ -62,6 +121,7 @@ class Recipe:
     layers: tuple[Layer, ...]
     scripted: frozenset[str] = frozenset()
     activation: Mapping[str, str | None] = field(default_factory=dict)
+    pip: PipPart | None = None
 
     def on(self, form: CanonicalForm, lock_key: str) -> Recipe:
         """The same environment under another definition or on another base."""
@@ -80,16 +140,13 @@ class Recipe:
                 "envbuild_recipe": VERSION,
                 "form": json.loads(self.form.to_json()),
                 "lock_key": self.lock_key,
-                "packages": [self._package(package) for package in self.lock.packages],
+                "packages": [package_json(package) for package in self.lock.packages],
                 "layers": [_layer_json(layer) for layer in self.layers],
                 "scripted": sorted(self.scripted),
                 "activation": dict(sorted(self.activation.items())),
+                "pip": self.pip.to_json() if self.pip is not None else None,
             }
         )
-
-    def _package(self, package: PackageRecord) -> list[Any]:
-        depends = [each for each in package.depends if self.scripted or each.startswith("__")]
-        return [*package.identity.values(), package.build_number, depends]
 
     @classmethod
     def parse(cls, text: str, key: Key, what: str) -> Self:
@@ -112,12 +169,7 @@ class Recipe:
     @classmethod
     def _read(cls, document: dict[str, Any]) -> Self:
         form = CanonicalForm(document["form"])
-        packages = [
-            PackageRecord(
-                name, version, build, number, subdir, "", Digest(sha256), depends=tuple(map(str, depends))
-            )
-            for name, version, build, subdir, sha256, number, depends in document["packages"]
-        ]
+        packages = [_record(each) for each in document["packages"]]
         layers = tuple(
             Layer(Descriptor(media_type, Digest.parse(digest), int(size)), Digest.parse(diff_id), str(title))
             for media_type, digest, size, diff_id, title in document["layers"]
@@ -129,7 +181,17 @@ class Recipe:
             layers,
             frozenset(map(str, document["scripted"])),
             dict(document["activation"]),
+            PipPart.read(document["pip"]) if document["pip"] is not None else None,
         )
+
+
+def _record(document: dict[str, Any]) -> PackageRecord:
+    known = {**document, "sha256": Digest(document["sha256"]), "depends": tuple(document.get("depends", ()))}
+    return PackageRecord(**known)
+
+
+def _distribution(document: dict[str, Any]) -> PipDistribution:
+    return PipDistribution(**{"size": None, **document, "sha256": Digest(document["sha256"])})
 
 
 def _layer_json(layer: Layer) -> list[Any]:
@@ -154,6 +216,20 @@ def read_recipe(registries: Registries, repository: Repository, key: Key, deadli
     return Recipe.parse(text, key, f"{repository}:{recipe_tag(key)}")
 
 
+def require_of(recipe: Recipe, image: Manifest, name: str) -> None:
+    """Hold a recipe against the image that it stands beside: what is made of it is what was in the image.
+
+    Raises:
+        IntegrityError: It is that of another image.
+    """
+    if recipe.lock_key != image.annotations.get(LOCK_ANNOTATION):
+        raise IntegrityError(f"the recipe beside {name} is that of another solution", hint=BUILD_AGAIN)
+    own = [layer.descriptor.digest for layer in recipe.layers]
+    all_ = [layer.digest for layer in image.layers]
+    if not any(all_[start : start + len(own)] == own for start in range(len(all_) - len(own) + 1)):
+        raise IntegrityError(f"the recipe beside {name} has layers that the image has not", hint=BUILD_AGAIN)
+
+
 def put_recipe(target: Registry, recipe: Recipe, *, has_config: bool = False) -> bool:
     """Put a recipe beside its image; False for one that no registry would take, which is left out.
 
@@ -173,7 +249,9 @@ def put_recipe(target: Registry, recipe: Recipe, *, has_config: bool = False) ->
     return True
 
 
-def keep_recipe(target: Registry, recipe: Recipe | None, progress: Progress) -> bool:
+def keep_recipe(
+    target: Registry, recipe: Recipe | None, progress: Progress, *, has_config: bool = False
+) -> bool:
     """Put a recipe beside its image if that is possible: an image without one cannot be rebased, no more.
 
     Returns:
@@ -182,14 +260,20 @@ def keep_recipe(target: Registry, recipe: Recipe | None, progress: Progress) -> 
     if recipe is None:
         return False
     try:
-        return put_recipe(target, recipe)
+        return put_recipe(target, recipe, has_config=has_config)
     except EnvbuildError as error:
         progress(Event("push", str(recipe.form.key), "output", text=f"the recipe was not kept: {error}"))
         return False
 
 
 def recipe_of(
-    job: Job, lock_key: str, lock: Lock, base: BaseImage, assembled: Assembled, composition: Composition
+    job: Job,
+    lock_key: str,
+    lock: Lock,
+    base: BaseImage,
+    assembled: Assembled,
+    composition: Composition,
+    pip: PipPart | None = None,
 ) -> Recipe:
     """The recipe of what a build put together.
 
@@ -200,6 +284,7 @@ def recipe_of(
         base: What the layers are on: the base with the steps before the environment.
         assembled: The image, before anything runs in it.
         composition: What is known of its layers.
+        pip: What the pip section added.
     """
     own = assembled.manifest.layers[len(base.manifest.layers) :]
     config = json.loads(assembled.config)
@@ -213,7 +298,15 @@ def recipe_of(
             strict=True,
         )
     )
-    return Recipe(_form(job), lock_key, lock, layers, composition.scripted, composition.activation)
+    return Recipe(
+        job_form(job),
+        lock_key,
+        lock,
+        layers,
+        composition.scripted,
+        composition.activation,
+        pip,
+    )
 
 
 def recipe_like(
@@ -222,13 +315,6 @@ def recipe_like(
     """The recipe of an image with the same solution, for another definition; None where that has none."""
     try:
         key = Key(image.annotations[KEY_ANNOTATION])
-        return read_recipe(registries, repository, key, job.deadline).on(_form(job), lock_key)
+        return read_recipe(registries, repository, key, job.deadline).on(job_form(job), lock_key)
     except (KeyError, EnvbuildError):
         return None
-
-
-def _form(job: Job) -> CanonicalForm:
-    """The form that the job's key was made of; a pinned base stands for itself there."""
-    named = job.spec.base
-    digest = named.digest if isinstance(named, ImageReference) else job.base.digest
-    return CanonicalForm.of(job.spec, digest, job.platform)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from envbuild.deadline import NO_DEADLINE
-from envbuild.digest import Descriptor
+from envbuild.digest import Descriptor, Digest
 from envbuild.errors import IntegrityError, TagMoved
 from envbuild.oci.manifest import OCI_EMPTY, ImageIndex, Manifest
 from envbuild.oci.registry import find_manifest
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from envbuild.deadline import Deadline
-    from envbuild.digest import Digest
     from envbuild.oci.registry import Registry
 
 EMPTY: Final = b"{}"
@@ -95,9 +94,16 @@ def referrers(
     return tuple(each for each in found if artifact_type in {None, each.artifact_type})
 
 
-def _listed(registry: Registry, subject: Digest) -> tuple[bool, tuple[Descriptor, ...]]:
-    """Whether there is the API, and what is attached."""
-    answer = registry.referrers(subject)
+def has_referrers_api(registry: Registry) -> bool:
+    """Whether a registry has the referrers API, which it has for every manifest or for none."""
+    return registry.referrers(Digest("0" * 64)) is not None
+
+
+def _listed(
+    registry: Registry, subject: Digest, has_api: bool | None = None
+) -> tuple[bool, tuple[Descriptor, ...]]:
+    """Whether there is the API, and what is attached; it is not asked where it is known to be missing."""
+    answer = None if has_api is False else registry.referrers(subject)
     listed = answer or ()
     if not listed:  # no API; or one that came later than tags that are still there
         listed = _tagged(registry, subject)
@@ -113,6 +119,7 @@ def attach(
     deadline: Deadline = NO_DEADLINE,
     new_types: bool = False,
     has_empty: bool = False,
+    has_api: bool | None = None,
 ) -> tuple[Descriptor, ...]:
     """Attach artifacts to a manifest, all in one pass; those that are attached already stay as they are.
 
@@ -124,19 +131,20 @@ def attach(
         deadline: When to give up.
         new_types: Whether to attach only what nothing of its type is attached of.
         has_empty: Whether the blob that every artifact has for a config is in the repository.
+        has_api: What :func:`has_referrers_api` said of the registry; None to ask.
 
     Returns:
         The entries of the artifacts as listings have them.
     """
     registry = registry.by(deadline)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="attach") as pool:
-        listing = pool.submit(_listed, registry, subject.digest)
+        listing = pool.submit(_listed, registry, subject.digest, has_api)
         empty = None if has_empty else pool.submit(_put, registry, EMPTY, OCI_EMPTY, ask=True)
         putting = [
             (artifact, pool.submit(_put, registry, artifact.content, artifact.media_type, ask=False))
             for artifact in artifacts
         ]
-        has_api, listed = listing.result()
+        api, listed = listing.result()
         types = {each.artifact_type for each in listed} if new_types else set()
         if empty is not None:
             empty.result()
@@ -147,7 +155,7 @@ def attach(
         ]
         list(pool.map(registry.put_manifest, wanted))
     entries = tuple(map(_entry, wanted))
-    if not has_api:
+    if not api:
         _enlist(registry, subject.digest, entries, locks, deadline)
     return entries
 

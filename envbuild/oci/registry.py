@@ -133,7 +133,12 @@ def find_manifest(registry: Registry, reference: Tag | Digest) -> Manifest | Ima
 
 
 def publish(
-    registry: Registry, manifest: Manifest | ImageIndex, tag: Tag, *, stored: bool = False
+    registry: Registry,
+    manifest: Manifest | ImageIndex,
+    tag: Tag,
+    *,
+    stored: bool = False,
+    absent: bool = False,
 ) -> Manifest | ImageIndex:
     """Store a manifest, then tag it, unless the tag is there already: an existing tag wins.
 
@@ -144,6 +149,7 @@ def publish(
         manifest: The manifest.
         tag: The tag.
         stored: Whether the manifest is in the repository under its digest.
+        absent: Whether the tag was looked for a moment ago and was not there.
 
     Returns:
         What the tag names in the end: the given manifest, or the one that was there first.
@@ -152,7 +158,7 @@ def publish(
         TagMoved: The tag that was just written names another manifest when read back.
         IntegrityError: The tag is there and names something that does not carry what the tag says.
     """
-    if (existing := find_manifest(registry, tag)) is not None:
+    if not absent and (existing := find_manifest(registry, tag)) is not None:
         return _adopted(existing, manifest, registry, tag)
     if not stored:
         registry.put_manifest(manifest)

@@ -17,7 +17,8 @@ MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 """The machine names, by architecture, that wheels and uv know."""
 
 _OLDEST: Final = {"x86_64": 5, "aarch64": 17}
-_LEGACY: Final = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+LEGACY: Final = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+"""The older names of platforms, by the minor version of the glibc 2 that they ask for."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -56,6 +57,6 @@ def rank(file_name: str, accepted: Mapping[Tag, int]) -> tuple[int, int, str] | 
 def _platforms(machine: str, glibc_minor: int) -> Iterator[str]:
     for minor in range(glibc_minor, _OLDEST[machine] - 1, -1):
         yield f"manylinux_2_{minor}_{machine}"
-        if legacy := _LEGACY.get(minor):
+        if legacy := LEGACY.get(minor):
             yield f"{legacy}_{machine}"
     yield f"linux_{machine}"

@@ -16,7 +16,8 @@ import pytest
 import conda_oracle
 from conda_packages import Entry, Package
 from envbuild.build.base import decompressed
-from envbuild.build.rebase import Failed, Rebased, Rebaser, allows
+from envbuild.build.needs import allows
+from envbuild.build.rebase import Failed, Rebased, Rebaser
 from envbuild.build.recipe import Recipe, recipe_tag
 from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE
@@ -249,7 +250,8 @@ def test_nothing_but_manifests_and_configs_is_written(world: World) -> None:
     shutil.rmtree(world.root / "channels")
     done = rebase(offline(world), image.reference, base(world, "newer"))
     new = {path.name: path.read_bytes() for path in blobs.iterdir() if path.name not in before}
-    assert len(new) == 3  # a config, a manifest, a recipe
+    # a config, a manifest, a recipe; definition, lock and provenance, each with its manifest, and their list
+    assert len(new) == 3 + 6 + 1
     assert all(isinstance(json.loads(content), dict) for content in new.values())
     assert parse_reference(str(done.reference)) == done.reference
 
