@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -103,7 +103,7 @@ def _texts(requirements: tuple[PipRequirement, ...]) -> Iterator[str]:
     Variables are filled in, for uv's own environment has none; hashes are held against the wheels later.
     """
     for each in requirements:
-        yield replace(each, fetch_url=each.fetch_url and _filled(each.fetch_url), hashes=()).text()
+        yield each._replace(fetch_url=each.fetch_url and _filled(each.fetch_url), hashes=()).text()
 
 
 def bare(url: str) -> str:

@@ -91,7 +91,7 @@ class CondaSection:
         """The section as JSON for the key, without credentials."""
         return {
             "channels": [channel.canonical for channel in self.channels],
-            "dependencies": [spec.canonical() for spec in self.dependencies],
+            "dependencies": [spec.spelling for spec in self.dependencies],
             "nodefaults": self.nodefaults,
             "variables": dict(self.variables),
         }
@@ -156,7 +156,7 @@ def _dependencies(node: Node, folder: Path) -> tuple[tuple[MatchSpec, ...], PipS
             if item.value in NULLS and (item.plain or not item.value):
                 fail(item.mark, "a dependency is empty", "delete the line, or name a package")
             spec = parse(item.value, item.mark, folder)
-            specs.setdefault(spec.canonical(), spec)
+            specs.setdefault(spec.spelling, spec)
         elif isinstance(item, Mapping):
             if seen is not None:
                 fail(item.mark, f"`pip:` stands twice, first in line {seen.mark.line}", "join the two lists")

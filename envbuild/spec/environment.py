@@ -225,17 +225,13 @@ def _from_document(source: _Source) -> EnvironmentSpec:
         "write a Conda environment.yml (`dependencies: [...]`) or an envbuild.yaml (`base: ...`)",
     )
     names = {name.value for name, _ in node.entries}
+    if names and names <= forms.CONDA_KEYS:
+        return _from_conda(node, source)
     for keys, what, hint in _OTHERS:
         if keys <= names:
             fail(node.mark, f"this is {what}, expected a definition", hint)
-    readers: list[tuple[frozenset[str], Callable[[Mapping, _Source], EnvironmentSpec]]] = [
-        (forms.CONDA_KEYS, _from_conda),
-        (forms.ENVBUILD_KEYS, _from_envbuild),
-        (forms.AZURE_KEYS | forms.AZURE_JOB_KEYS, _from_azure_document),
-        (forms.AZURE_V1_KEYS, _from_azure_v1),
-    ]
     # What decides is how many of the keys a form knows; on a draw, the form that stands first.
-    known, reader = max(readers, key=lambda each: len(each[0] & names))
+    known, reader = max(_READERS, key=lambda each: len(each[0] & names))
     if not known & names and names:
         first = node.entries[0][0]
         fail(
@@ -312,3 +308,11 @@ def _merged(conda: CondaSection | None, outer: dict[str, str]) -> tuple[tuple[st
     """The variables of both places; the definition's own win over those of the Conda file it names."""
     inner = dict(conda.variables) if conda is not None else {}
     return tuple(sorted({**inner, **outer}.items()))
+
+
+_READERS: tuple[tuple[frozenset[str], Callable[[Mapping, _Source], EnvironmentSpec]], ...] = (
+    (forms.CONDA_KEYS, _from_conda),
+    (forms.ENVBUILD_KEYS, _from_envbuild),
+    (forms.AZURE_KEYS | forms.AZURE_JOB_KEYS, _from_azure_document),
+    (forms.AZURE_V1_KEYS, _from_azure_v1),
+)

@@ -8,18 +8,19 @@ spelling is ``name version[build="…",channel="…",…]``, a match spec itself
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from envbuild.errors import SpecError
 from envbuild.spec.channel import Channel, file_url, is_subdir, redact, split_credentials
 from envbuild.spec.document import describe, fail
-from envbuild.spec.shortmatch import read_short
+from envbuild.spec.shortmatch import read_short, read_short_constraint, spell
 from envbuild.spec.version import canonical_constraint, parse_constraint, spell_constraint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from envbuild.spec.document import Mark
+    from envbuild.spec.shortmatch import Fields
 
 MAX_LENGTH = 2048
 _KEYS = (
@@ -46,6 +47,7 @@ class MatchSpec(NamedTuple):
         name: The package's name, lower case.
         version: The canonical version constraint, or None where every version is allowed.
         fields: The other constraints in canonical spelling: name and value, in a fixed order.
+        spelling: The three above in the one spelling of their meaning; see :meth:`canonical`.
         channel: The channel to take the package from, with its credentials; None where any channel will do.
             It takes no part in comparing, like all that follows, and is not shown.
         private_url: The package's URL with its credentials, where the match spec gives one.
@@ -53,8 +55,9 @@ class MatchSpec(NamedTuple):
     """
 
     name: str
-    version: str | None = None
-    fields: tuple[tuple[str, str], ...] = ()
+    version: str | None
+    fields: Fields
+    spelling: str
     channel: Channel | None = None
     private_url: str | None = None
     mark: Mark | None = None
@@ -83,13 +86,13 @@ class MatchSpec(NamedTuple):
         Raises:
             SpecError: It is not a match spec, or one whose meaning is not certain.
         """
-        if (short := read_short(text)) is not None:
-            return tuple.__new__(cls, (*short, None, mark))
+        if (short := read_short(text, mark)) is not None:
+            return tuple.__new__(cls, short)
         try:
-            parsed = _parse(text, base_folder)
+            name, version, fields, channel, private_url = _parse(text, base_folder)
         except SpecError as error:
             fail(mark, f"match spec {redact(text[:80])!r}: {error.message}", error.hint)
-        return cls(*parsed[:5], mark)
+        return cls(name, version, fields, spell(name, version, fields), channel, private_url, mark)
 
     def get(self, key: str) -> str | None:
         """A constraint beside name and version, as ``build`` or ``sha256``; None where it is not given."""
@@ -100,17 +103,17 @@ class MatchSpec(NamedTuple):
 
     def canonical(self) -> str:
         """The one spelling of this meaning; without credentials."""
-        base = self.name if self.version is None else f"{self.name} {self.version}"
-        if not self.fields:
-            return base
-        fields = ",".join([f'{name}="{value}"' for name, value in self.fields])
-        return f"{base}[{fields}]"
+        return self.spelling
 
     def __str__(self) -> str:
-        return self.canonical()
+        return self.spelling
 
 
-def _parse(text: str, base_folder: Path | None) -> MatchSpec:
+_Parsed: TypeAlias = "tuple[str, str | None, Fields, Channel | None, str | None]"
+"""Name, version, fields, channel and private URL of a match spec."""
+
+
+def _parse(text: str, base_folder: Path | None) -> _Parsed:
     _check_characters(text)
     text = text.strip()
     if _URL_LIKE.match(text) and "::" not in text:
@@ -123,7 +126,7 @@ def _parse(text: str, base_folder: Path | None) -> MatchSpec:
         raise SpecError("a single ':' is found, expected '::'", hint="write it as channel::name")
     name, rest = _split_name(rest.strip())
     version = _version(rest, fields)
-    return _assemble(MatchSpec(name, version), fields, base_folder)
+    return (name, version, *_assemble(fields, base_folder))
 
 
 def _check_characters(text: str) -> None:
@@ -217,7 +220,7 @@ def _version(rest: str, fields: dict[str, str]) -> str | None:
     """The version constraint behind the name; the build behind that goes into the fields."""
     inner = fields.pop("version", None)
     if not rest:
-        return canonical_constraint(inner) if inner is not None else None
+        return read_short_constraint(inner) or canonical_constraint(inner) if inner is not None else None
     if inner is not None:
         raise SpecError("it gives a version twice", hint="keep one of them")
     if starred := _STARRED_EQUALS.fullmatch(rest):
@@ -244,9 +247,9 @@ def _split_build(tail: str) -> str | None:
     return build or None
 
 
-def _assemble(spec: MatchSpec, fields: dict[str, str], base_folder: Path | None) -> MatchSpec:
+def _assemble(fields: dict[str, str], base_folder: Path | None) -> tuple[Fields, Channel | None, str | None]:
     if not fields:
-        return spec
+        return (), None, None
     channel = private_url = None
     if "channel" in fields:
         channel = Channel.parse(fields["channel"], base_folder)
@@ -255,7 +258,7 @@ def _assemble(spec: MatchSpec, fields: dict[str, str], base_folder: Path | None)
         fields["url"], private_url = _package_url(fields["url"])
     canonical = [(key, _field_value(key, fields[key])) for key in _KEYS if key in fields]
     kept = tuple((key, value) for key, value in canonical if (key, value) != ("build", "*"))
-    return spec._replace(fields=kept, channel=channel, private_url=private_url)
+    return kept, channel, private_url
 
 
 def _field_value(key: str, value: str) -> str:
@@ -325,7 +328,7 @@ def _package_url(text: str) -> tuple[str, str]:
     return split_credentials(text)
 
 
-def _from_url(text: str) -> MatchSpec:
+def _from_url(text: str) -> _Parsed:
     """A package's URL or absolute path; ``#<md5>`` or ``#sha256:<digits>`` may follow, as in URL lists."""
     address, mark, digest = text.partition("#")
     canonical, private = _package_url(address.strip())
@@ -339,4 +342,4 @@ def _from_url(text: str) -> MatchSpec:
         key = "md5" if len(digest) == 32 else "sha256"
         fields[key] = _hash(key, digest.strip().removeprefix("sha256:").removeprefix("md5:"))
     ordered = tuple((key, fields[key]) for key in _KEYS if key in fields)
-    return MatchSpec(archive[1].lower(), None, ordered, private_url=private)
+    return archive[1].lower(), None, ordered, None, private

@@ -8,12 +8,13 @@ variable, a file on the web) is refused.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 from envbuild.spec.document import Mark, fail
 from envbuild.spec.requirement import (
+    PipRequirement,
     canonical_name,
     check_hash,
     is_remote,
@@ -23,15 +24,13 @@ from envbuild.spec.requirement import (
     read_requirement,
     strip_credentials,
 )
+from envbuild.spec.shortrequirement import read_short_requirement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from envbuild.spec.requirement import (
-        LocalSource,
-        PipRequirement,
-    )
+    from envbuild.spec.requirement import LocalSource
 
 MAX_BYTES = 1 << 20
 MAX_LINE = 1 << 16
@@ -114,6 +113,9 @@ class PipSection:
         """
         collector = _Collector()
         for item in items:
+            if (short := read_short_requirement(item.value)) is not None:
+                collector.requirement(PipRequirement(*short, mark=item.mark))
+                continue
             lines = list(_logical_lines(item.value.strip(), item.mark))
             if "\n" in item.value.strip() or len(lines) > 1:
                 fail(item.mark, "a pip item of several lines, expected one", "write one requirement an item")
@@ -211,6 +213,9 @@ class _Collector:
         self._chain: list[tuple[Path, str]] = []
         self._included = 0
 
+    def requirement(self, one: PipRequirement) -> None:
+        self._lists[False].append(one)
+
     def section(self, cls: type[_Section]) -> _Section:
         indexes = _unique([*([self._index] if self._index else []), *self._extra])
         links = _unique(self._links)
@@ -287,7 +292,7 @@ class _Collector:
                 fail(mark, "-e in a constraints file", "name a version, or move it to the requirements")
             if not is_remote(value) and "/" not in value and not value.startswith("."):
                 value = f"./{value}"
-            self._lists[False].append(replace(read_requirement(value, mark, folder, ()), editable=True))
+            self._lists[False].append(read_requirement(value, mark, folder, ())._replace(editable=True))
 
         return {
             "--constraint": lambda value: self._include(value, mark, folder, constraint=True),
@@ -375,8 +380,5 @@ def _unique(items: Iterable[str]) -> tuple[str, ...]:
 
 def _sorted(items: Iterable[PipRequirement]) -> tuple[PipRequirement, ...]:
     """Sorted by what they say, each once."""
-    import json
-
-    encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
-    found = {encode(item.to_json()): item for item in items}
-    return tuple(item for _, item in sorted(found.items()))
+    found = {item.json_text(): item for item in items}
+    return tuple([found[text] for text in sorted(found)])

@@ -111,14 +111,13 @@ class _Reader:
     def _sequence(self, indent: int, depth: int) -> Sequence:
         """Hot path: texts in place, all else by the other methods."""
         make, source, lines, at = tuple.__new__, self._source, self._lines, self._at
-        start, end, prefix = at + 1, len(lines), " " * indent
+        start, end, prefix, behind = at + 1, len(lines), " " * indent, indent + 1
         items: list[Node] = []
         while at < end:
             spaces, dash, key, _, plain, other = lines[at]
             at += 1
             if plain and dash and not key and spaces == prefix:
-                mark = make(Mark, (source, at, indent + len(dash) + 1))
-                items.append(make(Scalar, (plain, mark, True, None)))
+                items.append(make(Scalar, (plain, make(Mark, (source, at, behind + len(dash))), True, None)))
             elif dash and spaces == prefix:
                 self._at = at
                 items.append(self._item(key, plain or other, indent + len(dash), depth))

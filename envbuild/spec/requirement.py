@@ -7,10 +7,11 @@ no key. It is imported only where there is a requirement.
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envbuild.spec.context import MAX_CONTEXT_BYTES, ContextFile, Source, collect
 from envbuild.spec.document import Mark, fail
@@ -33,6 +34,9 @@ _PATH_TAIL = re.compile(r"\s*(?:\[([A-Za-z0-9._, -]*)\])?\s*(?:;(.*))?")
 _PROJECT_RULES = (
     "**/.git\n**/.hg\n**/.svn\n**/.venv\n**/__pycache__\n**/*.py[co]\n**/*.egg-info\n.dockerignore\n"
 )
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+_NO_ESCAPES = re.compile(r'[^"\\\x00-\x1f]*')
+_HEAD = '{"editable":false,"extras":[],"hashes":[],"local":null,"marker":"","name":"'
 MAX_LENGTH = 2048
 _HASHES = {"sha256": 64, "sha384": 96, "sha512": 128}
 
@@ -56,8 +60,7 @@ class LocalSource:
         return {"files": [file.to_json() for file in self.files], "name": self.name}
 
 
-@dataclass(frozen=True, slots=True)
-class PipRequirement:
+class PipRequirement(NamedTuple):
     """A requirement; two are equal when they ask for the same.
 
     Attributes:
@@ -69,7 +72,8 @@ class PipRequirement:
         local: A local source, or None.
         editable: Whether it was given with ``-e``.
         hashes: ``sha256:…`` and so on, sorted.
-        fetch_url: The URL as it was written; it may hold credentials.
+        fetch_url: The URL as it was written; it may hold credentials. It takes no part in comparing, like
+            all that follows, and is not shown.
         mark: Where it stands.
     """
 
@@ -81,8 +85,20 @@ class PipRequirement:
     local: LocalSource | None = None
     editable: bool = False
     hashes: tuple[str, ...] = ()
-    fetch_url: str | None = field(default=None, compare=False, repr=False)
-    mark: Mark = field(default=Mark("", 1, 1), compare=False, repr=False)
+    fetch_url: str | None = None
+    mark: Mark = Mark("", 1, 1)
+
+    def __eq__(self, other: object) -> bool:
+        return self[:8] == other[:8] if isinstance(other, PipRequirement) else NotImplemented
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[:8])
+
+    def __repr__(self) -> str:
+        return f"PipRequirement({self.json_text()})"
 
     def to_json(self) -> dict[str, Any]:
         """The requirement's part of a canonical form."""
@@ -96,6 +112,14 @@ class PipRequirement:
             "specifiers": list(self.specifiers),
             "url": self.url,
         }
+
+    def json_text(self) -> str:
+        """The RFC 8785 text of :meth:`to_json`, which decides the order of requirements."""
+        more = self.editable or self.extras or self.hashes or self.local or self.marker or self.url
+        if more or not _NO_ESCAPES.fullmatch("".join(self.specifiers)):
+            return _ENCODER.encode(self.to_json())
+        specifiers = ",".join([f'"{one}"' for one in self.specifiers])
+        return f'{_HEAD}{self.name}","specifiers":[{specifiers}],"url":null}}'
 
     def text(self) -> str:
         """A line of a requirements file; it may hold credentials."""
@@ -247,7 +271,7 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
         fail(mark, f"the variable {found[0]}: the key cannot know its value", "write its value")
     parsed = parse_requirement(text, mark, hashes)
     if parsed.url and parsed.url.startswith("file:"):
-        return replace(parsed, url=None, fetch_url=None, local=read_local(parsed.url, mark, folder))
+        return parsed._replace(url=None, fetch_url=None, local=read_local(parsed.url, mark, folder))
     return parsed
 
 

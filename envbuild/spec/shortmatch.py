@@ -10,12 +10,14 @@ import re
 from typing import TYPE_CHECKING
 
 from envbuild.spec.channel import DEFAULTS, NODEFAULTS, Channel
-from envbuild.spec.version import shortest as _without_zeros
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from envbuild.spec.node import Mark
+
     Fields: TypeAlias = tuple[tuple[str, str], ...]
+    _Members: TypeAlias = tuple[str, str | None, Fields, str, Channel | None, str | None, Mark | None]
 
 # Versions that are spelled as the canonical spelling has them, but for zeros at the ends of their parts.
 _PART = "(?:0|[1-9][0-9]{0,17}+)(?:[a-z]++(?:0|[1-9][0-9]{0,17}+))*+[a-z]*+"
@@ -23,11 +25,12 @@ _VERSION = rf"{_PART}(?:\.{_PART})*+"
 _NAME = r"[a-z0-9_][a-z0-9_.-]*+"
 _PLACE = r"(?:([A-Za-z0-9_][A-Za-z0-9_.-]*+)::)?+"
 _OPERATOR = "==?|>=?|<=?|!=|~="
+_BOUND = rf"([<>]=?) *+({_VERSION})"
 _ONE = re.compile(
-    rf"{_PLACE}({_NAME})"
-    rf"(?:(?: *+({_OPERATOR}) *+| ++)({_VERSION})(\.\*)?(?:=(\*?[a-z0-9_.+-]++\*?))?)?"
+    rf"{_PLACE}({_NAME})(?:"
+    rf"(?: *+({_OPERATOR}) *+| ++)({_VERSION})(\.\*)?(?:=(\*?[a-z0-9_.+-]++\*?)| *+, *+{_BOUND})?"
+    r")?"
 )
-_RANGE = re.compile(rf"{_PLACE}({_NAME}) *+(>=?|<=?) *+({_VERSION}) *+, *+(>=?|<=?) *+({_VERSION})")
 _TERM = rf"(?:{_OPERATOR}) *+{_VERSION}(?:\.\*)?"
 _SEVERAL = re.compile(rf"{_PLACE}({_NAME}) *+({_TERM}(?: *+, *+{_TERM})++)")
 _EITHER = re.compile(
@@ -38,45 +41,82 @@ _TERMS = re.compile(rf"({_OPERATOR}|) *+({_VERSION})(\.\*)?")
 _ZERO = re.compile(r"(?<=[a-z])0(?=\.|\Z)")
 _MAX_LENGTH = 200
 _EXACT = frozenset({None, "=", "=="})
-_PLAIN = frozenset({">=", ">", "<=", "<", "!=", "=="})
+_DEFAULTS = frozenset({DEFAULTS, NODEFAULTS})
 _RANK = {"==": 0, "=": 1, ">=": 3, ">": 4, "<=": 5, "<": 6, "!=": 7, "!=*": 8}
 
 
-def read_short(text: str) -> tuple[str, str | None, Fields, Channel | None] | None:
-    """Name, version, fields and channel of a match spec; None where the full grammar must read it."""
+def read_short(text: str, mark: Mark | None) -> _Members | None:
+    """The members of a ``MatchSpec``; None where the full grammar must read it. Hot path."""
     if len(text) > _MAX_LENGTH:
         return None
-    if match := _ONE.fullmatch(text):
-        place, name, operator, written, star, build = match.groups()
+    if not (match := _ONE.fullmatch(text)):
+        return _read_more(text, mark)
+    place, name, operator, written, star, build, other, bound = match.groups()
+    if written is None:
         version = None
-        if build is not None:
-            if star or operator not in _EXACT:
-                return None
-            version = f"=={shortest(written)}"
-        elif written is not None:
-            version = _one(operator, written, star)
-            if version is None:
-                return None
-        if place is None:
-            return name, version, (("build", build),) if build else (), None
-        return _placed(place, name, version, build)
-    return _read_more(text)
+    elif build is not None:
+        version = f"=={shortest(written)}" if not star and operator in _EXACT else None
+    elif other is not None:
+        version = _range(operator, written, star, other, bound)
+    else:
+        version = _one(operator, written, star)
+    if version is None and written is not None:
+        return None
+    if place is None and build is None:
+        return name, version, (), name if version is None else f"{name} {version}", None, None, mark
+    return _with_fields(place, name, version, build, mark)
 
 
-def _read_more(text: str) -> tuple[str, str | None, Fields, Channel | None] | None:
-    """The same for constraints of more than one term."""
-    if (match := _RANGE.fullmatch(text)) and match[3][0] != match[5][0]:
-        first, second = match[3] + shortest(match[4]), match[5] + shortest(match[6])
-        version: str | None = f"{first},{second}" if first[0] == ">" else f"{second},{first}"
-    elif match := _SEVERAL.fullmatch(text):
+def read_short_constraint(text: str) -> str | None:
+    """The spelling of a constraint that stands between brackets; None where the full grammar must read it."""
+    if len(text) > _MAX_LENGTH or (match := _TERMS.fullmatch(text)) is None:
+        return None
+    operator, version, star = match.groups("")
+    return _either([(operator, version, star)])
+
+
+def _with_fields(
+    place: str | None, name: str, version: str | None, build: str | None, mark: Mark | None
+) -> _Members | None:
+    if place in _DEFAULTS:
+        return None
+    base = name if version is None else f"{name} {version}"
+    if place is None:
+        fields: Fields = (("build", build),) if build is not None else ()
+        return name, version, fields, f'{base}[build="{build}"]' if fields else base, None, None, mark
+    if build is None:
+        fields = (("channel", place),)
+        return name, version, fields, f'{base}[channel="{place}"]', Channel(place), None, mark
+    fields = (("build", build), ("channel", place))
+    return name, version, fields, spell(name, version, fields), Channel(place), None, mark
+
+
+def _read_more(text: str, mark: Mark | None) -> _Members | None:
+    """The same for constraints of several terms."""
+    if match := _SEVERAL.fullmatch(text):
         version = _several(_TERMS.findall(match[3]))
     elif match := _EITHER.fullmatch(text):
         version = _either(_TERMS.findall(match[3]))
     else:
         return None
-    if version is None or match[1] is None:
-        return (match[2], version, (), None) if version is not None else None
-    return _placed(match[1], match[2], version)
+    return _with_fields(match[1], match[2], version, None, mark) if version is not None else None
+
+
+def spell(name: str, version: str | None, fields: Fields) -> str:
+    """The one spelling of a match spec, of its parts in theirs."""
+    base = name if version is None else f"{name} {version}"
+    if not fields:
+        return base
+    inner = ",".join([f'{key}="{value}"' for key, value in fields])
+    return f"{base}[{inner}]"
+
+
+def _range(operator: str | None, lower: str, star: str | None, other: str, upper: str) -> str | None:
+    """The spelling of two terms, the second a bound."""
+    if not star and operator and operator[0] in "<>" and operator[0] != other[0]:
+        first, second = operator + shortest(lower), other + shortest(upper)
+        return f"{first},{second}" if first[0] == ">" else f"{second},{first}"
+    return _several([(operator, lower, star or ""), (other, upper, "")]) if operator else None
 
 
 def _either(terms: list[tuple[str, str, str]]) -> str | None:
@@ -94,28 +134,21 @@ def _either(terms: list[tuple[str, str, str]]) -> str | None:
 
 def shortest(version: str) -> str:
     """A version without the zeros that the order ignores."""
-    version = _without_zeros(version)
+    while version.endswith(".0"):
+        version = version[:-2]
     return _ZERO.sub("", version) if version.islower() else version
-
-
-def _placed(
-    place: str, name: str, version: str | None, build: str | None = None
-) -> tuple[str, str | None, Fields, Channel | None] | None:
-    if place in {DEFAULTS, NODEFAULTS}:
-        return None
-    fields = (("channel", place),)
-    return name, version, (("build", build), *fields) if build else fields, Channel(place)
 
 
 def _one(operator: str | None, version: str, star: str | None) -> str | None:
     """The spelling of one term behind a name; None where the full grammar must judge."""
-    if operator == "=" or (star and (operator is None or operator == "==")):
+    if not star:
+        if operator == "=":
+            return f"{version}.*"
+        if operator != "~=":
+            return (operator or "==") + shortest(version)
+    elif operator in _EXACT:
         return f"{version}.*"
-    if operator is None:
-        return f"=={shortest(version)}"
-    if not star and operator in _PLAIN:
-        return operator + shortest(version)
-    return _several([(operator, version, star or "")])
+    return _several([(operator, version, star or "")]) if operator else None
 
 
 def _several(terms: list[tuple[str, str, str]]) -> str | None:
@@ -138,7 +171,7 @@ def _several(terms: list[tuple[str, str, str]]) -> str | None:
         else:
             return None
     ordered = sorted(found)
-    ranks = [rank for rank, _ in ordered]
-    if sum(rank in {3, 4} for rank in ranks) > 1 or sum(rank in {5, 6} for rank in ranks) > 1:
-        return None  # one of the bounds may be redundant
+    bounds = [(rank - 1) // 2 for rank, _ in ordered if 3 <= rank <= 6]
+    if len(bounds) > len(set(bounds)):
+        return None  # one of two lower, or of two upper bounds may be redundant
     return ",".join([text for _, text in ordered])

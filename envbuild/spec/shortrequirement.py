@@ -12,16 +12,17 @@ from envbuild.spec.version import shortest
 
 _NUMBER = "(?:0|[1-9][0-9]{0,17}+)"
 # PEP 440's normal form, without an epoch and a local part.
-_VERSION = rf"{_NUMBER}(?:\.{_NUMBER})*+(?:(?:a|b|rc){_NUMBER})?+(?:\.post{_NUMBER})?+(?:\.dev{_NUMBER})?+"
+_RELEASE = rf"{_NUMBER}(?:\.{_NUMBER})*+"
+_TAIL = rf"(?:(?:a|b|rc){_NUMBER})?+(?:\.post{_NUMBER})?+(?:\.dev{_NUMBER})?+"
 _OPERATOR = "==|>=|<=|!=|<|>"
-_TERM = rf"(?:{_OPERATOR}) *+{_VERSION}"
-_EXTRA = "[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"
+_TERM = rf"(?:{_OPERATOR}) *+{_RELEASE}{_TAIL}"
+_NAME = "[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"
 # Without dots, so that no file's name is among them.
 _ONE = re.compile(
-    rf"([A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?)(?:\[({_EXTRA}(?:, *+{_EXTRA})*+)\])? *+"
-    rf"({_TERM}(?: *+, *+{_TERM})*+)?"
+    rf"({_NAME})(?:\[({_NAME}(?:, *+{_NAME})*+)\])? *+"
+    rf"(?:({_OPERATOR}) *+({_RELEASE})({_TAIL})((?: *+, *+{_TERM})*+))?"
 )
-_TERMS = re.compile(rf"({_OPERATOR}) *+({_NUMBER}(?:\.{_NUMBER})*+)([^ ,]*+)")
+_TERMS = re.compile(rf"({_OPERATOR}) *+({_RELEASE})({_TAIL})")
 _RUN = re.compile(r"[-_]+")
 _MAX_LENGTH = 200
 
@@ -30,14 +31,15 @@ def read_short_requirement(text: str) -> tuple[str, tuple[str, ...], tuple[str, 
     """Name, extras and specifiers of a requirement; None where the full grammar must read it."""
     if len(text) > _MAX_LENGTH or (match := _ONE.fullmatch(text)) is None:
         return None
-    name, extras, terms = match.groups()
-    specifiers: tuple[str, ...] = ()
-    if terms:
-        found = {operator + shortest(release) + rest for operator, release, rest in _TERMS.findall(terms)}
-        specifiers = tuple(sorted(found))
+    name, extras, operator, release, tail, more = match.groups()
+    specifiers: tuple[str, ...] = (operator + shortest(release) + tail,) if operator else ()
+    if more:
+        found = {operator + shortest(release) + tail for operator, release, tail in _TERMS.findall(more)}
+        specifiers = tuple(sorted({*specifiers, *found}))
     named = tuple(sorted({_name(each.strip()) for each in extras.split(",")})) if extras else ()
     return _name(name), named, specifiers
 
 
 def _name(text: str) -> str:
-    return _RUN.sub("-", text).lower()
+    text = text.lower()
+    return _RUN.sub("-", text) if "_" in text or "--" in text else text

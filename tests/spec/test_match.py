@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from rattler.exceptions import InvalidMatchSpecError
 
 from envbuild.errors import SpecError
-from envbuild.spec import match
+from envbuild.spec import match, shortmatch
 from envbuild.spec.document import Mark
 from envbuild.spec.match import MatchSpec
+from envbuild.spec.version import canonical_constraint
 
 SHA = "01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b"
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
@@ -333,7 +334,25 @@ def test_the_short_ways_give_what_the_grammar_gives(text: str) -> None:
         with pytest.raises(SpecError):
             match._parse(text, None)
     else:
-        assert match._parse(text, None) == short
+        name, version, fields, channel, _ = match._parse(text, None)
+        assert (name, version, fields, channel) == (short.name, short.version, short.fields, short.channel)
+        assert short.spelling == shortmatch.spell(name, version, fields)
+
+
+ONE_CONSTRAINT = st.from_regex(
+    r"(==?|>=?|<=?|!=|~=|) ?(0|[1-9][0-9]?)(\.[01]|\.[01]?a0?|\.post1){0,3}(\.\*)?", fullmatch=True
+)
+
+
+@given(ONE_CONSTRAINT)
+@settings(max_examples=2000, deadline=None)
+def test_the_short_way_of_a_constraint_gives_what_the_grammar_gives(text: str) -> None:
+    short = shortmatch.read_short_constraint(text)
+    assert short is None or short == canonical_constraint(text)
+
+
+def test_a_plain_constraint_is_read_the_short_way() -> None:
+    assert shortmatch.read_short_constraint(">=1.26.0") == ">=1.26"
 
 
 @given(st.text(max_size=40) | st.text(alphabet="numpy=<>!~*[]()|,. '\"1:/#@;$\\", max_size=30))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from envbuild.errors import SpecError
 from envbuild.spec.document import Mark, Scalar
 from envbuild.spec.marker import canonical_marker
 from envbuild.spec.pip import PipSection
-from envbuild.spec.requirement import parse_requirement
+from envbuild.spec.requirement import PipRequirement, parse_requirement
 from envbuild.spec.shortrequirement import read_short_requirement
 
 SHA = "0123456789abcdef" * 4
@@ -388,6 +389,41 @@ def test_the_short_way_gives_what_the_grammar_gives(text: str) -> None:
         assert short == (full.name, full.extras, full.specifiers)
         assert full.marker == ""
         assert full.url is None
+
+
+@given(SHORT)
+@settings(max_examples=300, deadline=None)
+def test_an_item_of_a_conda_file_is_what_a_line_of_a_requirements_file_is(text: str) -> None:
+    try:
+        expected = from_file(text)
+    except SpecError:
+        with pytest.raises(SpecError):
+            parse(text)
+    else:
+        assert parse(text) == expected
+
+
+@pytest.mark.parametrize("name", ["a", "a-b"])
+@pytest.mark.parametrize(
+    "specifiers", [(), ("<2", ">=1"), ('===a","b',), ("===\\",), ("===\x01",), ("===\xe9",)]
+)
+@pytest.mark.parametrize("more", [{}, {"marker": "x"}, {"url": "https://h/a"}, {"extras": ("x",)}])
+def test_the_text_that_orders_requirements_is_that_of_their_json(
+    name: str, specifiers: tuple[str, ...], more: dict[str, Any]
+) -> None:
+    one = PipRequirement(name, specifiers=specifiers, **more)
+    assert json.loads(one.json_text()) == one.to_json()
+    assert one.json_text() == json.dumps(
+        one.to_json(), ensure_ascii=False, sort_keys=True, separators=(",", ":")
+    )
+
+
+def test_where_a_requirement_stands_and_its_credentials_are_not_compared_or_shown() -> None:
+    one, other = (PipRequirement("a", url="https://h/a", fetch_url=f"https://{who}@h/a") for who in "xy")
+    assert one == other
+    assert hash(one) == hash(other)
+    assert "x@" not in repr(one)
+    assert one != one._replace(editable=True)
 
 
 def test_common_requirements_need_no_outside_grammar() -> None:
