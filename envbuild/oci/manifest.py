@@ -36,6 +36,11 @@ ACCEPT: Final = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
 
 MAX_MANIFEST: Final = 4 << 20
 """The largest manifest that is read, in bytes; the limit that registries are told to accept."""
+_FIELDS: Final = frozenset(
+    {"schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations"}
+)
+_LOWER_FIELDS: Final = frozenset(name.lower() for name in _FIELDS)
+_SIZES: Final = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +192,23 @@ def parse_manifest(raw: bytes, media_type: str | None, what: str) -> Manifest | 
 
 
 def _load(raw: bytes) -> Any:
-    document = json.loads(raw.decode())  # of bytes, it would take UTF-16 and UTF-32 too
+    # Of bytes, it would take UTF-16 and UTF-32 too.
+    document = json.loads(raw.decode(), object_pairs_hook=_object, parse_constant=_refuse)
     if b"\\u" in raw:
         encode(document)  # fails on half a surrogate pair, which no later writer could write
     return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are there once: of two, parsers choose as they like."""
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return document
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _load_object(raw: bytes, what: str) -> dict[str, Any]:
@@ -202,6 +220,10 @@ def _load_object(raw: bytes, what: str) -> dict[str, Any]:
         raise IntegrityError(f"{what} is not JSON in UTF-8: {error}") from None
     if not isinstance(document, dict) or document.get("schemaVersion") != 2:
         raise IntegrityError(f"{what} is not an image manifest of schema version 2")
+    for name in document:
+        # Engines are written in Go, whose parser takes "Layers" for "layers".
+        if name not in _FIELDS and name.lower() in _LOWER_FIELDS:
+            raise IntegrityError(f"{what} has a field {name!r}, which parsers read in two ways")
     return document
 
 
@@ -247,8 +269,10 @@ def parse_descriptor(entry: Any, what: str) -> Descriptor:
     if not isinstance(entry, dict):
         raise IntegrityError(f"{what} has something other than a descriptor: {entry!r}")
     media_type, digest, size = entry.get("mediaType"), entry.get("digest"), entry.get("size")
-    if not isinstance(media_type, str) or type(size) is not int or size < 0 or not isinstance(digest, str):
+    if not isinstance(media_type, str) or type(size) is not int or not isinstance(digest, str):
         raise IntegrityError(f"{what} has a descriptor without media type, digest or size: {entry!r}")
+    if not 0 <= size < _SIZES:
+        raise IntegrityError(f"{what} has a descriptor of {size:.3g} bytes")
     try:
         parsed = _digest(digest)
     except SpecError as error:

@@ -255,7 +255,7 @@ class FaultProxy:
         if urlsplit(request.target).path == "/token":
             return self._token(request, case)
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if self._tokens.get(bearer, 0.0) < time.monotonic():
+        if self._tokens.get(bearer, 0.0) < request.arrived:
             return self.challenge(request)
         return await self._ask(request)
 

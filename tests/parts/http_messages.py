@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import time
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Message:
-    """A request; its headers' names are lower case."""
+    """A request; its headers' names are lower case.
+
+    Attributes:
+        arrived: When its head was read, on the monotonic clock; the body may have come much later.
+    """
 
     method: str
     target: str
     headers: dict[str, str]
     body: bytes
+    arrived: float
 
     def head(self, headers: dict[str, str]) -> bytes:
         """The request line and headers."""
@@ -49,9 +55,11 @@ async def read_request(reader: asyncio.StreamReader) -> Message | None:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     except asyncio.IncompleteReadError:
         return None
+    arrived = time.monotonic()
     method, target, _ = lines[0].split(" ")
     headers = _headers(lines[1:])
-    return Message(method, target, headers, await reader.readexactly(int(headers.get("content-length", 0))))
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Message(method, target, headers, body, arrived)
 
 
 async def read_answer(reader: asyncio.StreamReader, *, has_body: bool) -> Answer:
