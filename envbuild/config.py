@@ -58,6 +58,7 @@ class Config:
         channel_alias: The URL under which channel names stand.
         insecure: Registry hosts that are spoken to over plain HTTP (loopback hosts always are).
         compression: How new layers are compressed.
+        pyc: Whether the modules of ``noarch: python`` packages are compiled into their layers.
         max_layers: The largest number of layers of an image, the base's included.
         glibc: The glibc version to solve for, instead of the one found in the base.
         cuda: The CUDA version to solve for (``__cuda``), or None.
@@ -85,6 +86,7 @@ class Config:
     channel_alias: str = DEFAULT_CHANNEL_ALIAS
     insecure: frozenset[str] = frozenset()
     compression: CompressionName = "gzip"
+    pyc: bool = False
     max_layers: int = 100
     glibc: str | None = None
     cuda: str | None = None
@@ -282,6 +284,7 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "channel_alias": _text,
     "insecure": _hosts,
     "compression": _choice(CompressionName),
+    "pyc": _flag,
     "max_layers": _number(1, MAX_LAYERS),
     "glibc": _text,
     "cuda": _text,

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import rattler
 from rattler.index import index_fs
 
+from envbuild.digest import Digest
+from envbuild.lock import PackageRecord
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -61,6 +64,24 @@ def records(channel: Path, cache: Path) -> list[rattler.RepoDataRecord]:
 
     found = [record for group in asyncio.run(query()) for record in group]
     return sorted(found, key=lambda record: record.file_name)
+
+
+def lock_record(record: rattler.RepoDataRecord) -> PackageRecord:
+    """What a lock would say of a package of a channel."""
+    assert record.sha256 is not None
+    return PackageRecord(
+        depends=tuple(record.depends),
+        name=record.name.normalized,
+        version=str(record.version),
+        build=str(record.build),
+        build_number=record.build_number,
+        subdir=record.subdir,
+        url=record.url,
+        sha256=Digest(record.sha256.hex()),
+        size=record.size,
+        noarch="python" if record.noarch.python else "generic" if record.noarch.generic else None,
+        python_site_packages_path=record.python_site_packages_path,
+    )
 
 
 def install(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from envbuild.build.conflicts import conflicts
-from envbuild.build.layers import PREFIX, LayersBuilder
+from envbuild.build.layers import LayersBuilder
 from envbuild.build.plan import join, plan
 from envbuild.build.solving import with_known_steps
 from envbuild.build.upload import in_parallel
@@ -108,7 +108,7 @@ class Previewer(LayersBuilder):
         )
 
     def _layers(self, job: Job, base: BaseImage, solution: Solution) -> tuple[PlannedLayer, ...]:
-        units, known = self._known(job, plan(solution.lock, self._budget(job, base)), solution)
+        units, known = self._known(plan(solution.lock, self._budget(job, base)), solution)
         places = in_parallel(self.config.jobs, lambda unit: self._place(job, known.get(unit)), units)
         return tuple(
             PlannedLayer(unit.title, unit.size, place) for unit, place in zip(units, places, strict=True)
@@ -122,14 +122,13 @@ class Previewer(LayersBuilder):
         return max(1, self.config.max_layers - len(base.manifest.layers) - 1)
 
     def _known(
-        self, job: Job, units: tuple[Unit, ...], solution: Solution
+        self, units: tuple[Unit, ...], solution: Solution
     ) -> tuple[tuple[Unit, ...], dict[Unit, LayerEntry]]:
         """The units, joined as far as known layers say that they must be, and what is known of them."""
+        from envbuild.build.linking import link_target
         from envbuild.conda.layer import Compression, PathHashes, layer_key
-        from envbuild.conda.link import LinkTarget, PythonTarget
 
-        python = solution.lock.python
-        target = LinkTarget(PREFIX, PythonTarget.of(python) if python else None, job.platform)
+        target = link_target(solution.lock, self.config, solution.urls)
         compression = Compression.of(self.config.compression)
         while True:
             keys = {unit: unit.key(lambda record: layer_key(record, target, compression)) for unit in units}

@@ -97,6 +97,7 @@ BUILD: Final = _group(
     ),
     _of("--docker-host", metavar="URL", help="The Docker Engine's address, for Docker steps."),
     _of("--jobs", metavar="N", type=int, help="How many things to do at once."),
+    _of("--pyc/--no-pyc", default=None, help="Compile the modules of noarch packages into their layers."),
 )
 LOCKS: Final = _group(
     "Locks",

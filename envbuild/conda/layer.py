@@ -15,6 +15,7 @@ import rfc8785
 
 from envbuild.conda.link import FIXED_TIME, link
 from envbuild.conda.package import Package
+from envbuild.conda.pyc import NO_PYC
 from envbuild.conda.tar import BLOCK, END, Kind, parents, write_header
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import BuildError, IntegrityError
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 LAYER_FORMAT: Final = 1
 """The version of the layer's form: raised by whatever changes the bytes of an equal package's layer."""
-
-PYC: Final = "none"
-"""Whether a Python package's layer has compiled modules in it: not in this layer format."""
 
 _AHEAD: Final = 8
 """How many blocks may be compressed or wait for it at the same time."""
@@ -141,7 +139,8 @@ def layer_key(record: PackageRecord, target: LinkTarget, compression: Compressio
                 hint="add python to the dependencies",
             )
         version, site_packages = target.python.version, target.python.site_packages
-        form["python"] = {"version": version, "site_packages": site_packages, "pyc": PYC}
+        pyc = NO_PYC if target.pyc is None else target.pyc.mode
+        form["python"] = {"version": version, "site_packages": site_packages, "pyc": pyc}
     return hashlib.sha256(b"envbuild/layer/v1\x00" + rfc8785.dumps(form)).hexdigest()
 
 

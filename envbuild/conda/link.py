@@ -11,14 +11,16 @@ import posixpath
 import re
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Self
 
 from envbuild.conda.clobber import CLOBBERS, Footprint
 from envbuild.conda.meta import PathRecord, entry_point_script, prefix_record, record_of
 from envbuild.conda.paths import PathType
+from envbuild.conda.places import check_places, places_of
+from envbuild.conda.pyc import Modules
 from envbuild.conda.relocate import relocate
-from envbuild.conda.tar import Kind, parents, safe_path
+from envbuild.conda.tar import Kind, safe_path
 from envbuild.errors import BuildError, IntegrityError
 from envbuild.platform import LINUX_AMD64
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from envbuild.conda.package import Package
     from envbuild.conda.paths import EntryPoint, PathEntry
+    from envbuild.conda.pyc import Pyc
     from envbuild.conda.tar import Member
     from envbuild.lock import PackageRecord
     from envbuild.platform import Platform
@@ -83,15 +86,22 @@ class LinkTarget:
         prefix: The prefix in the image, an absolute path of plain ASCII names.
         python: The environment's python, or None where there is none.
         platform: The image's platform.
+        pyc: How the modules of ``noarch: python`` packages are compiled; None for not at all.
     """
 
     prefix: str = "/opt/env"
     python: PythonTarget | None = None
     platform: Platform = LINUX_AMD64
+    pyc: Pyc | None = None
 
     def __post_init__(self) -> None:
         if not _PREFIX.fullmatch(self.prefix):
             raise BuildError(f"the prefix {self.prefix!r} is not an absolute path of plain ASCII names")
+
+    @property
+    def site_packages(self) -> str | None:
+        """Where the python keeps its packages, relative to the prefix; None where there is no python."""
+        return self.python.site_packages if self.python is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +137,13 @@ def footprint(package: Package, record: PackageRecord, target: LinkTarget) -> Fo
     """The paths that :func:`link` installs; arguments and errors as there."""
     _check(package, record, target)
     scripts = frozenset(f"bin/{point.command}" for point in package.entry_points)
-    places = _places(package, target, scripts)
+    places = places_of(package, target.site_packages, scripts)
     folders = {place for path, place in places.items() if package.paths[path].path_type is PathType.DIRECTORY}
-    return Footprint(str(record), frozenset(places.values()) - folders, scripts, frozenset(folders))
+    files = frozenset(places.values()) - folders
+    modules = _modules(package, target, files)
+    return Footprint(
+        str(record), files | (modules.places() if modules else set()), scripts, frozenset(folders)
+    )
 
 
 def link(
@@ -137,7 +151,8 @@ def link(
 ) -> Iterator[LinkedFile]:
     """Install a package: its files in the package's order, its entry points, its record in ``conda-meta``.
 
-    The result depends on the package's bytes, its URL and the target, and on nothing else.
+    A compiled module stands a fixed number of modules behind its source. The result depends on the package's
+    bytes, its URL and the target, and on nothing else.
 
     Args:
         package: The opened package.
@@ -169,12 +184,16 @@ class _Linker:
     def files(self) -> Iterator[LinkedFile]:
         """Everything that is installed."""
         points = {f"bin/{point.command}": point for point in self.package.entry_points}
-        places = _places(self.package, self.target, points)
+        places = places_of(self.package, self.target.site_packages, points)
         meta = f"conda-meta/{self.record}.json"
-        _check_places(self.package, [*places.items(), *((place, place) for place in (*points, meta))])
+        check_places(self.package, [*places.items(), *((place, place) for place in (*points, meta))])
+        modules = _modules(self.package, self.target, frozenset(places.values()))
         for member in self.package.members():
             if (place := places.pop(member.path, None)) is not None:
-                yield from self._member(member, self.package.paths[member.path], place)
+                files = self._member(member, self.package.paths[member.path], place)
+                yield from files if modules is None else self._compiled(files, modules)
+        if modules is not None:
+            yield from self._ready(modules, last=True)
         if places:
             raise IntegrityError(f"{self.package.what} lists {min(places)!r} and does not have it")
         for place, point in points.items():
@@ -203,6 +222,22 @@ class _Linker:
             yield LinkedFile(place, Kind.HARDLINK, member.mode & 0o777, FIXED_TIME, target=plain.place)
         else:
             yield from self._file(self._content_of(member), record)
+
+    def _compiled(self, files: Iterator[LinkedFile], modules: Modules) -> Iterator[LinkedFile]:
+        """The same files; modules are compiled beside, and what is compiled comes after them."""
+        for file in files:
+            if file.kind is Kind.FILE and (place := modules.place(file.path)) and place not in self.lost:
+                content = b"".join(file.chunks)
+                modules.add(file.path, content)
+                yield replace(file, chunks=(content,))
+            else:
+                yield file
+        yield from self._ready(modules)
+
+    def _ready(self, modules: Modules, *, last: bool = False) -> Iterator[LinkedFile]:
+        for place, content in modules.ready(last=last):
+            self.records.append(PathRecord.of_module(place, content))
+            yield LinkedFile.generated(place, content)
 
     def _plain(self, member: Member) -> PathRecord | None:
         """For a hard link the file that it names, if that was installed as it is."""
@@ -278,6 +313,13 @@ class _Linker:
         return LinkedFile.generated(place, script, 0o755)
 
 
+def _modules(package: Package, target: LinkTarget, taken: frozenset[str]) -> Modules | None:
+    """The modules of a package that are compiled; None where none are."""
+    if target.pyc is None or target.python is None or package.noarch != "python":
+        return None
+    return Modules(target.pyc, target.prefix, target.python.site_packages, taken)
+
+
 def _drain(chunks: Iterator[bytes]) -> None:
     """Read what a caller who looks only at the names has left."""
     for _ in chunks:
@@ -318,33 +360,3 @@ def _check(package: Package, record: PackageRecord, target: LinkTarget) -> None:
             f"{record} runs a script before it is installed ({script}), which nothing here can do",
             hint="exclude the package, or choose a build of it without the script",
         )
-
-
-def _places(package: Package, target: LinkTarget, points: Collection[str]) -> dict[str, str]:
-    """Where each path of the package goes; what an entry point replaces goes nowhere."""
-    places = {path: path for path in package.paths}
-    if package.noarch == "python" and target.python is not None:
-        site = safe_path(target.python.site_packages, package.what)
-        places = {path: _noarch_place(path, site) for path in package.paths}
-    return {path: place for path, place in places.items() if place not in points}
-
-
-def _noarch_place(path: str, site_packages: str) -> str:
-    folder, _, rest = path.partition("/")
-    if folder == "site-packages" and rest:
-        return f"{site_packages}/{rest}"
-    return f"bin/{rest}" if folder == "python-scripts" and rest else path
-
-
-def _check_places(package: Package, places: list[tuple[str, str]]) -> None:
-    """Refuse two things in one place, and a file where another file needs a folder."""
-    types = {place: entry.path_type for path, place in places if (entry := package.paths.get(path))}
-    taken = {place for _, place in places}
-    if len(taken) != len(places):
-        seen: set[str] = set()
-        twice = next(place for _, place in places if place in seen or seen.add(place))  # type: ignore[func-returns-value]
-        raise IntegrityError(f"{package.what} installs two files as {twice!r}")
-    folders = {parent for place in taken for parent in parents(place)}
-    for place in sorted(folders & taken):
-        if types.get(place) is not PathType.DIRECTORY:
-            raise IntegrityError(f"{package.what} has {place!r} both as a file and as a folder")

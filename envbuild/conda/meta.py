@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from envbuild.lock import PackageRecord
 
 _ENTRY_POINT: Final = "unix_python_entry_point"
+_MODULE: Final = "pyc_file"
 _MAX_SHEBANG: Final = 127
 _INDEX_FIELDS: Final = (
     "arch", "build", "build_number", "constrains", "depends", "extra_depends", "features", "license",
@@ -54,6 +55,11 @@ class PathRecord:
     def of_script(cls, place: str, script: bytes) -> PathRecord:
         """The record of an entry point's script."""
         return cls(place, _ENTRY_POINT, None, hashlib.sha256(script).hexdigest(), len(script))
+
+    @classmethod
+    def of_module(cls, place: str, content: bytes) -> PathRecord:
+        """The record of a compiled module."""
+        return cls(place, _MODULE, None, hashlib.sha256(content).hexdigest(), len(content))
 
     def hashed(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """The same chunks, their digest taken as they pass."""

@@ -150,7 +150,15 @@ def paths_of(files: Iterable[LinkedFile], installed: Installed) -> list[str]:
         return sorted(path for path in present if path.startswith(f"{site}/"))
     rows = csv.reader(io.StringIO(record.decode(errors="replace"), newline=""))
     listed = {posixpath.normpath(f"{site}/{row[0]}") for row in rows if row}
-    return sorted(present & listed)
+    return sorted(path for path in present if path in listed or _source(path) in listed)
+
+
+def _source(path: str) -> str | None:
+    """The module that a compiled file belongs to; left behind, it would be taken for that of another one."""
+    folder, _, name = path.rpartition("/")
+    if not folder.endswith("/__pycache__") or not name.endswith(".pyc"):
+        return None
+    return f"{posixpath.dirname(folder)}/{name.partition('.')[0]}.py"
 
 
 def without(files: Iterable[LinkedFile], removed: Collection[str]) -> Iterator[LinkedFile]:

@@ -16,14 +16,11 @@ from envbuild.conda.link import LinkTarget, PythonTarget, footprint, link
 from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
 from envbuild.deadline import NO_DEADLINE
-from envbuild.digest import Digest
-from envbuild.lock import PackageRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import rattler
-
+    from envbuild.lock import PackageRecord
     from fixtures_channel import ChannelFolder
 
 RATTLER_FAILS = {"empty-things"}
@@ -31,23 +28,6 @@ RATTLER_FAILS = {"empty-things"}
 
 RATTLER_VARIES = {"clobber-folder"}
 """Beside others rattler's result is not the same each time; see the tests of the rules for such packages."""
-
-
-def _record(record: rattler.RepoDataRecord) -> PackageRecord:
-    assert record.sha256 is not None
-    return PackageRecord(
-        depends=tuple(record.depends),
-        name=record.name.normalized,
-        version=str(record.version),
-        build=str(record.build),
-        build_number=record.build_number,
-        subdir=record.subdir,
-        url=record.url,
-        sha256=Digest(record.sha256.hex()),
-        size=record.size,
-        noarch="python" if record.noarch.python else "generic" if record.noarch.generic else None,
-        python_site_packages_path=record.python_site_packages_path,
-    )
 
 
 def _link(record: PackageRecord, target: LinkTarget) -> tuple[dict[str, oracle.Installed], list[str]]:
@@ -60,11 +40,11 @@ def _link(record: PackageRecord, target: LinkTarget) -> tuple[dict[str, oracle.I
 def test_every_package_is_linked_as_rattler_installs_it(channel: ChannelFolder, tmp_path: Path) -> None:
     records = oracle.records(channel.path, tmp_path / "repodata")
     python = next(record for record in records if record.name.normalized == "python")
-    target = LinkTarget(python=PythonTarget.of(_record(python)))
+    target = LinkTarget(python=PythonTarget.of(oracle.lock_record(python)))
     files = 0
     different = []
     for each in records:
-        record = _record(each)
+        record = oracle.lock_record(each)
         if record.name in RATTLER_FAILS:
             continue
         prefix = tmp_path / "prefix"
@@ -99,7 +79,7 @@ def test_rattler_still_fails_where_it_is_said_to(channel: ChannelFolder, tmp_pat
     for name in RATTLER_FAILS:
         with pytest.raises(Exception, match="failed to link"):
             oracle.install(by_name[name], None, tmp_path / "prefix", tmp_path / "packages")
-        assert _link(_record(by_name[name]), LinkTarget())[0]
+        assert _link(oracle.lock_record(by_name[name]), LinkTarget())[0]
 
 
 def test_the_whole_channel_together_is_as_rattler_installs_it(channel: ChannelFolder, tmp_path: Path) -> None:
@@ -107,8 +87,8 @@ def test_the_whole_channel_together_is_as_rattler_installs_it(channel: ChannelFo
     chosen = [each for name, each in newest.items() if name not in RATTLER_FAILS | RATTLER_VARIES]
     oracle.install_together(chosen, tmp_path / "prefix", tmp_path / "packages")
     expected = oracle.installed(tmp_path / "prefix")
-    records = installation_order(_record(each) for each in chosen)
-    target = LinkTarget(python=PythonTarget.of(_record(newest["python"])))
+    records = installation_order(oracle.lock_record(each) for each in chosen)
+    target = LinkTarget(python=PythonTarget.of(oracle.lock_record(newest["python"])))
     with ExitStack() as stack:
         opened = [
             (
