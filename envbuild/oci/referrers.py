@@ -90,7 +90,8 @@ def referrers(
     Raises:
         IntegrityError: The list is not what the specification says.
     """
-    found = _listed(registry, subject)[1]
+    listed = _api_lists(registry, subject)
+    found = listed if listed is not None else _tagged(registry, subject)
     return tuple(each for each in found if artifact_type in {None, each.artifact_type})
 
 
@@ -99,15 +100,15 @@ def has_referrers_api(registry: Registry) -> bool:
     return registry.referrers(Digest("0" * 64)) is not None
 
 
-def _listed(
-    registry: Registry, subject: Digest, has_api: bool | None = None
-) -> tuple[bool, tuple[Descriptor, ...]]:
-    """Whether there is the API, and what is attached; it is not asked where it is known to be missing."""
-    answer = None if has_api is False else registry.referrers(subject)
-    listed = answer or ()
-    if not listed:  # no API; or one that came later than tags that are still there
-        listed = _tagged(registry, subject)
-    return answer is not None, tuple({each.digest: each for each in listed}.values())
+def _api_lists(registry: Registry, subject: Digest) -> tuple[Descriptor, ...] | None:
+    """What is attached where there is the API; None where there is none.
+
+    An API that came later than tags that are still there knows nothing of what they list.
+    """
+    listed = registry.referrers(subject)
+    if listed is None:
+        return None
+    return tuple({each.digest: each for each in listed or _tagged(registry, subject)}.values())
 
 
 def attach(
@@ -138,14 +139,14 @@ def attach(
     """
     registry = registry.by(deadline)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="attach") as pool:
-        listing = pool.submit(_listed, registry, subject.digest, has_api)
+        listing = pool.submit(_api_lists, registry, subject.digest) if has_api is not False else None
         empty = None if has_empty else pool.submit(_put, registry, EMPTY, OCI_EMPTY, ask=True)
         putting = [
             (artifact, pool.submit(_put, registry, artifact.content, artifact.media_type, ask=False))
             for artifact in artifacts
         ]
-        api, listed = listing.result()
-        types = {each.artifact_type for each in listed} if new_types else set()
+        listed = listing.result() if listing is not None else None
+        types = {each.artifact_type for each in listed or ()} if new_types else set()
         if empty is not None:
             empty.result()
         for _, put in putting:
@@ -155,9 +156,9 @@ def attach(
         ]
         list(pool.map(registry.put_manifest, wanted))
     entries = tuple(map(_entry, wanted))
-    if not api:
-        _enlist(registry, subject.digest, entries, locks, deadline)
-    return entries
+    if listed is not None:
+        return entries
+    return _enlist(registry, subject.digest, entries, locks, deadline, new_types=new_types)
 
 
 def enlist(
@@ -175,18 +176,24 @@ def enlist(
     """
     entries = tuple(_entry(manifest) for manifest in manifests)
     if entries and registry.referrers(subject) is None:
-        _enlist(registry, subject, entries, locks, deadline)
+        return _enlist(registry, subject, entries, locks, deadline)
     return entries
 
 
 def _enlist(
-    registry: Registry, subject: Digest, entries: tuple[Descriptor, ...], locks: Path, deadline: Deadline
-) -> None:
+    registry: Registry,
+    subject: Digest,
+    entries: tuple[Descriptor, ...],
+    locks: Path,
+    deadline: Deadline,
+    *,
+    new_types: bool = False,
+) -> tuple[Descriptor, ...]:
     if not entries:
-        return
+        return ()
     name = f"{registry.repository}@{subject}"
     with key_lock(locks, f"referrers-{hashlib.sha256(name.encode()).hexdigest()}", deadline):
-        _enlist_under_tag(registry, subject, entries)
+        return _enlist_under_tag(registry, subject, entries, new_types=new_types)
 
 
 def read_artifact(registry: Registry, manifest: Manifest) -> bytes:
@@ -209,23 +216,29 @@ def _put(registry: Registry, content: bytes, media_type: str, *, ask: bool) -> N
     registry.put_blob(Descriptor.of(content, media_type), lambda: io.BytesIO(content), ask=ask)
 
 
-def _enlist_under_tag(registry: Registry, subject: Digest, entries: tuple[Descriptor, ...]) -> None:
+def _enlist_under_tag(
+    registry: Registry, subject: Digest, entries: tuple[Descriptor, ...], *, new_types: bool
+) -> tuple[Descriptor, ...]:
     tag = fallback_tag(subject)
-    wanted = {entry.digest for entry in entries}
     for attempt in range(_ATTEMPTS):
         present = _tagged(registry, subject)
+        if new_types and not attempt:
+            types = {entry.artifact_type for entry in present}
+            entries = tuple(entry for entry in entries if entry.artifact_type not in types)
+        wanted = {entry.digest for entry in entries}
         if wanted <= {entry.digest for entry in present}:
-            return
+            return entries
         new = [entry for entry in entries if entry.digest not in {each.digest for each in present}]
         registry.put_manifest(ImageIndex.build((*present, *new), {}), tag)
         if attempt:  # somebody on another machine writes too: let them finish, then look
             time.sleep(random.uniform(0.01, 0.1) * attempt)  # noqa: S311
-    if not wanted <= {entry.digest for entry in _tagged(registry, subject)}:
+    if not {entry.digest for entry in entries} <= {entry.digest for entry in _tagged(registry, subject)}:
         raise TagMoved(
             f"{registry.repository}:{tag} was written {_ATTEMPTS} times and lacks the new entries each time",
             hint="another machine writes it at the same time; attach again",
             retryable=True,
         )
+    return entries
 
 
 def _tagged(registry: Registry, subject: Digest) -> tuple[Descriptor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 import socket
 import ssl
 import subprocess
@@ -10,12 +11,9 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from envbuild.reference import Repository
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _START_SECONDS = 20
 
@@ -59,6 +57,14 @@ class ServerProcess(abc.ABC):
             size = log.stat().st_size
             time.sleep(0.1)
         return self._requests_in(log.read_text(errors="replace").splitlines())
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The processor time that the server took so far; 0 if it does not run."""
+        if self._process is None:
+            return 0.0
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
 
     def start(self) -> None:
         """Start the server and wait until it answers; does nothing if it runs."""
