@@ -312,7 +312,7 @@ class LayersBuilder:
             self.index,
             shared,
             self.registries,
-            link_target(solution.lock, config, solution.urls, job.deadline),
+            link_target(PREFIX, solution.lock, config, solution.urls, job.deadline),
             Compression.of(self.config.compression),
             solution.urls,
             private_folder(self.config.cache_dir / "spool"),

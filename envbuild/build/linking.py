@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from envbuild.build.layers import PREFIX
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.interpreter import Interpreter
 from envbuild.conda.link import LinkTarget, PythonTarget
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def link_target(
-    lock: Lock, config: Config, urls: Mapping[str, str], deadline: Deadline = NO_DEADLINE
+    prefix: str, lock: Lock, config: Config, urls: Mapping[str, str], deadline: Deadline = NO_DEADLINE
 ) -> LinkTarget:
     """What the packages of a lock are linked for.
 
@@ -30,6 +29,7 @@ def link_target(
     target says so, and with it the layer keys.
 
     Args:
+        prefix: The prefix in the image.
         lock: The packages.
         config: Says whether modules are compiled.
         urls: For each package's URL the URL to fetch it from.
@@ -37,12 +37,12 @@ def link_target(
     """
     record = lock.python
     if record is None:
-        return LinkTarget(PREFIX, None, lock.platform)
+        return LinkTarget(prefix, None, lock.platform)
     python = PythonTarget.of(record)
     pyc = None
     if config.pyc and can_compile(record, lock.platform):
         pyc = _pyc(record, python, config, urls, deadline)
-    return LinkTarget(PREFIX, python, lock.platform, pyc)
+    return LinkTarget(prefix, python, lock.platform, pyc)
 
 
 def _pyc(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from envbuild.build.conflicts import conflicts
-from envbuild.build.layers import LayersBuilder
+from envbuild.build.layers import PREFIX, LayersBuilder
 from envbuild.build.plan import join, plan
 from envbuild.build.solving import with_known_steps
 from envbuild.build.upload import in_parallel
@@ -128,7 +128,7 @@ class Previewer(LayersBuilder):
         from envbuild.build.linking import link_target
         from envbuild.conda.layer import Compression, PathHashes, layer_key
 
-        target = link_target(solution.lock, self.config, solution.urls)
+        target = link_target(PREFIX, solution.lock, self.config, solution.urls)
         compression = Compression.of(self.config.compression)
         while True:
             keys = {unit: unit.key(lambda record: layer_key(record, target, compression)) for unit in units}

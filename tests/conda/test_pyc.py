@@ -378,14 +378,14 @@ def test_the_setting_decides(python: PackageRecord, tmp_path: Path) -> None:
     here = Platform.parse(f"linux/{os.uname().machine}")
     lock = Lock.of(here, (python,))
     on, off = (Config(cache_dir=tmp_path, pyc=pyc) for pyc in (True, False))
-    assert link_target(lock, off, {}).pyc is None
-    pyc = link_target(lock, on, {}).pyc
+    assert link_target("/opt/env", lock, off, {}).pyc is None
+    pyc = link_target("/opt/env", lock, on, {}).pyc
     assert pyc is not None
     assert pyc.mode == f"unchecked-hash/1/{python.sha256.hex}"
-    assert link_target(Lock.of(here, ()), on, {}).pyc is None
+    assert link_target("/opt/env", Lock.of(here, ()), on, {}).pyc is None
     other = Platform.parse("linux/s390x")
     assert other != here
-    assert link_target(Lock.of(other, (python,)), on, {}).pyc is None
+    assert link_target("/opt/env", Lock.of(other, (python,)), on, {}).pyc is None
 
 
 def test_a_damaged_copy_of_the_interpreter_is_made_again(python: PackageRecord, tmp_path: Path) -> None:
