@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from envbuild.conda.redaction import redact_logs
 from envbuild.errors import BuildError, IntegrityError, StorageError, StorageFull
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def new_pool(connections: int = 16) -> urllib3.PoolManager:
     """A pool of connections for many fetches."""
     import urllib3
 
+    redact_logs()
     return urllib3.PoolManager(num_pools=8, maxsize=connections, block=False)
 
 

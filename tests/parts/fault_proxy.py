@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 USERNAME: Final = "alice"
 PASSWORD: Final = "correct horse"
 BASIC: Final = "Basic " + base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
+"""The header that holds both."""
 
 OPERATIONS: Final = (
     "auth",
@@ -165,6 +166,7 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.seconds_a_byte = 0.25
+        self.password = PASSWORD
         self.port = self.tls_port = 0
 
     @property
@@ -279,7 +281,8 @@ class FaultProxy:
             client.close()
 
     def _token(self, request: Message, case: Case) -> Answer:
-        if request.headers.get("authorization") != BASIC:
+        basic = "Basic " + base64.b64encode(f"{USERNAME}:{self.password}".encode()).decode()
+        if request.headers.get("authorization") != basic:
             return Answer.error(401, "UNAUTHORIZED")
         token = secrets.token_hex(16)
         self._tokens[token] = time.monotonic() + case.token_seconds

@@ -100,7 +100,7 @@ DIGESTS: Final = (
     f"sha256:{'1' * 64}?x=y",
     f"sha256:{'1' * 64}#x",
     f"sha256:{'1' * 63}\0",
-    f"sha256:{'\uff11' * 64}",
+    "sha256:" + "\uff11" * 64,
     f"sha512:{'1' * 128}",
     f"md5:{'1' * 32}",
     "sha256:",
@@ -115,8 +115,8 @@ DIGESTS: Final = (
     {"sha256": "1" * 64},
 )
 SIZES: Final = (-1, -(1 << 63), 1 << 63, 10**30, 1.5, 10.0, True, "10", None, [10], {"size": 10}, "")
-KINDS: Final = (None, 7, [OCI_LAYER_GZIP], {})
-MANIFEST_KINDS: Final = (
+KINDS: Final[tuple[Any, ...]] = (None, 7, [OCI_LAYER_GZIP], {})
+MANIFEST_KINDS: Final[tuple[Any, ...]] = (
     "text/html",
     "application/json",
     "application/vnd.docker.distribution.manifest.v1+json",
@@ -127,7 +127,7 @@ MANIFEST_KINDS: Final = (
     [OCI_MANIFEST],
     {},
 )
-NOT_LISTS: Final = ({}, "x", 7, True, {"0": blob()}, [None], ["x"], [7], [[blob()]], [{}])
+NOT_LISTS: Final[tuple[Any, ...]] = ({}, "x", 7, True, {"0": blob()}, [None], ["x"], [7], [[blob()]], [{}])
 BYTES: Final = (
     b"",
     b"null",
@@ -196,7 +196,8 @@ def _two_ways() -> Iterator[Hostile]:
     yield encoded("the registry says Docker", manifest(), DOCKER_MANIFEST)
     for name in ("Layers", "LAYERS", "Config", "Manifests", "MediaType", "Annotations", "layerS"):
         yield encoded(f"{name} too", manifest() | {name: [blob(f"sha256:{'9' * 64}")]})
-    for version in (1, 3, "2", None, ..., [2]):
+    versions: tuple[Any, ...] = (1, 3, "2", None, ..., [2])
+    for version in versions:
         yield encoded(f"schema version {version}", manifest(schemaVersion=version))
     yield encoded("no config", manifest(config=...))
 
