@@ -22,8 +22,15 @@ def main() -> None:
     import hits
     import keys
     import rebases
+    import registry
 
-    groups = {"keys": keys.run, "hits": hits.run, "builds": builds.run, "rebases": rebases.run}
+    groups = {
+        "keys": keys.run,
+        "hits": hits.run,
+        "registry": registry.run,
+        "builds": builds.run,
+        "rebases": rebases.run,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="how often each case is run (3)")
     parser.add_argument("--only", choices=sorted(groups), help="one group only")

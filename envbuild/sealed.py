@@ -161,7 +161,7 @@ class SealedFile:
             # Power-loss durability is not promised: a torn file is set aside and begun anew.
             connection.execute("PRAGMA synchronous = OFF")
             # A journal that is made and deleted for each write costs more than the write.
-            connection.execute("PRAGMA journal_mode = TRUNCATE")
+            connection.execute("PRAGMA journal_mode = WAL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 _create(connection)
