@@ -8,6 +8,7 @@ import json
 import marshal
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -492,3 +493,89 @@ def test_the_interpreter_gets_nothing_of_this_process(
         network = Path(f"/proc/{worker.process.pid}/net/dev").read_text()
         assert [line.split(":")[0].strip() for line in network.splitlines()[2:]] == ["lo"]
     started.close()
+
+
+CHECK = """
+import marshal, pathlib, sys
+site, seen = pathlib.Path(sys.argv[1]), 0
+for path in sorted(site.rglob("*.py")):
+    compiled = path.parent / "__pycache__" / f"{path.stem}.cpython-311.pyc"
+    inside = f"/opt/env/lib/python3.11/site-packages/{path.relative_to(site)}"
+    try:
+        code = compile(path.read_bytes(), inside, "exec", dont_inherit=True, optimize=0)
+    except (SyntaxError, ValueError):
+        assert not compiled.exists(), compiled
+        continue
+    assert marshal.loads(compiled.read_bytes()[16:]) == code, path
+    seen += 1
+print(seen)
+"""
+
+
+def program_of(python: PackageRecord, folder: Path) -> Path:
+    """The channel's python, unpacked whole and by other means."""
+    prefix = folder / "python"
+    if not prefix.exists():
+        with fetch_package(python, deadline=NO_DEADLINE) as stream:
+            target = LinkTarget(python=PythonTarget.of(python))
+            for path, file in oracle.collect(link(Opened.open(stream, str(python)), python, target)).items():
+                (prefix / path).parent.mkdir(parents=True, exist_ok=True)
+                if file.kind == "file":
+                    (prefix / path).write_bytes(file.content)
+                    (prefix / path).chmod(file.mode)
+                else:
+                    (prefix / path).symlink_to(file.content.decode())
+    return prefix / "bin/python3.11"
+
+
+def check_channel(
+    channel: ChannelFolder, python: PackageRecord, interpreter: Interpreter, tmp_path: Path, names: set[str]
+) -> int:
+    """Packages hold the same with compiled modules, what the channel's python makes of the sources."""
+    plain, compiling = (replace(target_with(interpreter, python), pyc=None), target_with(interpreter, python))
+    seen = 0
+    for each in oracle.records(channel.path, tmp_path / "repodata"):
+        record = oracle.lock_record(each)
+        if record.noarch != "python" or (names and record.name not in names):
+            continue
+        installed = []
+        for target in (plain, compiling):
+            with fetch_package(record, deadline=NO_DEADLINE) as stream:
+                installed.append(oracle.collect(link(Opened.open(stream, str(record)), record, target)))
+        without, found = installed
+        meta = f"conda-meta/{record}.json"
+        more = found.keys() - without.keys()
+        assert {path: file for path, file in found.items() if path not in {*more, meta}} == {
+            path: file for path, file in without.items() if path != meta
+        }
+        assert all(
+            "/__pycache__/" in path and file.mode == 0o644 for path, file in found.items() if path in more
+        )
+        assert set(json.loads(found[meta].content)["files"]) == found.keys() - {meta}
+        folder = tmp_path / str(record)
+        for path, file in found.items():
+            if file.kind == "file":
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(file.content)
+        seen += int(
+            subprocess.run(
+                [program_of(python, tmp_path), "-W", "ignore", "-c", CHECK, folder / SITE],
+                check=True, stdout=subprocess.PIPE, text=True,
+            ).stdout
+        )  # fmt: skip
+        shutil.rmtree(folder)
+    return seen
+
+
+def test_packages_of_the_channel_hold_the_same_and_their_modules_compiled(
+    channel: ChannelFolder, python: PackageRecord, interpreter: Interpreter, tmp_path: Path
+) -> None:
+    names = {"click", "tabulate", "requests", "jinja2", "typing_extensions"}
+    assert check_channel(channel, python, interpreter, tmp_path, names) > 60
+
+
+@pytest.mark.nightly
+def test_all_packages_of_the_channel_hold_the_same_and_their_modules_compiled(
+    channel: ChannelFolder, python: PackageRecord, interpreter: Interpreter, tmp_path: Path
+) -> None:
+    assert check_channel(channel, python, interpreter, tmp_path, set()) > 4000

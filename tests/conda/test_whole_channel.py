@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import shutil
+import tarfile
+import zipfile
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import zstandard
 from rattler import PrefixRecord
 
 import conda_oracle as oracle
@@ -37,8 +42,32 @@ def _link(record: PackageRecord, target: LinkTarget) -> tuple[dict[str, oracle.I
     return installed, [f"bin/{point.command}" for point in package.entry_points]
 
 
+SMALL = 25_000
+"""Packages of up to so many bytes are tried in the older format too; the nightly run tries all."""
+
+
 def test_every_package_is_linked_as_rattler_installs_it(channel: ChannelFolder, tmp_path: Path) -> None:
-    records = oracle.records(channel.path, tmp_path / "repodata")
+    assert _compare(channel.path, tmp_path) > 1000
+
+
+def test_small_packages_in_the_older_format_are_linked_as_rattler_installs_them(
+    channel: ChannelFolder, tmp_path: Path
+) -> None:
+    _repack(channel, tmp_path / "older", SMALL)
+    assert _compare(tmp_path / "older", tmp_path) > 200
+
+
+@pytest.mark.nightly
+def test_every_package_in_the_older_format_is_linked_as_rattler_installs_it(
+    channel: ChannelFolder, tmp_path: Path
+) -> None:
+    _repack(channel, tmp_path / "older", 1 << 40)
+    assert _compare(tmp_path / "older", tmp_path) > 1000
+
+
+def _compare(channel: Path, tmp_path: Path) -> int:
+    """Install each package of a channel alone, in both ways; gives how many files there were."""
+    records = oracle.records(channel, tmp_path / "repodata")
     python = next(record for record in records if record.name.normalized == "python")
     target = LinkTarget(python=PythonTarget.of(oracle.lock_record(python)))
     files = 0
@@ -57,7 +86,23 @@ def test_every_package_is_linked_as_rattler_installs_it(channel: ChannelFolder, 
             different.append(str(record))
         _check_record(record, seen, tmp_path)
     assert different == []
-    assert files > 1000
+    return files
+
+
+def _repack(channel: ChannelFolder, folder: Path, limit: int) -> None:
+    """Write packages of the channel, and its python, as ``.tar.bz2`` into a channel of its own."""
+    for path in sorted(channel.path.glob("*/*.conda")):
+        if path.stat().st_size > limit and path != channel.package("python"):
+            continue
+        place = folder / path.parent.name / f"{path.stem}.tar.bz2"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path) as archive, tarfile.open(place, "w:bz2", compresslevel=1) as target:
+            for name in sorted(name for name in archive.namelist() if name.endswith(".tar.zst")):
+                plain = zstandard.ZstdDecompressor().stream_reader(archive.read(name))
+                with tarfile.open(fileobj=io.BytesIO(plain.read())) as source:
+                    for member in source:
+                        target.addfile(member, source.extractfile(member) if member.isreg() else None)
+    asyncio.run(oracle.index(folder))
 
 
 def _check_record(record: PackageRecord, installed: dict[str, oracle.Installed], folder: Path) -> None:
