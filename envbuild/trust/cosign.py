@@ -1,4 +1,4 @@
-"""Which images are trusted: signatures in cosign's format, and a policy for each repository.
+"""Signatures with keys, in cosign's format.
 
 A signature is over a small payload that names the digest of a manifest; it is kept in an image under the
 tag ``sha256-<hex>.sig``, as cosign keeps it. Keys are ECDSA on P-256. Sources: cosign's "Signature
@@ -12,10 +12,9 @@ import binascii
 import io
 import json
 import os
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Descriptor
@@ -24,6 +23,8 @@ from envbuild.oci.manifest import OCI_CONFIG, Manifest, encode
 from envbuild.oci.registry import find_manifest
 from envbuild.reference import Tag
 from envbuild.storage import key_lock
+from envbuild.trust.claims import check_claims, claims_of
+from envbuild.trust.policy import Untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,155 +35,11 @@ if TYPE_CHECKING:
     from envbuild.oci.registry import Registry
     from envbuild.reference import Repository
 
-OnFailure = Literal["miss", "fail"]
-
 SIGNATURE: Final = "dev.cosignproject.cosign/signature"
 PAYLOAD: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 TYPE: Final = "cosign container image signature"
-EXPIRES: Final = "io.envbuild.expires"
-_CLAIMS: Final = ("io.envbuild.key", "io.envbuild.scheme")
-"""Annotations of the manifest that a payload may repeat; if it does, they must agree."""
 _MAX_PAYLOAD: Final = 64 << 10
 _MAX_SIGNATURES: Final = 64
-_MEMBERS: Final = {"require_signed", "keys", "on_failure"}
-
-
-class Untrusted(IntegrityError):  # noqa: N818 - named for what it is, as all errors are
-    """An image without a signature that its repository's policy accepts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What is asked of the images of a repository.
-
-    Attributes:
-        require_signed: Whether an image must be signed.
-        keys: The public keys that are accepted, in PEM.
-        on_failure: Whether an image that is not trusted is a miss, with a warning, or a failure.
-    """
-
-    require_signed: bool = False
-    keys: tuple[bytes, ...] = ()
-    on_failure: OnFailure = "miss"
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """The policy; most callers want :meth:`parse`.
-
-    Attributes:
-        default: For repositories that no rule is about.
-        rules: By repository, or a path of components at its start.
-        sign_key: Where the key is with which what is built here is signed: a file or ``env:NAME``; or None.
-    """
-
-    default: Rule = field(default_factory=Rule)
-    rules: tuple[tuple[str, Rule], ...] = ()
-    sign_key: str | None = None
-
-    @classmethod
-    def parse(cls, value: Any, where: str, folder: Path | None) -> Self:
-        """Read the table ``[trust]``, or the TOML file that a text names.
-
-        Args:
-            value: The table, the file's name, or what was parsed before.
-            where: The setting's name for messages.
-            folder: What relative names of files are relative to.
-
-        Raises:
-            SpecError: A member is unknown or does not fit, or a key cannot be read.
-        """
-        folder = folder or Path.cwd()
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, str):
-            path = folder / Path(value).expanduser()
-            return cls.parse(_toml(path), str(path), path.parent)
-        if not isinstance(value, dict):
-            raise SpecError(f"{where} is {value!r:.80}, expected a table or the name of a TOML file")
-        given = dict(value)
-        rules, sign_key = given.pop("repositories", {}), given.pop("sign_key", None)
-        default = _rule(given, Rule(), where, folder)
-        if not isinstance(rules, dict):
-            raise SpecError(f"{where}.repositories is {rules!r:.80}, expected a table")
-        if sign_key is not None:
-            sign_key = _sign_key(sign_key, f"{where}.sign_key", folder)
-        named = [
-            (name, _rule(rule, default, f"{where}.repositories.{name}", folder))
-            for name, rule in rules.items()
-        ]
-        return cls(default, tuple(sorted(named, key=lambda each: -len(each[0]))), sign_key)
-
-    def rule(self, repository: Repository) -> Rule:
-        """The rule of a repository: the longest that names it or what it is in."""
-        text = str(repository)
-        for name, rule in self.rules:
-            if text == name or text.startswith(f"{name.rstrip('/')}/"):
-                return rule
-        return self.default
-
-
-def _toml(path: Path) -> Any:
-    import tomllib
-
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpecError(f"cannot be read as TOML: {error}", source=str(path)) from None
-
-
-def _rule(table: Any, default: Rule, where: str, folder: Path) -> Rule:
-    if not isinstance(table, dict):
-        raise SpecError(f"{where} is {table!r:.80}, expected a table")
-    if unknown := sorted(set(table) - _MEMBERS):
-        raise SpecError(f"{where}: {unknown[0]!r} is not known", hint=f"known: {', '.join(sorted(_MEMBERS))}")
-    rule = default
-    if "require_signed" in table:
-        if not isinstance(table["require_signed"], bool):
-            seen = table["require_signed"]
-            raise SpecError(f"{where}.require_signed is {seen!r:.80}, expected true or false")
-        rule = replace(rule, require_signed=table["require_signed"])
-    if "on_failure" in table:
-        if table["on_failure"] not in ("miss", "fail"):
-            raise SpecError(f"{where}.on_failure is {table['on_failure']!r:.80}, expected miss or fail")
-        rule = replace(rule, on_failure=table["on_failure"])
-    if "keys" in table:
-        rule = replace(rule, keys=_keys(table["keys"], f"{where}.keys", folder))
-    if rule.require_signed and not rule.keys:
-        raise SpecError(
-            f"{where} requires signatures and names no keys", hint="name public keys under `keys`"
-        )
-    return rule
-
-
-def _keys(names: Any, where: str, folder: Path) -> tuple[bytes, ...]:
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SpecError(f"{where} is {names!r:.80}, expected a list of files")
-    return tuple(read_key(folder / Path(name).expanduser()) for name in names)
-
-
-def read_key(path: Path) -> bytes:
-    """A public key's file.
-
-    Raises:
-        SpecError: It cannot be read, or is a private key.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SpecError(f"the key cannot be read: {error.strerror}", source=str(path)) from None
-    if b"-----BEGIN PUBLIC KEY-----" not in content:
-        raise SpecError("this is not a public key in PEM", source=str(path), hint="name the public half")
-    return content
-
-
-def _sign_key(value: Any, where: str, folder: Path) -> str:
-    if not isinstance(value, str) or not value:
-        # The value is not shown: somebody may have put the key itself here.
-        raise SpecError(f"{where} is not text", hint="name a file, or a variable as env:NAME")
-    if value.startswith("-----BEGIN"):
-        raise SpecError(f"{where} holds a key", hint="name a file, or a variable as env:NAME")
-    return value if value.startswith("env:") else str(folder / Path(value).expanduser())
 
 
 def check(
@@ -260,28 +117,14 @@ def _check_payload(content: bytes, manifest: Manifest | ImageIndex, now: datetim
         document = json.loads(content.decode())
         critical, optional = document["critical"], document.get("optional") or {}
         kind, named = critical["type"], critical["image"]["docker-manifest-digest"]
-        claims = {name: optional.get(name) for name in (*_CLAIMS, EXPIRES)}
+        optional = dict(optional)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Untrusted("its payload is not one of cosign") from None
     if kind != TYPE:
         raise Untrusted(f"its payload is a {kind!r:.80}, expected {TYPE!r}")
     if named != str(manifest.descriptor.digest):
         raise Untrusted(f"it is for {named!r:.90}")
-    for name in _CLAIMS:
-        if claims[name] is not None and claims[name] != manifest.annotations.get(name):
-            raise Untrusted(f"it is for {name} {claims[name]!r:.80}")
-    if claims[EXPIRES] is not None and now >= _moment(claims[EXPIRES]):
-        raise Untrusted(f"it expired at {claims[EXPIRES]}")
-
-
-def _moment(text: Any) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        raise Untrusted(f"it expires at {text!r:.80}, which is no time") from None
-    if moment.tzinfo is None:
-        raise Untrusted(f"it expires at {text!r:.80}, which has no time zone")
-    return moment
+    check_claims(optional, manifest, now)
 
 
 def sign(
@@ -325,9 +168,7 @@ def payload(
     manifest: Manifest | ImageIndex, repository: Repository, expires: datetime | None = None
 ) -> bytes:
     """What is signed for an image."""
-    optional = {name: manifest.annotations[name] for name in _CLAIMS if name in manifest.annotations}
-    if expires is not None:
-        optional[EXPIRES] = expires.isoformat()
+    optional = claims_of(manifest, expires)
     critical = {
         "identity": {"docker-reference": str(repository)},
         "image": {"docker-manifest-digest": str(manifest.descriptor.digest)},
@@ -381,7 +222,10 @@ def _public(pem: bytes) -> Any:
 
 def _on_p256(key: Any) -> Any:
     if getattr(getattr(key, "curve", None), "name", None) != "secp256r1":
-        raise SpecError("a key is not an ECDSA key on P-256", hint="make one with `cosign generate-key-pair`")
+        raise SpecError(
+            "a key is not an ECDSA key on P-256",
+            hint="make one with: openssl ecparam -genkey -name prime256v1",
+        )
     return key
 
 
