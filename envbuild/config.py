@@ -57,6 +57,8 @@ class Config:
         trust: Which images are trusted, and the key to sign with; None to trust all.
         channel_alias: The URL under which channel names stand.
         insecure: Registry hosts that are spoken to over plain HTTP (loopback hosts always are).
+        registries: For a registry's host, the mirrors that are read before it, each as ``HOST`` or
+            ``HOST/PREFIX``.
         compression: How new layers are compressed.
         pyc: Whether the modules of ``noarch: python`` packages are compiled into their layers.
         max_layers: The largest number of layers of an image, the base's included.
@@ -85,6 +87,7 @@ class Config:
     trust: Trust | None = None
     channel_alias: str = DEFAULT_CHANNEL_ALIAS
     insecure: frozenset[str] = frozenset()
+    registries: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     compression: CompressionName = "gzip"
     pyc: bool = False
     max_layers: int = 100
@@ -257,6 +260,24 @@ def _hosts(value: Any, where: str, _folder: Path | None) -> frozenset[str]:
     return frozenset(host.strip().lower() for host in hosts if host.strip())
 
 
+def _mirrors(value: Any, where: str, _folder: Path | None) -> dict[str, tuple[str, ...]]:
+    """``{host: {mirrors: [place, …]}}``, or as text ``host=place,place;host=place``."""
+    if isinstance(value, str):
+        pairs = (part.partition("=")[::2] for part in value.split(";") if part.strip())
+        value = {host: {"mirrors": places.split(",")} for host, places in pairs}
+    found: dict[str, tuple[str, ...]] = {}
+    for host, table in value.items() if isinstance(value, dict) else ():
+        places = table.get("mirrors") if isinstance(table, dict) and table.keys() == {"mirrors"} else None
+        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+            raise SpecError(f'{where}: {host} has {table!r}, expected mirrors = ["HOST", …]')
+        found[host.strip().lower()] = tuple(place.strip() for place in places)
+        for place in found[host.strip().lower()]:
+            _repository(f"{place}/x", where, None)
+    if not isinstance(value, dict):
+        raise SpecError(f"{where} is {value!r}, expected a table of hosts")
+    return found
+
+
 def _folder(value: Any, where: str, folder: Path | None) -> Path:
     path = value if isinstance(value, Path) else Path(_text(value, where, None))
     return ((folder or Path.cwd()) / path.expanduser()).absolute()
@@ -283,6 +304,7 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "trust": _trust,
     "channel_alias": _text,
     "insecure": _hosts,
+    "registries": _mirrors,
     "compression": _choice(CompressionName),
     "pyc": _flag,
     "max_layers": _number(1, MAX_LAYERS),

@@ -89,7 +89,7 @@ class Resolver:
         self.progress = progress
         self.locks = locks or lockfile.LockPolicy()
         self.index = Index(config.cache_dir)
-        self.registries = Registries(config.insecure)
+        self.registries = Registries(config.insecure, config.registries)
         self.bases = Bases(self.registries, self.index, config.base_ttl, config.docker_host)
 
     def __enter__(self) -> Self:

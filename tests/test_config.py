@@ -67,6 +67,10 @@ def test_global_is_named_without_underscore_everywhere(tmp_path: Path) -> None:
         ("index_ttl = true", "expected seconds"),
         ("max_layers = 126", "from 1 to 125"),
         ("insecure = 3", "list of hosts"),
+        ("registries = 3", "table of hosts"),
+        ("registries.'docker.io' = ['m']", "expected mirrors"),
+        ("registries.'docker.io'.mirror = ['m']", "expected mirrors"),
+        ("registries.'docker.io'.mirrors = ['UPPER case']", "not a repository"),
         ("workspace = 'UPPER case'", "not a repository"),
         ("step_memory = 'much'", "expected bytes"),
         ("step_memory = true", "expected bytes"),
@@ -96,3 +100,15 @@ def test_memory_may_be_written_with_a_unit(tmp_path: Path, text: str, size: int)
     (tmp_path / "envbuild.toml").write_text(f"step_memory = {text}\nstep_cpus = 0.5\nstep_timeout = 90\n")
     config = Config.load(tmp_path, {})
     assert (config.step_memory, config.step_cpus, config.step_timeout) == (size, 0.5, 90)
+
+
+def test_mirrors_are_read_from_tables_or_from_text(tmp_path: Path) -> None:
+    (tmp_path / "envbuild.toml").write_text(
+        '[registries."Docker.io"]\nmirrors = ["m.example.com", "n/prefix"]\n'
+    )
+    assert Config.load(tmp_path, {}).registries == {"docker.io": ("m.example.com", "n/prefix")}
+    text = "docker.io=m.example.com,n.example.com; ghcr.io=m.example.com/ghcr"
+    assert Config.load(tmp_path, {"ENVBUILD_REGISTRIES": text}).registries == {
+        "docker.io": ("m.example.com", "n.example.com"),
+        "ghcr.io": ("m.example.com/ghcr",),
+    }

@@ -6,6 +6,8 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from envbuild.deadline import Deadline
     from envbuild.digest import Digest
     from envbuild.oci.manifest import ImageIndex, Manifest
@@ -20,10 +22,14 @@ class Registries:
 
     Args:
         insecure: Hosts that are spoken to in plain HTTP.
+        mirrors: For a host, where its repositories may be read too, each as ``HOST`` or ``HOST/PREFIX``.
     """
 
-    def __init__(self, insecure: frozenset[str]) -> None:
+    def __init__(
+        self, insecure: frozenset[str], mirrors: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
         self._insecure = insecure
+        self._mirrors = mirrors or {}
         self._known: Settings | None = None
         self._opened: dict[Repository, Registry] = {}
         self._prober: Prober | None = None
@@ -35,7 +41,10 @@ class Registries:
             if repository not in self._opened:
                 from envbuild.oci.open import open_registry
 
-                self._opened[repository] = open_registry(repository, settings=self._settings())
+                places = () if repository.is_layout else self._mirrors.get(repository.host, ())
+                self._opened[repository] = open_registry(
+                    repository, settings=self._settings(), mirrors=places
+                )
             return self._opened[repository]
 
     def probe(
