@@ -43,6 +43,7 @@ ORDER = (
     "promote",
     "build",
     "resolver",
+    "rebuild",
     "locking",
     "prewarm",
     "run",

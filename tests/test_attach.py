@@ -18,10 +18,11 @@ from envbuild.digest import Digest
 from envbuild.errors import Unavailable
 from envbuild.lockfile.document import LockFile
 from envbuild.oci.layout import LayoutRegistry
-from envbuild.oci.manifest import Manifest
+from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.oci.registry import Registry
 from envbuild.oci.remote import RemoteRegistry
+from envbuild.platform import Platform
 from envbuild.progress import Event
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import ResolvedImage, Resolver, Source
@@ -32,6 +33,7 @@ from parts.programs import program
 from parts.registry_server import RegistryServer
 from test_trust import pem, public
 from tiny import World
+from wheel_world import spec, wheel_world
 
 
 def built(world: World, **changes: Any) -> ResolvedImage:
@@ -89,6 +91,44 @@ def test_everything_is_attached_and_true(world: World) -> None:
         each for each in verify(world.layout(), image.reference.digest).checks if each.name == "definition"
     )
     assert definition_check.passed
+
+
+def test_wheels_are_listed_too(tmp_path: Path) -> None:
+    world = wheel_world(tmp_path)
+    with Resolver(replace(world.config, sbom=True)) as resolver:
+        image = resolver.resolve(spec(world, "top", "small"))
+    found = attached(world.layout(), image.reference.digest)
+    (entry,) = LockFile.parse(found[attach.LOCK_TYPE], "envbuild.lock").entries
+    assert [(each.name, each.version) for each in entry.pip] == [
+        ("dep", "2.0"),
+        ("small", "1.0"),
+        ("top", "1.0"),
+    ]
+    assert all(each.url.startswith("links/") for each in entry.pip), "no folder of this machine"
+    statement = json.loads(found[attach.IN_TOTO_TYPE])
+    named = {
+        each["uri"]: each["digest"]["sha256"]
+        for each in statement["predicate"]["buildDefinition"]["resolvedDependencies"][1:]
+    }
+    for wheel in entry.pip:
+        purl = f"pkg:pypi/{wheel.name}@{wheel.version}?file_name={wheel.file_name}"
+        assert named[purl] == wheel.sha256.hex
+    bom = json.loads(found[attach.CYCLONEDX_TYPE])
+    assert {each["name"] for each in bom["components"]} >= {"top", "dep", "small", "python"}
+    names = {each["name"] for each in json.loads(found[attach.SPDX_TYPE])["packages"]}
+    assert names >= {"top", "dep", "small", "python"}
+
+
+def test_an_image_on_a_base_that_is_pinned_by_its_index_has_the_tag_of_its_key(world: World) -> None:
+    bases = LayoutRegistry(Repository.parse(f"oci:{world.root}/bases"))
+    one = replace(bases.get_manifest(Tag("minimal")).descriptor, platform=Platform("linux", "amd64"))
+    index = ImageIndex.build((one,), {})
+    bases.put_manifest(index, Tag("several"))
+    pinned = str(bases.repository.at(index.descriptor.digest))
+    image = built(world, base=pinned)
+    assert world.layout().get_manifest(image.key.tag).descriptor.digest == image.reference.digest
+    again = built(world, base=pinned, cache_dir=world.root / "other")
+    assert (again.source, again.reference) == (Source.WORKSPACE, image.reference)
 
 
 def test_the_documents_are_valid_in_the_eyes_of_their_libraries(world: World, tmp_path: Path) -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from envbuild import attach
 from envbuild.cli.options import DEFINITION, LOOKUP, Command, amount, common
 from envbuild.deadline import Deadline
 from envbuild.errors import CacheMiss, IntegrityError
 from envbuild.oci.manifest import ImageIndex
+from envbuild.oci.registry import find_manifest
 from envbuild.reference import ImageReference, parse_reference
 from envbuild.resolver import Resolver
 
 if TYPE_CHECKING:
     from envbuild.cli.options import Common
+    from envbuild.digest import Digest
     from envbuild.oci.manifest import Manifest
     from envbuild.oci.registry import Registry
     from envbuild.reference import TaggedReference
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 @click.argument("image", metavar="REF|SPEC")
 @common(DEFINITION, LOOKUP)
 def inspect(image: str, options: Common) -> None:
-    """Show what an image is made of: its keys, its base, its variables and its layers.
+    """Show what an image is made of: keys, base, variables and layers, and what is attached to it.
 
     Give a reference, or a definition whose image is looked up; nothing is built or written.
     """
@@ -39,7 +42,9 @@ def inspect(image: str, options: Common) -> None:
             found = parse_reference(image)
         wanted = found.digest if isinstance(found, ImageReference) else found.tag
         registry = resolver.registries.open(found.repository).by(Deadline.after(options.config.timeout))
-        document = describe(registry, registry.get_manifest(wanted))
+        manifest = registry.get_manifest(wanted)
+        document = describe(registry, manifest)
+        document["attached"] = _attached(registry, manifest.descriptor.digest)
     if options.as_json:
         click.echo(json.dumps(document, ensure_ascii=False))
     else:
@@ -88,6 +93,24 @@ def describe(registry: Registry, manifest: Manifest | ImageIndex) -> dict[str, A
     }
 
 
+_NAMES: Final = {
+    attach.LOCK_TYPE: "lock",
+    attach.FORM_TYPE: "definition",
+    attach.IN_TOTO_TYPE: "provenance",
+    attach.SPDX_TYPE: "SBOM, SPDX",
+    attach.CYCLONEDX_TYPE: "SBOM, CycloneDX",
+}
+
+
+def _attached(registry: Registry, subject: Digest) -> list[dict[str, Any]]:
+    """What is attached to an image, and its signatures."""
+    from envbuild.trust import signature_tag
+
+    found = attach.referrers_of(registry, subject)
+    signed = find_manifest(registry, signature_tag(subject))
+    return found if signed is None else [*found, {**signed.descriptor.to_json(), "artifactType": "signature"}]
+
+
 def _print(document: dict[str, Any]) -> None:
     click.echo(document["reference"])
     for name in ("platform", "created"):
@@ -102,5 +125,8 @@ def _print(document: dict[str, Any]) -> None:
         click.echo(f"{entry['digest']}  {platform.get('os')}/{platform.get('architecture')}")
     for layer in document.get("layers", ()):
         click.echo(f"{amount(layer['size']):>10}  {layer['digest'][7:19]}  {layer['title'][:80]}")
+    for entry in document["attached"]:
+        kind = entry.get("artifactType", "")
+        click.echo(f"attached    {entry['digest']}  {_NAMES.get(kind, kind)}")
     if "size" in document:
         click.echo(f"{amount(document['size']):>10}  in {len(document['layers'])} layers")

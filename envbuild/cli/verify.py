@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from envbuild.cli.options import DEFINITION, LOOKUP, Command, common
+from envbuild.cli.options import BUILD, DEFINITION, LOOKUP, Command, common
+from envbuild.cli.progress import shown
 from envbuild.cli.target import named
 from envbuild.deadline import Deadline
 from envbuild.errors import IntegrityError
+from envbuild.spec.fields import reference
 
 if TYPE_CHECKING:
     from envbuild.cli.options import Common
-    from envbuild.verify import Report
+    from envbuild.digest import Digest
+    from envbuild.oci.registry import Registry
+    from envbuild.verify import Check, Report
 
 _MARKS = {True: "ok", False: "FAILED", None: "-"}
 
@@ -32,25 +37,45 @@ _MARKS = {True: "ok", False: "FAILED", None: "-"}
     help="A public key, one of which must have signed the image; may be given again. "
     "If not given, those of the trust policy, where it requires signatures.",
 )
-@common(DEFINITION, LOOKUP)
-def verify(image: str, full: bool, keys: tuple[Path, ...], options: Common) -> int:
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Build it again from the lock that is attached to it, in a temporary folder, and compare digests.",
+)
+@common(DEFINITION, LOOKUP, BUILD)
+def verify(image: str, full: bool, keys: tuple[Path, ...], rebuild: bool, options: Common) -> int:
     """Check that an image is what it says it is, and print each check and its result.
 
-    Give a reference, or a definition whose image is looked up; nothing is built or written. Exits with 7
-    where a check fails.
+    Give a reference, or a definition whose image is looked up; no repository is written. Exits with 7 where a
+    check fails. --rebuild says with --base where the base is, if it is not where it was.
     """
     from envbuild.trust import read_key
     from envbuild.verify import verify as run
 
     with named(image, options) as (resolver, found, wanted):
-        registry = resolver.registries.open(found.repository).by(Deadline.after(options.config.timeout))
+        deadline = Deadline.after(options.config.timeout)
+        registry = resolver.registries.open(found.repository).by(deadline)
         accepted = tuple(read_key(path) for path in keys)
         trust = options.config.trust
         if not accepted and trust is not None and trust.rule(found.repository).require_signed:
             accepted = trust.rule(found.repository).keys
         report = run(registry, wanted, full=full, keys=accepted)
+        if rebuild:
+            report = replace(
+                report, checks=report.checks + _rebuilt(registry, report.reference.digest, options, deadline)
+            )
     _print(report, as_json=options.as_json)
     return 0 if report.passed else IntegrityError.exit_code
+
+
+def _rebuilt(registry: Registry, digest: Digest, options: Common, deadline: Deadline) -> tuple[Check, ...]:
+    from envbuild.rebuild import Rebuild
+
+    base = options.overrides["base"]
+    with shown(options) as display:
+        where = reference(base, Path.cwd(), None) if base else None
+        again = Rebuild(options.config, registry, where, display, deadline)
+        return tuple(again.checks(registry.get_manifest(digest)))
 
 
 def _print(report: Report, *, as_json: bool) -> None:

@@ -1,0 +1,170 @@
+"""Building an image again from the lock that is attached to it, and comparing what comes out.
+
+Nothing of it stays: it is built with an empty cache into a layout in a temporary folder, so that every layer
+is made of its package again, and no repository is written.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envbuild import lockfile
+from envbuild.attach import LOCK_TYPE
+from envbuild.deadline import NO_DEADLINE
+from envbuild.errors import BuildError, IntegrityError, SpecError
+from envbuild.key import steps_key
+from envbuild.lockfile.document import LockFile
+from envbuild.lookup import KEY_ANNOTATION
+from envbuild.oci.copy import copy_image
+from envbuild.oci.manifest import OCI_LAYER_ZSTD, Manifest
+from envbuild.oci.referrers import read_artifact, referrers
+from envbuild.oci.registry import find_manifest, publish
+from envbuild.progress import silent
+from envbuild.reference import Repository, Tag
+from envbuild.resolver import Resolver
+from envbuild.spec import fields
+from envbuild.spec.environment import EnvironmentSpec
+from envbuild.verify import Check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from envbuild.config import CompressionName, Config
+    from envbuild.deadline import Deadline
+    from envbuild.lockfile.document import LockEntry
+    from envbuild.oci.manifest import ImageIndex
+    from envbuild.oci.registry import Registry
+    from envbuild.progress import Progress
+    from envbuild.reference import ImageReference, TaggedReference
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """Builds images again.
+
+    Attributes:
+        config: The settings for building; workspace, cache and whatever is published are not used.
+        registry: The repository of the images.
+        base: Where the base is; where the lock says, if None.
+        progress: Told what is going on.
+        deadline: For the whole of it.
+    """
+
+    config: Config
+    registry: Registry
+    base: ImageReference | TaggedReference | None = None
+    progress: Progress = silent
+    deadline: Deadline = NO_DEADLINE
+
+    def checks(self, manifest: Manifest | ImageIndex) -> Iterator[Check]:
+        """Build an image again, or every image of an index, and say what was found.
+
+        Args:
+            manifest: The image.
+
+        Raises:
+            RegistryError: A repository could not be asked; that is no answer about the image.
+            SolveError: A package could not be had.
+        """
+        if isinstance(manifest, Manifest):
+            yield from self._image(manifest, "")
+            return
+        for entry in manifest.manifests:
+            part = self.registry.by(self.deadline).get_manifest(entry.digest)
+            if isinstance(part, Manifest):
+                yield from self._image(part, f"{entry.platform or entry.digest.short} ")
+
+    def _image(self, manifest: Manifest, prefix: str) -> Iterator[Check]:
+        try:
+            entry = self._entry(manifest)
+        except (IntegrityError, SpecError) as error:
+            yield Check(f"{prefix}lock", False, error.message)
+            return
+        if entry is None:
+            yield Check(f"{prefix}rebuild", None, "no lock is attached")
+            return
+        count = len(entry.lock.packages) + len(entry.pip)
+        yield Check(f"{prefix}lock", True, f"of {count} packages, with the image's key")
+        try:
+            yield self._compared(manifest, entry, f"{prefix}rebuild")
+        except (SpecError, BuildError) as error:
+            yield Check(f"{prefix}rebuild", None, f"cannot be built again: {error.message}")
+
+    def _entry(self, manifest: Manifest) -> LockEntry | None:
+        """What the attached lock says of an image.
+
+        Raises:
+            IntegrityError: It is damaged, or that of another image.
+        """
+        registry, digest = self.registry.by(self.deadline), manifest.descriptor.digest
+        for listed in referrers(registry, digest, LOCK_TYPE):
+            artifact = registry.get_manifest(listed.digest)
+            if not isinstance(artifact, Manifest):
+                continue
+            lock = LockFile.parse(read_artifact(registry, artifact), f"the lock of {digest}")
+            key = manifest.annotations.get(KEY_ANNOTATION)
+            if len(lock.entries) != 1 or str(lock.entries[0].key) != key:
+                raise IntegrityError(f"the attached lock {listed.digest} is not that of the key {key}")
+            return lock.entries[0]
+        return None
+
+    def _compared(self, manifest: Manifest, entry: LockEntry, name: str) -> Check:
+        with tempfile.TemporaryDirectory(prefix="envbuild-") as folder:
+            path, workspace = Path(folder) / lockfile.FILE_NAME, Repository.parse(f"oci:{folder}/images")
+            LockFile.of("", [replace(entry, base=self._base_text(entry, path.parent))]).write(path)
+            spec = lockfile.load(path)
+            config = replace(
+                self.config,
+                workspace=workspace,
+                global_=None,
+                cache_dir=Path(folder) / "cache",
+                attach=False,
+                trust=None,
+                compression=_compression(manifest),
+            )
+            policy = lockfile.LockPolicy(path, required=True)
+            with Resolver(config, progress=self.progress, locks=policy) as resolver:
+                self._bring_steps(spec, entry, resolver)
+                image = resolver.build(spec, timeout=self.deadline.remaining())
+                made = resolver.registries.open(workspace).get_manifest(image.reference.digest)
+        return _comparison(manifest, made, name, runs=spec.steps_after is not None)
+
+    def _base_text(self, entry: LockEntry, folder: Path) -> str:
+        """The base as a lock in a folder names it; layouts are where the lock says from here on."""
+        base = self.base or fields.reference(entry.base, Path.cwd(), None)
+        pinned = None if base is None or entry.digest is None else base.repository.at(entry.digest)
+        return lockfile.base_text(EnvironmentSpec(source="", base=pinned), folder)
+
+    def _bring_steps(self, spec: EnvironmentSpec, entry: LockEntry, resolver: Resolver) -> None:
+        """Have the base's steps as they were run: run again, they need not give the same bytes."""
+        if spec.steps is None:
+            return
+        platform = entry.lock.platform
+        base = resolver.bases.image(spec.require_base(), platform, self.deadline)
+        tag = Tag(f"s1-{steps_key(base.digest, spec.steps, platform)}")
+        source = self.registry.by(self.deadline)
+        if isinstance(stepped := find_manifest(source, tag), Manifest):
+            target = resolver.registries.open(resolver.config.workspace)
+            copy_image(source, target, stepped, progress=self.progress, deadline=self.deadline)
+            publish(target, stepped, tag, stored=True)
+
+
+def _compression(manifest: Manifest) -> CompressionName:
+    return "zstd" if manifest.layers and manifest.layers[-1].media_type == OCI_LAYER_ZSTD else "gzip"
+
+
+def _comparison(manifest: Manifest, made: Manifest | ImageIndex, name: str, *, runs: bool) -> Check:
+    digest = made.descriptor.digest
+    if digest == manifest.descriptor.digest:
+        return Check(name, True, f"gave {digest}, all {len(manifest.layers)} layers alike")
+    if runs:
+        return Check(name, None, f"gave {digest}: steps after the environment were run again")
+    layers = made.layers if isinstance(made, Manifest) else ()
+    same = sum(one.digest == other.digest for one, other in zip(manifest.layers, layers, strict=False))
+    detail = f"gave {digest}: {same} of {len(manifest.layers)} layers alike"
+    if isinstance(made, Manifest) and made.config.digest != manifest.config.digest:
+        detail += ", and another config"
+    return Check(name, False, detail)

@@ -1,0 +1,35 @@
+"""``envbuild inspect`` shows what is attached to an image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cli_calls import Call
+from envbuild import attach
+from test_trust import pem
+from tiny import World
+
+
+def test_what_is_attached_is_named(world: World, call: Call) -> None:
+    reference = call("resolve", world.spec("tool=1")).out.strip()
+    (document,) = call("inspect", reference, "--json").documents
+    kinds = {entry["artifactType"] for entry in document["attached"]}
+    assert kinds == {attach.FORM_TYPE, attach.LOCK_TYPE, attach.IN_TOTO_TYPE}
+    lines = [line.split() for line in call("inspect", reference).out.splitlines()]
+    shown = {(line[1], line[2]) for line in lines if line[0] == "attached"}
+    names = {attach.FORM_TYPE: "definition", attach.LOCK_TYPE: "lock", attach.IN_TOTO_TYPE: "provenance"}
+    assert shown == {(entry["digest"], names[entry["artifactType"]]) for entry in document["attached"]}
+
+
+def test_signatures_and_indexes_too(world: World, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
+    (world.root / "envbuild.toml").write_text(f'[trust]\nsign_key = "{tmp_path}/key.pem"\n')
+    path = world.root / "both.yaml"
+    document = {"base": "scratch", "platforms": ["linux/amd64", "linux/arm64"], "variables": {"A": "1"}}
+    path.write_text(json.dumps(document))
+    reference = call("resolve", path).out.strip()
+    lines = [line.split() for line in call("inspect", reference).out.splitlines()]
+    assert {line[2] for line in lines if line[0] == "attached"} == {"lock", "provenance", "signature"}
