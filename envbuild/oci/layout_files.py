@@ -1,0 +1,237 @@
+"""The files of an OCI image layout: blobs by their digest, tags in ``index.json``, a lock for writers.
+
+Knows nothing of what images are; :mod:`envbuild.oci.layout` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Final
+
+from envbuild.deadline import NO_DEADLINE
+from envbuild.digest import CHUNK
+from envbuild.errors import DeadlineExceeded, IntegrityError
+from envbuild.oci.disk import open_folder, storage_errors, sweep, write_file
+from envbuild.oci.layout_index import (
+    INDEX_FILE,
+    LAYOUT_FILE,
+    MARKER,
+    MAX_INDEX,
+    NO_TAGS,
+    LayoutIndex,
+    is_layout,
+    ref_name,
+)
+from envbuild.oci.manifest import MAX_MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from envbuild.deadline import Deadline
+    from envbuild.digest import Descriptor, Digest
+    from envbuild.oci.manifest import ImageIndex, Manifest
+    from envbuild.reference import Repository, Tag
+
+LOCK_FILE: Final = ".envbuild.lock"
+_POLL_SECONDS = 0.005
+_SETTLED_SECONDS = 0.1  # longer than the grain of file times, so that equal times mean equal content
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The last settled state of ``index.json``, shared by all views of one layout."""
+
+    tags: tuple[tuple[int, ...], LayoutIndex] | None = None
+    is_layout: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Descriptors of a layout's folders, open for one writing call."""
+
+    root: int
+    blobs: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayoutFiles:
+    """A layout's folder, for calls with one deadline. Its methods raise what ``storage_errors`` raises.
+
+    Attributes:
+        repository: The layout.
+        deadline: For every call.
+        seen: What was read of it, shared by all its views.
+    """
+
+    repository: Repository
+    deadline: Deadline = NO_DEADLINE
+    seen: _Seen = field(default_factory=_Seen)
+
+    @property
+    def _folder(self) -> Path:
+        return self.repository.folder
+
+    def errors(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        """Raise the operating system's errors as envbuild's own."""
+        return storage_errors(f"{doing} {self.repository}")
+
+    def open(self, digest: Digest) -> IO[bytes] | None:
+        """A blob's file; None where there is none."""
+        with self.errors("reading"):
+            try:
+                return open_file(blob_path(self._folder, digest))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def size(self, digest: Digest) -> int | None:
+        """A blob's size in bytes; None where there is none."""
+        with self.errors("reading"):
+            try:
+                return blob_path(self._folder, digest).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether a file of that digest and size is there; one of another size was torn."""
+        return self.is_layout() and self.size(descriptor.digest) == descriptor.size
+
+    def read(self, digest: Digest, limit: int = MAX_MANIFEST) -> bytes | None:
+        """At most ``limit`` bytes and one more, which shows that the file is too long."""
+        stream = self.open(digest)
+        if stream is None:
+            return None
+        with self.errors("reading"), stream:
+            return stream.read(limit + 1)
+
+    def is_layout(self) -> bool:
+        """Whether the folder is a layout; False where it is missing or empty, so that it can become one."""
+        if not self.seen.is_layout:
+            with self.errors("reading"):
+                self.seen.is_layout = is_layout(self._folder)
+        return self.seen.is_layout
+
+    def tags(self) -> LayoutIndex:
+        """What ``index.json`` says; read again only if it changed."""
+        if not self.is_layout():
+            return NO_TAGS
+        with self.errors("reading"):
+            try:
+                stream = open_file(self._folder / INDEX_FILE)
+            except FileNotFoundError:
+                return NO_TAGS
+            with stream:
+                status = os.fstat(stream.fileno())
+                state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                if (seen := self.seen.tags) is not None and seen[0] == state:
+                    return seen[1]
+                raw = stream.read(MAX_INDEX + 1)
+        tags = LayoutIndex.parse(raw, f"{self.repository.folder / INDEX_FILE}")
+        if time.time() - status.st_mtime > _SETTLED_SECONDS:
+            self.seen.tags = (state, tags)
+        return tags
+
+    def copy(self, stream: IO[bytes], descriptor: Descriptor, write: Callable[[bytes], None]) -> None:
+        """Pass a stream on while hashing it.
+
+        Raises:
+            IntegrityError: It is not what the descriptor says.
+        """
+        seen, hashed = 0, hashlib.sha256()
+        # Where it can, read what has come so far: the deadline must be seen in time.
+        read = getattr(stream, "read1", stream.read)
+        while seen <= descriptor.size and (content := read(CHUNK)):
+            self.deadline.check(f"writing a blob to {self.repository}")
+            seen += len(content)
+            hashed.update(content)
+            write(content)
+        if seen != descriptor.size:
+            more = "or more " if seen > descriptor.size else ""
+            raise IntegrityError(
+                f"{seen} bytes {more}were given for {descriptor.digest}, not {descriptor.size}"
+            )
+        if hashed.hexdigest() != descriptor.digest.hex:
+            raise IntegrityError(
+                f"content for {self.repository} has digest sha256:{hashed.hexdigest()}, "
+                f"expected {descriptor.digest}"
+            )
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[_Writer]:
+        """The layout's folders, made if need be."""
+        with self.errors("writing to"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            opened = contextlib.ExitStack()
+        with opened:
+            with self.errors("writing to"):
+                root = opened.enter_context(open_folder(self._folder))
+                if not is_layout(self._folder):
+                    write_file(root, (root, LAYOUT_FILE), MARKER, f"making {self.repository}", flush=True)
+                blobs = opened.enter_context(open_folder("blobs", root))
+                writer = _Writer(root, opened.enter_context(open_folder("sha256", blobs)))
+            self._make_index(writer)
+            yield writer
+
+    def _make_index(self, writer: _Writer) -> None:
+        """Write the empty ``index.json`` that a layout must have."""
+        if (self._folder / INDEX_FILE).exists():
+            return
+        with self.locked():
+            if not (self._folder / INDEX_FILE).exists():
+                self.write_index(writer, NO_TAGS)
+
+    def store(self, writer: _Writer, manifest: Manifest | ImageIndex) -> None:
+        """Write a manifest among the blobs, unless it is there as it should be."""
+        digest = manifest.descriptor.digest
+        if self.read(digest) != manifest.raw:
+            doing = f"writing a manifest to {self.repository}"
+            write_file(writer.root, (writer.blobs, digest.hex), manifest.raw, doing)
+
+    def move(self, writer: _Writer, tag: Tag, descriptor: Descriptor) -> None:
+        """Write a tag; the lock is held."""
+        entry, tags = descriptor.to_json(), self.tags()
+        if tags.named.get(tag.name) != entry:
+            others = [other for other in tags.entries if ref_name(other) != tag.name]
+            self.write_index(writer, tags.holding([*others, entry]))
+
+    def write_index(self, writer: _Writer, tags: LayoutIndex) -> None:
+        """Replace ``index.json``; the lock is held."""
+        doing = f"writing the tags of {self.repository}"
+        with storage_errors(doing):
+            sweep(writer.root)
+        write_file(writer.root, (writer.root, INDEX_FILE), tags.to_json(), doing, flush=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the layout's lock; the kernel frees it when its holder dies."""
+        import filelock
+
+        remaining = self.deadline.remaining()
+        lock = filelock.FileLock(self._folder / LOCK_FILE, thread_local=False)
+        with self.errors("locking"):
+            try:
+                timeout = -1 if remaining == float("inf") else remaining
+                lock.acquire(timeout=timeout, poll_interval=_POLL_SECONDS)
+            except filelock.Timeout:
+                raise DeadlineExceeded(
+                    f"the deadline passed while others wrote the tags of {self.repository}",
+                    hint="raise --timeout, or try again: finished work is kept",
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def blob_path(folder: Path, digest: Digest) -> Path:
+    """Where a blob is."""
+    return folder / "blobs" / "sha256" / digest.hex
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open for reading; a pipe in a file's place reads as empty instead of blocking for ever."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
