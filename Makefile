@@ -1,6 +1,6 @@
 .PHONY: demo test check bench nightly clean
 PYTHON := .venv/bin/python
-TEST_PACKAGES := docker.io docker-registry iproute2 mmdebstrap openssl skopeo strace
+TEST_PACKAGES := docker.io docker-registry iproute2 mmdebstrap openssl podman skopeo strace
 
 demo: ## the main job on this machine alone: no Docker, no registry server
 	tools/venv

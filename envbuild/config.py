@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Builder = Literal["auto", "layers", "docker"]
 OnUnavailable = Literal["fail", "build"]
 CompressionName = Literal["gzip", "zstd"]
+StepNetwork = Literal["default", "none"]
 
 FILE_NAME = "envbuild.toml"
 DEFAULT_CHANNEL_ALIAS = "https://conda.anaconda.org"
@@ -67,9 +68,11 @@ class Config:
         jobs: How many things are done at once.
         timeout: Seconds after which a call gives up, or None.
         docker_host: The engine's address, or None for the usual places.
+        buildx: The name of a builder of buildx that runs Docker steps in place of an engine, or None.
         step_timeout: Seconds that the Docker steps of one build may take together, or None.
         step_memory: Bytes of memory that each Docker step may use, or None; may be text, as ``2g``.
         step_cpus: Processors that each Docker step may use (0.5 is half of one), or None.
+        step_network: ``none`` keeps Docker steps from the network.
         cache_dir: The folder of the index, the locks and the repodata; disposable.
     """
 
@@ -96,9 +99,11 @@ class Config:
     jobs: int = field(default_factory=lambda: min(8, 2 * (os.cpu_count() or 1)))
     timeout: float | None = None
     docker_host: str | None = None
+    buildx: str | None = None
     step_timeout: float | None = None
     step_memory: int | None = None
     step_cpus: float | None = None
+    step_network: StepNetwork = "default"
     cache_dir: Path = field(default_factory=_default_cache)
 
     @classmethod
@@ -209,6 +214,11 @@ def _flag(value: Any, where: str, _folder: Path | None) -> bool:
     raise SpecError(f"{where} is {value!r}, expected true or false")
 
 
+def _promotion(value: Any, where: str, folder: Path | None) -> bool:
+    """``on-hit`` or ``never``; or whether hits are promoted."""
+    return value == "on-hit" if value in {"on-hit", "never"} else _flag(value, where, folder)
+
+
 def _seconds(value: Any, where: str, _folder: Path | None) -> float:
     try:
         seconds = float(value)
@@ -295,7 +305,7 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "base": _text,
     "builder": _choice(Builder),
     "on_unavailable": _choice(OnUnavailable),
-    "promote": _flag,
+    "promote": _promotion,
     "index_ttl": _seconds,
     "base_ttl": _seconds,
     "deep": _flag,
@@ -313,8 +323,10 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "jobs": _number(1, 256),
     "timeout": _seconds,
     "docker_host": _text,
+    "buildx": _text,
     "step_timeout": _seconds,
     "step_memory": _bytes,
     "step_cpus": _processors,
+    "step_network": _choice(StepNetwork),
     "cache_dir": _folder,
 }

@@ -110,6 +110,18 @@ def text_of(image: ResolvedImage, name: str) -> str:
     return text
 
 
+def same(layers: ResolvedImage, docker: ResolvedImage) -> dict[str, Node]:
+    """Both images have the same files and settings; gives the files."""
+    assert (docker.key, docker.lock_key) == (layers.key, layers.lock_key)
+    expected, seen = tree_of(layers), tree_of(docker)
+    assert seen.keys() == expected.keys()
+    assert {path: node for path, node in seen.items() if node != expected[path]} == {}
+    ours, theirs = config_of(layers), config_of(docker)
+    assert theirs["config"] == ours["config"]
+    assert theirs["created"] == ours["created"]
+    return seen
+
+
 @dataclass
 class Machine:
     """A world whose images one builder makes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,12 +11,12 @@ from filelock import FileLock
 from parts.certificates import Certificate
 from parts.docker_engine import DockerEngine
 from parts.ocimem import OcimemServer
+from parts.podman_engine import PodmanEngine
 from parts.registry_server import PASSWORD, USERNAME, RegistryServer
 from parts.token_server import TokenServer, giving_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytest_plugins = ["fixtures_channel"]
 
@@ -118,13 +119,38 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> DockerEngine:
     return own
 
 
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> PodmanEngine:
+    """Podman's service, which this session starts and ends."""
+    own = PodmanEngine.in_folder(_shared_folder(tmp_path_factory) / "podman")
+    with FileLock(_shared_folder(tmp_path_factory) / "podman.lock"):
+        if not own.answers():
+            own.start()
+    return own
+
+
+@pytest.fixture
+def buildx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A docker command that has buildx."""
+    from engine_bases import buildx_plugin
+
+    cache = Path(__file__).parents[1] / ".cache"
+    with FileLock(cache / "test-bases.lock"):
+        plugin = buildx_plugin(cache / "test-bases/buildx")
+    (tmp_path / "docker/cli-plugins").mkdir(parents=True)
+    (tmp_path / "docker/cli-plugins/docker-buildx").symlink_to(plugin)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End the engine that a worker of this session started, once all workers are done."""
+    """End the engines that workers of this session started, once all workers are done."""
     if hasattr(session.config, "workerinput"):
         return
     factory = getattr(session.config, "_tmp_path_factory", None)
     if factory is not None and (folder := factory.getbasetemp() / "engine").exists():
         DockerEngine.in_folder(folder).stop()
+    if factory is not None and (folder := factory.getbasetemp() / "podman").exists():
+        PodmanEngine.in_folder(folder).stop()
 
 
 def _shared_folder(factory: pytest.TempPathFactory) -> Path:

@@ -8,14 +8,17 @@ import io
 import re
 import subprocess
 import tarfile
+import uuid
 from pathlib import Path
 from typing import IO
 
 import zstandard
 
-from envbuild.build.steps_image import StepsBase
+from envbuild.build.steps_build import BUILD_REPOSITORY
+from envbuild.build.steps_image import BuiltSteps, StepsBase
 from envbuild.digest import Descriptor, Digest
 from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Manifest, encode
+from parts.docker_engine import DockerEngine
 from parts.programs import program
 
 PROGRAMS = ("dash", "cat", "env", "head", "id", "ls", "mkdir", "rm", "seq", "sleep", "touch", "yes")
@@ -126,3 +129,34 @@ def debian_base(folder: Path) -> StepsBase:
         return path.open("rb")
 
     return StepsBase(Manifest.build(Descriptor.of(config, OCI_CONFIG), (layer,), {}), config, open_blob)
+
+
+def leftovers(engine: DockerEngine) -> set[str]:
+    """Containers, images that are being built, and images without a name."""
+    images = engine.docker("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").stdout
+    lines = [line.removeprefix("localhost/") for line in images.splitlines()]
+    found = {line for line in lines if line.startswith((BUILD_REPOSITORY, "<none>"))}
+    return found | set(engine.docker("ps", "--all", "--quiet", "--no-trunc").stdout.split())
+
+
+def files_of(built: BuiltSteps) -> dict[str, tarfile.TarInfo]:
+    """The entries of the new layers by path."""
+    found: dict[str, tarfile.TarInfo] = {}
+    for layer in built.layers:
+        with layer.open() as stream, tarfile.open(fileobj=stream) as archive:
+            found |= {entry.name: entry for entry in archive}
+    return found
+
+
+def content_of(built: BuiltSteps, name: str) -> bytes:
+    """The content of a file in the new layers."""
+    for layer in reversed(built.layers):
+        with layer.open() as stream, tarfile.open(fileobj=stream) as archive:
+            if name in archive.getnames() and (content := archive.extractfile(name)) is not None:
+                return content.read()
+    raise AssertionError(f"{name} is in no new layer")
+
+
+def fresh() -> str:
+    """Something that no build before had, so that nothing comes from BuildKit's cache."""
+    return uuid.uuid4().hex

@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import zlib
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from envbuild.digest import CHUNK, Digest, VerifyingReader
@@ -21,7 +22,7 @@ from envbuild.errors import BuildError, BuildLimit, IntegrityError
 from envbuild.spec.context import DOCKERFILE_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from envbuild.digest import Descriptor
@@ -81,10 +82,15 @@ def image_chunks(
     yield bytes(2 * _BLOCK)
 
 
-def context_chunks(context: IO[bytes] | None, dockerfile: str) -> Iterator[bytes]:
+def context_chunks(
+    context: IO[bytes] | None, dockerfile: str, more: Mapping[str, bytes] = MappingProxyType({})
+) -> Iterator[bytes]:
     """The bytes of a build context: the entries of ``context``, a tar, then the Dockerfile.
 
-    The Dockerfile is called :data:`DOCKERFILE`.
+    Args:
+        context: The files of the steps, or None.
+        dockerfile: The text of the Dockerfile, which is called :data:`DOCKERFILE`.
+        more: Further files by name.
 
     Raises:
         BuildError: The context is not a tar, or has an entry with the Dockerfile's name or outside its root.
@@ -93,16 +99,17 @@ def context_chunks(context: IO[bytes] | None, dockerfile: str) -> Iterator[bytes
         try:
             with tarfile.open(fileobj=context, mode="r|") as files:
                 for entry in files:
-                    yield from _context_member(files, entry)
+                    yield from _context_member(files, entry, {DOCKERFILE, *more})
         except tarfile.TarError as error:
             raise BuildError(f"the build context is not a tar archive: {error}") from None
-    yield from _member(DOCKERFILE, dockerfile.encode())
+    for name, content in ((DOCKERFILE, dockerfile.encode()), *more.items()):
+        yield from _member(name, content)
     yield bytes(2 * _BLOCK)
 
 
-def _context_member(files: tarfile.TarFile, entry: tarfile.TarInfo) -> Iterator[bytes]:
+def _context_member(files: tarfile.TarFile, entry: tarfile.TarInfo, own: set[str]) -> Iterator[bytes]:
     path = posixpath.normpath(entry.name)
-    if path == DOCKERFILE or path.startswith(("/", "../")) or path == "..":
+    if path in own or path.startswith(("/", "../")) or path == "..":
         raise BuildError(f"the build context may not have an entry named {entry.name!r}")
     if entry.issym() or entry.isdir() or entry.islnk():
         yield entry.tobuf(tarfile.PAX_FORMAT)

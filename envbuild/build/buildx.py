@@ -1,4 +1,4 @@
-"""``docker buildx build`` as a subprocess: for steps that mount secrets, which need a BuildKit session."""
+"""The command ``docker buildx``: for steps that mount secrets, and for builders with names."""
 
 from __future__ import annotations
 
@@ -9,52 +9,104 @@ import tempfile
 import threading
 from collections import deque
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 from envbuild.build.trace import decode_rawjson
+from envbuild.errors import BuildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from envbuild.build.trace import StepLog
 
+_SECONDS: Final = 30.0
+_BOOTSTRAP_SECONDS: Final = 300.0
 
-def version(endpoint: str) -> str | None:
+
+def version(endpoint: str | None = None) -> str | None:
     """What ``docker buildx version`` says, or None where there is no buildx."""
+    done = _said(endpoint, "version")
+    return done.stdout.strip() or None if done is not None and done.returncode == 0 else None
+
+
+def builders() -> tuple[tuple[str, str], ...]:
+    """The names and drivers of the builders that buildx knows; those of engines themselves are left out."""
+    done = _said(None, "ls")
+    if done is None or done.returncode != 0:
+        return ()
+    rows = [
+        line.split() for line in done.stdout.splitlines()[1:] if line[:1].strip() and len(line.split()) > 1
+    ]
+    return tuple((row[0].rstrip("*"), row[1]) for row in rows if row[1] != "docker")
+
+
+def inspect(name: str) -> dict[str, str]:
+    """What buildx says of a builder, which is started if need be: ``Driver``, ``BuildKit version`` and so on.
+
+    Raises:
+        BuildError: There is no buildx, no such builder, or it does not answer.
+    """
+    if version() is None:
+        raise BuildError(
+            "builders of buildx need the docker command with buildx, and there is none",
+            hint="install buildx (apt-get install docker-buildx, or Docker's docker-buildx-plugin)",
+        )
+    done = _said(None, "inspect", "--bootstrap", name, seconds=_BOOTSTRAP_SECONDS)
+    found: dict[str, str] = {}
+    for line in done.stdout.splitlines() if done is not None else ():
+        key, colon, value = line.partition(":")
+        if colon and not key.startswith(" "):
+            found.setdefault(key.strip(), value.strip())
+    said = " ".join(done.stderr.split()) if done is not None else f"no answer in {_BOOTSTRAP_SECONDS:g} s"
+    if done is None or done.returncode != 0 or found.get("Status", "running") != "running":
+        why = found.get("Error") or said or found.get("Status", "")
+        raise BuildError(
+            f"the buildx builder {name!r} does not answer: {why}",
+            hint="docker buildx ls lists builders, docker buildx create makes one",
+            retryable=True,
+        )
+    return found
+
+
+def _said(
+    endpoint: str | None, *arguments: str, seconds: float = _SECONDS
+) -> subprocess.CompletedProcess[str] | None:
     try:
-        done = subprocess.run(
-            ["docker", "buildx", "version"],
+        return subprocess.run(
+            ["docker", "buildx", *arguments],
             env=_environment(endpoint),
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=seconds,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def build(
-    endpoint: str,
+    endpoint: str | None,
     options: Iterable[str],
     secrets: Mapping[str, bytes],
     context: Iterable[bytes],
     log: StepLog,
     on_start: Callable[[Callable[[], None]], None],
+    *,
+    target: tuple[str, ...] = ("--builder=default", "--load"),
 ) -> None:
-    """Build a context and leave the image in the engine.
+    """Build a context.
 
     Args:
-        endpoint: The engine's address.
+        endpoint: The engine's address, or None for what the user's settings say.
         options: Further options, as ``--tag``.
         secrets: The secrets' values; they are written to private files for as long as the build runs.
         context: The build context's tar.
         log: Follows the progress; its ``error`` is set if the build fails.
         on_start: Is given a function that stops the build.
+        target: Who builds, and where the image goes: with the engine's own builder, and into the engine.
     """
     with tempfile.TemporaryDirectory(prefix="envbuild-secrets-") as folder:
-        command = ["docker", "buildx", "build", "--builder=default", "--progress=rawjson", "--load", *options]
+        command = ["docker", "buildx", "build", "--progress=rawjson", *target, *options]
         for number, (name, value) in enumerate(secrets.items()):
             path = Path(folder, str(number))
             path.touch(0o600)
@@ -120,5 +172,5 @@ def _pump(context: Iterable[bytes], stdin: IO[bytes], failures: list[Exception])
             stdin.close()
 
 
-def _environment(endpoint: str) -> dict[str, str]:
-    return {**os.environ, "DOCKER_HOST": endpoint}
+def _environment(endpoint: str | None) -> dict[str, str]:
+    return {**os.environ} if endpoint is None else {**os.environ, "DOCKER_HOST": endpoint}

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Final
 
 from envbuild.build.compose import Composition
+from envbuild.build.engines import connect
 from envbuild.build.layers import LayersBuilder, Parts
 from envbuild.build.steps import StepsBuilder
 from envbuild.build.times import settled
@@ -19,6 +20,7 @@ from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
     from envbuild.build.base import BaseImage
+    from envbuild.build.buildx_builder import BuildxBuilder
     from envbuild.build.engine import Engine
     from envbuild.build.engine_info import EngineInfo
     from envbuild.build.job import Job
@@ -70,11 +72,9 @@ class DockerBuilder(LayersBuilder):
         with built:
             return replace(archived, layers=steps.put_all(settled(built, started), _TITLE))
 
-    def _engine(self) -> Engine:
-        from envbuild.build.engine import Engine
-
+    def _engine(self) -> Engine | BuildxBuilder:
         try:
-            return Engine.connect(self.config.docker_host)
+            return connect(self.config)
         except BuildError as error:
             raise BuildError(
                 f"the builder docker has no engine: {error.message}",

@@ -31,6 +31,7 @@ class EngineInfo:
         buildkit: Whether it has a BuildKit that can be used over plain HTTP.
         podman: Whether it is Podman, which speaks the same API.
         containerd_store: Whether images are kept by containerd; an image's ID is then its manifest's digest.
+        named: Whether it is no engine but a BuildKit that buildx knows by name; ``storage`` is its driver.
     """
 
     endpoint: str
@@ -39,6 +40,15 @@ class EngineInfo:
     buildkit: bool
     podman: bool
     containerd_store: bool
+    named: bool = False
+
+    def __str__(self) -> str:
+        """What people read."""
+        if self.named:
+            return f"BuildKit {self.version} at {self.endpoint}, driver {self.storage}"
+        kind = "Podman" if self.podman else "Docker Engine"
+        how = "BuildKit" if self.buildkit else "its own builder"
+        return f"{kind} {self.version} at {self.endpoint}, {self.storage} storage, builds with {how}"
 
     @property
     def major(self) -> int:
@@ -48,7 +58,7 @@ class EngineInfo:
     @property
     def heredocs(self) -> bool:
         """Whether its own Dockerfile front end knows heredocs (Engine 23, BuildKit 0.10)."""
-        return self.buildkit and self.major >= 23
+        return self.named or (self.buildkit and self.major >= 23)
 
     @property
     def buildx(self) -> str | None:
@@ -65,7 +75,8 @@ def builder_parameters(steps: str, limits: Limits, info: EngineInfo) -> dict[str
     limited = limits.memory is not None or limits.cpus is not None
     network = {} if limits.network is None else {"networkmode": limits.network}
     if info.podman:
-        return {**network, **_limit_parameters(limits)}
+        # Without layers of each step Podman keeps no images of them either.
+        return {"layers": "0", **network, **_limit_parameters(limits)}
     if info.buildkit and not limited:
         return {"version": "2", **network}
     if _NEEDS_BUILDKIT.search(steps):
@@ -94,8 +105,14 @@ def _limit_parameters(limits: Limits) -> dict[str, str]:
 
 
 def usual_endpoints() -> tuple[str, ...]:
-    """Where engines listen by themselves: Docker, Docker without root, Docker Desktop, Podman."""
+    """Where engines listen by themselves: Docker, Docker without root, Docker Desktop, Podman.
+
+    Where Podman's own variable names an engine on a socket or over TCP, that one comes first.
+    """
+    named = os.environ.get("CONTAINER_HOST", "")
+    own = (named,) if named.startswith(("unix://", "tcp://")) else ()
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     of_the_user = ("docker.sock", "podman/podman.sock")
     paths = (*_SYSTEM_SOCKETS, *(f"{runtime}/{name}" for name in of_the_user))
-    return tuple(f"unix://{path}" for path in (*paths, f"{Path.home()}/.docker/run/docker.sock"))
+    sockets = (f"unix://{path}" for path in (*paths, f"{Path.home()}/.docker/run/docker.sock"))
+    return tuple(dict.fromkeys((*own, *sockets)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from envbuild.build.assemble import assemble
 from envbuild.build.base import BaseImage
+from envbuild.build.engines import connect
 from envbuild.build.steps_image import template
 from envbuild.build.times import settled
 from envbuild.conda.layer import PathHashes
@@ -23,6 +24,7 @@ from envbuild.progress import Event
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from envbuild.build.buildx_builder import BuildxBuilder
     from envbuild.build.engine import Engine
     from envbuild.build.steps import StepsBuilder
     from envbuild.build.steps_image import BuiltSteps
@@ -123,11 +125,9 @@ def _listed(records: Iterable[PackageRecord]) -> str:
     return " ".join(f"{record.name} {record.version} {record.build_number}" for record in records)
 
 
-def _engine(builder: StepsBuilder, record: PackageRecord) -> Engine:
-    from envbuild.build.engine import Engine
-
+def _engine(builder: StepsBuilder, record: PackageRecord) -> Engine | BuildxBuilder:
     try:
-        return Engine.connect(builder.config.docker_host)
+        return connect(builder.config)
     except BuildError as error:
         raise BuildError(
             f"{record} runs a script when it is installed ({script_of(record.name)}), and {error.message}",

@@ -18,6 +18,7 @@ import rfc8785
 
 from envbuild.build.assemble import assemble, oci_layer
 from envbuild.build.base import BaseImage
+from envbuild.build.engines import connect
 from envbuild.build.steps import StepsBuilder
 from envbuild.conda.link import FIXED_TIME
 from envbuild.errors import BuildError, BuildLimit, IntegrityError
@@ -35,6 +36,7 @@ from envbuild.storage import key_lock, private_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from envbuild.build.buildx_builder import BuildxBuilder
     from envbuild.build.compose import Composer, Composition
     from envbuild.build.engine import Engine
     from envbuild.build.steps_image import BuiltSteps
@@ -209,11 +211,9 @@ class SourceBuilder:
         with built:
             return _wheel_of(built, source.what)
 
-    def _engine(self, source: ProjectSource) -> Engine:
-        from envbuild.build.engine import Engine
-
+    def _engine(self, source: ProjectSource) -> Engine | BuildxBuilder:
         try:
-            return Engine.connect(self.config.docker_host)
+            return connect(self.config)
         except BuildError as error:
             raise BuildError(
                 f"{source.what} is built from source, by its own code, and {error.message}",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, STEPS_ANNOTATION, Layer, oci_layer
 from envbuild.build.base import BaseImage
+from envbuild.build.engines import connect
 from envbuild.build.secrets import build_secrets
 from envbuild.build.upload import in_parallel, rewound
 from envbuild.digest import CHUNK, Descriptor
@@ -108,10 +109,8 @@ class StepsBuilder:
         Raises:
             BuildError: A step failed, there is no engine, or a secret has no value.
         """
-        from envbuild.build.engine import Engine
-
         secrets = build_secrets(steps.secret_ids)
-        with Engine.connect(self.config.docker_host) as engine, contextlib.ExitStack() as opened:
+        with connect(self.config) as engine, contextlib.ExitStack() as opened:
             built = engine.run_steps(
                 self.as_steps_base(base),
                 steps.render(),
@@ -139,7 +138,9 @@ class StepsBuilder:
         """What steps may use."""
         from envbuild.build.steps_image import Limits
 
-        return Limits(self.config.step_memory, self.config.step_cpus, self.config.step_timeout)
+        config = self.config
+        network: Literal["none"] | None = "none" if config.step_network == "none" else None
+        return Limits(config.step_memory, config.step_cpus, config.step_timeout, network=network)
 
     def _build(
         self, base: BaseImage, steps: Steps, platform: Platform, name: str, deadline: Deadline

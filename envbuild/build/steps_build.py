@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 import uuid
@@ -35,9 +36,11 @@ BASE_REPOSITORY: Final = "envbuild-base"
 BUILD_REPOSITORY: Final = "envbuild-build"
 """What is being built has this name, and a random tag, until it has been read back."""
 
+_FILE: Final = ".envbuild.secret-"
 _FORGET_SECONDS: Final = 2.0
 _FORGET_TRIES: Final = 8
-_BASE_ARGUMENT: Final = "ENVBUILD_BASE"
+BASE_ARGUMENT: Final = "ENVBUILD_BASE"
+"""The build argument that names the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,8 @@ def build_steps(
     engine: EngineHttp, info: EngineInfo, base: StepsBase, work: Work, secrets: Secrets, deadline: Deadline
 ) -> BuiltSteps:
     """Give the engine the base, have it build the steps, read what is new back, and leave nothing behind."""
-    if _BASE_ARGUMENT in work.args:
-        raise BuildError(f"the build argument {_BASE_ARGUMENT} is envbuild's own: choose another name")
+    if BASE_ARGUMENT in work.args:
+        raise BuildError(f"the build argument {BASE_ARGUMENT} is envbuild's own: choose another name")
     folder = tempfile.TemporaryDirectory(prefix="envbuild-steps-")
     tag = f"{BUILD_REPOSITORY}:{uuid.uuid4().hex}"
     try:
@@ -110,9 +113,9 @@ class _Build:
         """Build; when this returns, the image is in the engine under the tag."""
         steps = lowered(self.work.steps, base, self.info)
         name = provide(self.engine, self.info, base, self.watch)
-        args = {**self.work.args, _BASE_ARGUMENT: name}
+        args = {**self.work.args, BASE_ARGUMENT: name}
         log = StepLog(self.work.progress, lambda text: self._shown(text, name))
-        if self.secrets.values:
+        if self.secrets.values and not self.info.podman:
             self._with_buildx(steps, args, log)
         else:
             self._over_http(steps, args, log)
@@ -121,7 +124,8 @@ class _Build:
             raise log.failure()
 
     def _shown(self, text: str, base: str) -> str:
-        return self.secrets.redact(text).replace(f"docker.io/library/{base}", "the base image")
+        named = re.compile(rf"(?:docker\.io/library/|localhost/)?{re.escape(base)}")
+        return named.sub("the base image", self.secrets.redact(text)) if ":" in base else text
 
     def _over_http(self, steps: str, args: Mapping[str, str], log: StepLog) -> None:
         build_id = uuid.uuid4().hex
@@ -136,7 +140,11 @@ class _Build:
         }
         if self.work.platform is not None:
             parameters["platform"] = str(self.work.platform)
-        chunks = context_chunks(self.work.context, steps_dockerfile(steps, self.work.head))
+        files = {f"{_FILE}{number}": value for number, value in enumerate(self.secrets.values.values())}
+        if files:  # Podman takes them from the context, out of which it moves them
+            named = zip(self.secrets.values, files, strict=True)
+            parameters["secrets"] = json.dumps([f"id={name},src={file}" for name, file in named])
+        chunks = context_chunks(self.work.context, steps_dockerfile(steps, self.work.head), files)
         ended = False
         try:
             with (

@@ -38,6 +38,7 @@ _CONFIG_FIELDS: Final = (
     "Shell",
 )
 _HISTORY_FIELDS: Final = ("created_by", "author", "comment", "empty_layer")
+_PODMANS_LABEL: Final = "io.buildah.version"
 _SHORTEST_SECRET: Final = 6
 """Shorter values are not looked for: they stand everywhere by chance."""
 
@@ -233,13 +234,20 @@ def normalised_config(config: bytes, base: Mapping[str, Any]) -> bytes:
         name: document[name] for name in ("architecture", "os", "variant") if document.get(name)
     }
     result["created"] = EPOCH
+    labels = {name: text for name, text in (settings.get("Labels") or {}).items() if name != _PODMANS_LABEL}
+    settings = {**settings, "Labels": labels}
     result["config"] = {name: settings[name] for name in _CONFIG_FIELDS if settings.get(name)}
     result["rootfs"] = {"type": "layers", "diff_ids": document["rootfs"]["diff_ids"]}
     result["history"] = [
         *below,
         *(
-            {"created": EPOCH, **{name: step[name] for name in _HISTORY_FIELDS if step.get(name)}}
+            {"created": EPOCH, **{name: step[name] for name in _HISTORY_FIELDS if _says(step, name)}}
             for step in above
         ),
     ]
     return encode(result)
+
+
+def _says(step: Mapping[str, Any], name: str) -> bool:
+    """Whether an entry of the history says something; Podman's comments name images that are gone."""
+    return bool(step.get(name)) and not (name == "comment" and str(step[name]).startswith("FROM "))

@@ -26,8 +26,10 @@ TAIL_LINES: Final = 20
 
 _MAX_LINE: Final = 4096
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_EXIT_CODE: Final = re.compile(r"exit code: (\d+)|non-zero code: (\d+)")
-_LEGACY_STEP: Final = re.compile(r"Step \d+/\d+ : (.*)", re.DOTALL)
+_EXIT_CODE: Final = re.compile(r"(?:exit code: |non-zero code: |exit status )(\d+)")
+_LEGACY_STEP: Final = re.compile(r"(?:Step \d+/\d+ |STEP \d+/\d+): (.*)", re.DOTALL)
+_LEGACY_END: Final = re.compile(r"COMMIT |Successfully (?:built|tagged) ")
+_LEGACY_REMARK: Final = re.compile(r" ---> |--> [0-9a-f]|Removing intermediate container ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ class StepLog:
             self.follow(decode_trace(base64.b64decode(event.get("aux") or "")))
         elif "error" in event:
             detail = event.get("errorDetail") or {}
-            self.error = str(detail.get("message") or event["error"])
+            self.error = str(detail.get("message") or event["error"]).strip()
         elif isinstance(text := event.get("stream"), str):
             self._feed_legacy(text)
 
@@ -225,15 +227,22 @@ class StepLog:
         self._tell(name, "output", text)
 
     def _feed_legacy(self, text: str) -> None:
+        """A line of the engine's older builder, or of Podman's."""
         if step := _LEGACY_STEP.match(text):
-            name = step[1].strip()
-            if self._legacy:
-                self._flush(self._legacy)
+            self._end_legacy()
             self._legacy = text.strip()
-            self._vertexes[self._legacy] = Vertex(self._legacy, name, started=True)
-            self._tell(name, "start")
-        elif self._legacy and not text.startswith((" ---> ", "Removing intermediate container")):
+            self._vertexes[self._legacy] = Vertex(self._legacy, step[1].strip(), started=True)
+            self._tell(step[1].strip(), "start")
+        elif _LEGACY_END.match(text):
+            self._end_legacy()
+        elif self._legacy and not _LEGACY_REMARK.match(text):
             self._hear(self._legacy, 1, text.encode())
+
+    def _end_legacy(self) -> None:
+        if self._legacy:
+            self._flush(self._legacy)
+            self._tell(self._vertexes[self._legacy].name, "done")
+        self._legacy = ""
 
     def _tell(self, name: str, state: str, text: str = "") -> None:
         self.progress(Event("step", self.redact(name), state, text=text))
@@ -250,7 +259,7 @@ class StepLog:
         self._flush(failed.digest)
         said = failed.error or self.error
         code = _EXIT_CODE.search(said)
-        why = f"with exit code {code[1] or code[2]}" if code else f": {said}"
+        why = f"with exit code {code[1]}" if code else f": {said}"
         head = self.redact(f"the step {failed.name!r} failed {why}".replace(" :", ":"))
         lines = self._tails.get(failed.digest, ())
         tail = "; its last lines:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from envbuild.reference import Repository
 
 _ANSWER_SECONDS = 10.0
-_NO_ENGINE = "only Docker steps and `envbuild run` need one: apt-get install docker.io, or set DOCKER_HOST"
+_NO_ENGINE = (
+    "only Docker steps and `envbuild run` need one: apt-get install docker.io, or set DOCKER_HOST, or start "
+    "Podman's: podman system service --time=0"
+)
+_NO_BUILDX = "only build secrets and named builders need it: apt-get install docker-buildx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ def doctor(options: Common) -> int:
         ),
         _solver(),
         _engine(options),
+        _buildx(options),
     ]
     for check in checks:
         if options.as_json:
@@ -130,3 +135,17 @@ def _engine(options: Common) -> Check:
         return Check("engine", "ok", str(engine.describe()))
     finally:
         engine.close()
+
+
+def _buildx(options: Common) -> Check:
+    """The builders that buildx knows, and whether the one that is configured answers."""
+    from envbuild.build import buildx
+    from envbuild.build.buildx_builder import BuildxBuilder
+
+    if options.config.buildx is not None:
+        name = options.config.buildx
+        return _attempt("buildx", lambda: str(BuildxBuilder.connect(name).describe()))
+    if (version := buildx.version()) is None:
+        return Check("buildx", "missing", "the docker command has no buildx, or is not there", _NO_BUILDX)
+    named = ", ".join(f"{name} ({driver})" for name, driver in buildx.builders())
+    return Check("buildx", "ok", f"{version}; builders with a name: {named or 'none'}")

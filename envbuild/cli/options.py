@@ -96,6 +96,7 @@ BUILD: Final = _group(
         "--max-layers", metavar="N", type=int, help="The most layers an image may have, its base's included."
     ),
     _of("--docker-host", metavar="URL", help="The Docker Engine's address, for Docker steps."),
+    _of("--buildx", metavar="NAME", help="The buildx builder that runs Docker steps, not an engine."),
     _of("--jobs", metavar="N", type=int, help="How many things to do at once."),
     _of("--pyc/--no-pyc", default=None, help="Compile the modules of noarch packages into their layers."),
 )

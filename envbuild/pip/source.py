@@ -41,7 +41,15 @@ _LEGACY: Final = ("setuptools>=40.8.0", "wheel")
 
 _MAX_BYTES: Final = 1 << 30
 _MAX_FILES: Final = 200_000
-_DAMAGED: Final = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError)
+_DAMAGED: Final = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+)
 
 
 def is_source(requirement: PipRequirement) -> bool:

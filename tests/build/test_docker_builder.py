@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder_contract import BuilderContract, Machine, Node, config_of, manifest_of, tree_of
+from builder_contract import BuilderContract, Machine, config_of, manifest_of, same, tree_of
 from envbuild.build.docker_builder import copy_onto_base
 from envbuild.build.engine_info import EngineInfo
 from envbuild.config import Config
@@ -49,18 +49,6 @@ def both(config: Config, spec: Path, root: Path) -> list[ResolvedImage]:
         with Resolver(settings) as resolver:
             images.append(resolver.resolve(spec))
     return images
-
-
-def same(layers: ResolvedImage, docker: ResolvedImage) -> dict[str, Node]:
-    """Both images have the same files and settings; gives the files."""
-    assert (docker.key, docker.lock_key) == (layers.key, layers.lock_key)
-    expected, seen = tree_of(layers), tree_of(docker)
-    assert seen.keys() == expected.keys()
-    assert {path: node for path, node in seen.items() if node != expected[path]} == {}
-    ours, theirs = config_of(layers), config_of(docker)
-    assert theirs["config"] == ours["config"]
-    assert theirs["created"] == ours["created"]
-    return seen
 
 
 def test_one_key_and_one_content_whoever_builds(

@@ -122,7 +122,10 @@ class TestCache:
 class TestDoctor:
     """Says what is there, what is not, and what to do."""
 
-    def test_without_an_engine_all_is_well(self, world: World, call: Call) -> None:
+    def test_without_an_engine_all_is_well(
+        self, world: World, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(world.root))
         answer = call("doctor", "--json", "--docker-host", f"unix://{world.root}/no.sock")
         assert answer.code == 0
         states = {document["name"]: document["state"] for document in answer.documents}
@@ -133,9 +136,11 @@ class TestDoctor:
             "global": "missing",
             "solver": "ok",
             "engine": "missing",
+            "buildx": "missing",
         }
-        engine = answer.documents[-1]
+        engine, buildx = answer.documents[-2:]
         assert engine["hint"].startswith("only Docker steps")
+        assert "docker-buildx" in buildx["hint"]
 
     def test_a_stopped_registry_is_broken(
         self, world: World, call: Call, stoppable_registry: RegistryServer
