@@ -9,6 +9,7 @@ into files by their first byte, which are then searched for equal ones one by on
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from array import array
@@ -23,30 +24,34 @@ from envbuild.spec.environment import parse
 
 CHUNK = 20_000
 BASES = [Digest("a" * 64), Digest("b" * 64)]
-PLATFORMS = ["linux/amd64", "linux/arm64"]
+PLATFORMS = [Platform.parse("linux/amd64"), Platform.parse("linux/arm64")]
+VERSIONS = range(1, 251)
 OPERATORS = ["=", "==", ">=", "<=", "!=", "<", ">", "~=1."]
 CHANNELS = ["[a]", "[b]", "[a, b]", "[b, a]", "[a, nodefaults]"]
+VARIABLES = ["", "  A: '1'\n", "  A: '1 B=2'\n", "  A: '1'\n  B: '2'\n", "  B: '1'\n"]
+PIP = ["", "[a]", "[b]", "[a, b]", "\n  - a==1", "\n  - --pre\n  - a", "\n  - 'a; os_name == \"a\"'"]
 STEPS = ["", "RUN a", "RUN b", 'RUN ["a"]', "ENV a=b", "USER a", "CMD a"]
-VARIABLES = ["{}", "{A: '1'}", "{A: '1 B=2'}", "{A: '1', B: '2'}", "{B: '1'}"]
-PIP = ["[]", "[a]", "[b]", "[a, b]", "[a==1]", "['--pre', a]", "['a; os_name == \"a\"']"]
+# Steps and steps after: each alone first, then every other pair.
+PAIRS = sorted(itertools.product(STEPS, STEPS), key=lambda pair: sum(map(bool, pair)))
 
 
 def definition(number: int) -> tuple[bytes, Digest, Platform]:
     """A definition, the digest of its base and its platform; each number another meaning."""
-    fields: list[str] = []
-    for choices in (OPERATORS, CHANNELS, STEPS, VARIABLES, PIP, STEPS):
+    digits: list[int] = []
+    for choices in (VERSIONS, OPERATORS, CHANNELS, VARIABLES, PIP, BASES, PLATFORMS, PAIRS):
         number, digit = divmod(number, len(choices))
-        fields.append(choices[digit])
-    number, base = divmod(number, len(BASES))
-    number, platform = divmod(number, len(PLATFORMS))
-    operator, channels, steps, variables, pip, after = fields
+        digits.append(digit)
+    version, operator, channels, variables, pip, base, platform, pair = digits
+    steps, after = PAIRS[pair]
     content = (
-        f"base: debian\nconda:\n  channels: {channels}\n  dependencies:\n  - a{operator}{number + 1}\n"
-        f"pip: {pip}\nvariables: {variables}\nplatform: {PLATFORMS[platform]}\n"
+        f"base: debian\nconda:\n  channels: {CHANNELS[channels]}\n  dependencies:\n"
+        f"  - a{OPERATORS[operator]}{VERSIONS[version] + number * len(VERSIONS)}\n"
     )
+    content += f"pip: {PIP[pip]}\n" if pip else ""
+    content += f"variables:\n{VARIABLES[variables]}" if variables else ""
     content += f"steps: '{steps}'\n" if steps else ""
     content += f"steps_after: '{after}'\n" if after else ""
-    return content.encode(), BASES[base], Platform.parse(PLATFORMS[platform])
+    return content.encode(), BASES[base], PLATFORMS[platform]
 
 
 def keys(start: int, count: int) -> bytes:
