@@ -123,16 +123,30 @@ class Resolver:
         return loaded
 
     def key(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> Key:
-        """The key of a definition. Reads from registries at most, to resolve a base's tag.
+        """The key of a definition, or of the index where it is for several platforms; nothing is written.
 
         Raises:
             SpecError: The definition cannot be understood.
         """
-        return self.form(spec, timeout=timeout).key
+        return index_key({each: form.key for each, form in self.forms(spec, timeout=timeout).items()})
 
     def form(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> CanonicalForm:
-        """The canonical form of a definition, from which the key is made."""
+        """The canonical form of a definition for one platform, from which the key is made."""
         return self._request(spec, timeout).form
+
+    def forms(
+        self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None
+    ) -> dict[Platform, CanonicalForm]:
+        """The canonical form of a definition for each of its platforms, sorted by platform."""
+        deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
+        return {
+            each: self._request(part, deadline.remaining()).form for each, part in self.parts(spec).items()
+        }
+
+    def parts(self, spec: EnvironmentSpec | Path | str) -> dict[Platform, EnvironmentSpec]:
+        """A definition taken apart: for each of its platforms, sorted, the definition for that one."""
+        loaded = self.load(spec)
+        return {each: replace(loaded, platforms=(each,)) for each in loaded.platforms}
 
     def resolve(
         self,
@@ -198,8 +212,8 @@ class Resolver:
 
         started = time.monotonic()
         deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
-        parts = {platform: replace(spec, platforms=(platform,)) for platform in spec.platforms}
-        key = index_key({each: self._request(part, deadline.remaining()).key for each, part in parts.items()})
+        parts = self.parts(spec)
+        key = self.key(spec, timeout=deadline.remaining())
         hit = Lookup(self.config, self.index, self.registries, self.progress).find(key, deadline)
         if hit is not None:
             if hit.source == "global" and self.config.promote:
@@ -244,20 +258,22 @@ class Resolver:
         )
 
     def _promote(self, hit: Hit, key: Key, deadline: Deadline) -> Hit:
-        """Copy a global hit to the workspace; a failure leaves the hit where it is."""
-        from envbuild.oci.copy import copy_image
-        from envbuild.oci.registry import publish
+        """Copy a global hit to the workspace with what is attached; a failure leaves the hit where it is."""
+        from envbuild.promote import Promotion
 
-        source = self.registries.open(hit.reference.repository).by(deadline)
-        target = self.registries.open(self.config.workspace).by(deadline)
+        promotion = Promotion(
+            self.registries.open(hit.reference.repository),
+            self.registries.open(self.config.workspace),
+            self.config.cache_dir,
+            self.config.jobs,
+            self.progress,
+            deadline,
+        )
         try:
-            manifest = source.get_manifest(hit.reference.digest)
-            copy_image(source, target, manifest, jobs=self.config.jobs, progress=self.progress)
-            seen = publish(target, manifest, key.tag)
+            reference = promotion.promote(hit.reference.digest, with_referrers=True).reference
         except RegistryError as error:
             self.progress(Event("resolve", str(key), "output", text=f"not promoted: {error}"))
             return hit
-        reference = target.repository.at(seen.descriptor.digest)
         self.index.put_image(ImageEntry(str(key), reference, hit.lock_key, time.time()))
         return replace(hit, reference=reference)
 

@@ -39,6 +39,7 @@ def as_json(image: ResolvedImage) -> dict[str, Any]:
         "lock": image.lock_key,
         "source": str(image.source),
         "platform": str(image.platform),
+        "platforms": [str(each) for each in image.platforms or (image.platform,)],
         "seconds": round(image.seconds, 4),
         "layers_made": image.layers_made,
         "layers_reused": image.layers_reused,

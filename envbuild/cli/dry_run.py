@@ -11,18 +11,22 @@ import click
 from envbuild.build.job import Job
 from envbuild.build.preview import Previewer
 from envbuild.cli import report
-from envbuild.cli.answers import as_json
+from envbuild.cli.answers import as_json as as_document
 from envbuild.cli.options import amount
 from envbuild.cli.progress import shown
 from envbuild.deadline import Deadline
 from envbuild.errors import CacheMiss, EnvbuildError
+from envbuild.key import index_key
 from envbuild.lockfile import apply
 from envbuild.resolver import ResolvedImage, Resolver
 
 if TYPE_CHECKING:
     from envbuild.build.preview import Preview
     from envbuild.cli.options import Common
+    from envbuild.platform import Platform
     from envbuild.spec.environment import EnvironmentSpec
+
+    Found = ResolvedImage | dict[Platform, ResolvedImage | Preview]
 
 
 def dry_run(specs: tuple[str, ...], options: Common, *, look: bool, build: bool = True) -> int:
@@ -47,18 +51,15 @@ def dry_run(specs: tuple[str, ...], options: Common, *, look: bool, build: bool 
                 code = code or error.exit_code
                 continue
             display.pause()
-            if options.as_json:
-                document = as_json(found) if isinstance(found, ResolvedImage) else _document(found)
-                click.echo(json.dumps({"spec": spec} | document, ensure_ascii=False))
-            else:
-                _print(spec, found)
+            _tell(spec, found, as_json=options.as_json)
     return code
 
 
-def preview(
-    resolver: Resolver, spec: EnvironmentSpec, *, look: bool = True, build: bool = True
-) -> ResolvedImage | Preview:
+def preview(resolver: Resolver, spec: EnvironmentSpec, *, look: bool = True, build: bool = True) -> Found:
     """The image of a definition, or what building it would do; arguments as above.
+
+    Returns:
+        The image; or for each platform its image, or the preview of it.
 
     Raises:
         EnvbuildError: As :meth:`Resolver.resolve` raises it.
@@ -70,18 +71,58 @@ def preview(
         except CacheMiss:
             if not build:
                 raise
-    key = resolver.key(loaded)
+    parts = resolver.parts(loaded)
+    if len(parts) == 1:
+        return {platform: _preview(resolver, platform, part) for platform, part in parts.items()}
+    return {platform: _part(resolver, platform, part, look=look) for platform, part in parts.items()}
+
+
+def _part(
+    resolver: Resolver, platform: Platform, part: EnvironmentSpec, *, look: bool
+) -> ResolvedImage | Preview:
+    """One platform of several: its image may be there though the index is not."""
+    if look:
+        try:
+            return resolver.resolve(part, build=False)
+        except CacheMiss:
+            pass
+    return _preview(resolver, platform, part)
+
+
+def _preview(resolver: Resolver, platform: Platform, part: EnvironmentSpec) -> Preview:
+    key = resolver.key(part)
     deadline = Deadline.after(resolver.config.timeout)
-    platform = loaded.platforms[0]  # resolver.key refuses a definition for several
-    locked = apply(loaded, platform, resolver.locks)
+    locked = apply(part, platform, resolver.locks)
     base = resolver.bases.image(locked.spec.require_base(), platform, deadline)
     previewer = Previewer(resolver.config, resolver.index, resolver.registries, resolver.progress)
     return previewer.preview(Job(locked.spec, key, platform, base, deadline, locked.entry))
 
 
-def _document(found: Preview) -> dict[str, Any]:
+def _tell(spec: str, found: Found, *, as_json: bool) -> None:
+    if isinstance(found, ResolvedImage):
+        if as_json:
+            click.echo(json.dumps({"spec": spec} | as_document(found), ensure_ascii=False))
+        else:
+            _print(spec, found)
+        return
+    if not as_json:
+        for platform, one in found.items():
+            _print(spec if len(found) == 1 else f"{spec} ({platform})", one)
+        return
+    documents = [_document(platform, one) for platform, one in found.items()]
+    document = documents[0]
+    if len(documents) > 1:
+        together = index_key({platform: one.key for platform, one in found.items()})
+        document = {"source": "dry-run", "key": str(together), "platforms": documents}
+    click.echo(json.dumps({"spec": spec} | document, ensure_ascii=False))
+
+
+def _document(platform: Platform, found: ResolvedImage | Preview) -> dict[str, Any]:
+    if isinstance(found, ResolvedImage):
+        return as_document(found)
     return {
         "source": "dry-run",
+        "platform": str(platform),
         "key": str(found.key),
         "lock": found.lock_key,
         "steps": found.steps,

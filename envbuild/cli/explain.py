@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from envbuild.errors import CacheMiss
 
 if TYPE_CHECKING:
+    from envbuild.cli.progress import Display
+    from envbuild.platform import Platform
     from envbuild.resolver import ResolvedImage, Resolver
     from envbuild.spec.environment import EnvironmentSpec
 
@@ -19,23 +22,52 @@ def warnings(resolver: Resolver, spec: EnvironmentSpec) -> tuple[str, ...]:
     from envbuild.lockfile import apply
 
     loaded = resolver.load(spec)
-    locked = apply(loaded, loaded.platforms[0], resolver.locks).entry is not None
+    locked = all(apply(loaded, platform, resolver.locks).entry is not None for platform in loaded.platforms)
     return warnings_of(loaded, locked=locked)
 
 
-def explained(resolver: Resolver, spec: EnvironmentSpec, *, build: bool) -> ResolvedImage:
+def explained(
+    resolver: Resolver, spec: EnvironmentSpec, display: Display, *, build: bool, as_json: bool
+) -> ResolvedImage:
     """Resolve; where the image is nowhere, say first what differs from the nearest one that is known.
 
     Raises:
         EnvbuildError: As :meth:`envbuild.resolver.Resolver.resolve`.
     """
-    from envbuild.diff import explain
-
     try:
         return resolver.resolve(spec, build=False)
     except CacheMiss:
-        form = resolver.form(spec)
-        click.echo(explain(str(form.key), form.fields, resolver.index.forms()), err=True)
+        display.pause()
+        parts = resolver.parts(spec)
+        for platform, part in parts.items():
+            if len(parts) == 1 or not _is_known(resolver, part):
+                document = _reason(resolver, platform, part)
+                text = document["text"] if len(parts) == 1 else f"{platform}: {document['text']}"
+                click.echo(json.dumps(document, ensure_ascii=False) if as_json else text, err=True)
         if not build:
             raise
     return resolver.resolve(spec)
+
+
+def _reason(resolver: Resolver, platform: Platform, part: EnvironmentSpec) -> dict[str, Any]:
+    """Why the image of one platform is nowhere."""
+    from envbuild.diff import explain, nearest
+
+    form, known = resolver.form(part), resolver.index.forms()
+    found = nearest(form.fields, known.items())
+    return {
+        "event": "explain",
+        "subject": str(form.key),
+        "platform": str(platform),
+        "nearest": found[0] if found is not None else None,
+        "changes": [change.to_json() for change in found[1]] if found is not None else [],
+        "text": explain(str(form.key), form.fields, known),
+    }
+
+
+def _is_known(resolver: Resolver, part: EnvironmentSpec) -> bool:
+    try:
+        resolver.resolve(part, build=False)
+    except CacheMiss:
+        return False
+    return True

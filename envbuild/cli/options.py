@@ -63,7 +63,12 @@ DEFINITION: Final = _group(
         help="The base image: a reference, oci:PATH[:TAG], docker-daemon:NAME[:TAG] or scratch.",
     ),
     _of("--steps", metavar="FILE", type=click.Path(path_type=Path), help="Docker steps to run on the base."),
-    _of("--platform", metavar="PLATFORM", help="The platform, as linux/amd64."),
+    _of(
+        "--platform",
+        metavar="PLATFORM",
+        multiple=True,
+        help="The platform, as linux/amd64; given again, an image for each and an index over them.",
+    ),
     _of(
         "--as-of", metavar="DATE", help="Ignore packages newer than this, as 2026-11-01 or an RFC 3339 time."
     ),
@@ -165,9 +170,9 @@ def common(*groups: tuple[Any, ...]) -> Callable[[Callable[..., Any]], Callable[
 def _take(values: dict[str, Any], names: set[str]) -> Common:
     """Take the shared options out of a command's arguments."""
     given = {name: values.pop(name) for name in names if name in values}
-    platform = given.pop("platform", None)
+    platforms = tuple(Platform.parse(each) for each in given.pop("platform", ()))
     overrides = {name: given.pop(name, None) for name in ("base", "steps", "as_of")}
-    overrides["platforms"] = (Platform.parse(platform),) if platform else None
+    overrides["platforms"] = platforms or None
     as_json, quiet = given.pop("as_json"), given.pop("quiet")
     given["insecure"] = given["insecure"] or None
     locks = LockPolicy(given.pop("lock", None), given.pop("locked", False), given.pop("no_lock", False))

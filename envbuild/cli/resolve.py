@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from envbuild.cli.options import Common
     from envbuild.cli.outputs import Outputs
+    from envbuild.cli.progress import Display
     from envbuild.resolver import ResolvedImage
     from envbuild.spec.environment import EnvironmentSpec
 
-    Action = Callable[[Resolver, EnvironmentSpec], ResolvedImage]
+    Action = Callable[[Resolver, EnvironmentSpec, Display], ResolvedImage]
 
 _dry_run = click.option(
     "--dry-run", is_flag=True, help="Say what would be done; nothing is written to any registry."
@@ -59,10 +60,12 @@ def resolve(
 
         return run(specs, options, look=True, build=not no_build)
     if explain:
-        return _each(
-            specs, options, where, lambda resolver, spec: explained(resolver, spec, build=not no_build)
-        )
-    return _each(specs, options, where, lambda resolver, spec: resolver.resolve(spec, build=not no_build))
+
+        def tell(resolver: Resolver, spec: EnvironmentSpec, display: Display) -> ResolvedImage:
+            return explained(resolver, spec, display, build=not no_build, as_json=options.as_json)
+
+        return _each(specs, options, where, tell)
+    return _each(specs, options, where, lambda resolver, spec, _: resolver.resolve(spec, build=not no_build))
 
 
 @click.command(cls=Command)
@@ -79,7 +82,7 @@ def build(specs: tuple[str, ...], dry_run: bool, options: Common, where: Outputs
         from envbuild.cli.dry_run import dry_run as run
 
         return run(specs, options, look=False)
-    return _each(specs, options, where, lambda resolver, spec: resolver.build(spec))
+    return _each(specs, options, where, lambda resolver, spec, _: resolver.build(spec))
 
 
 def _each(specs: tuple[str, ...], options: Common, where: Outputs, action: Action) -> int:
@@ -94,7 +97,7 @@ def _each(specs: tuple[str, ...], options: Common, where: Outputs, action: Actio
             subject = spec if len(specs) > 1 else None
             try:
                 loaded = options.load(spec)
-                image = action(resolver, loaded)
+                image = action(resolver, loaded, display)
                 delivered = where.deliver(resolver, image, options.config)
             except EnvbuildError as error:
                 display.pause()

@@ -24,6 +24,7 @@ FIELDS = {
     "layers_made",
     "layers_reused",
     "bytes_uploaded",
+    "platforms",
 }
 
 
