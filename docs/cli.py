@@ -30,6 +30,25 @@ are errors:
 | `retryable` | whether the same call may succeed later without any change |
 | `exit_code` | what the process exits with |
 | `spec` | the definition, where several were given |
+
+and the others are events:
+
+| `event` | `subject` | `state` | `done`, `total` |
+|---|---|---|---|
+| `resolve` | the key, or a registry | `start`, `output` | |
+| `solve` | the platform, or `pip` | `start`, `done` | `total` dependencies; `done` packages |
+| `plan` | `layers` | `done` | layers that are known, of all |
+| `plan` | `reused` | `done` | bytes of known layers; bytes of packages that are not fetched |
+| `plan` | `packages` | `start` | `total` bytes of packages to fetch |
+| `fetch` | a package | `start`, `progress`, `done` | bytes |
+| `layer` | a package, or how many | `start`, `progress` | bytes of packages |
+| `layer` | the same | `done`, `reused` | bytes of the layer; bytes of packages |
+| `push` | a layer, a blob | `progress`, `done` | bytes |
+| `step` | an instruction, a script | `start`, `output`, `done`, `reused` | |
+| `load`, `output` | an image, a file | `start`, `done` | |
+
+`text` is a line of output or a remark, or empty. `progress` comes at most five times a second for one thing.
+New events and members may come: ignore what you do not know.
 """
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, cast
 
 from envbuild.build.assemble import Layer
 from envbuild.build.conflicts import conflicts
@@ -27,7 +27,7 @@ from envbuild.conda.package import Package
 from envbuild.conda.tar import Kind
 from envbuild.index import LayerEntry
 from envbuild.pip.installed import without
-from envbuild.progress import Event
+from envbuild.progress import Event, Meter, Metered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -174,6 +174,7 @@ class Composer:
         shared = self.shared.find(key for key in keys.values() if key not in known)
         self.index.put_layers(shared)
         known |= shared
+        self._tell_plan(keys, known)
 
         def entry(unit: Unit) -> LayerEntry:
             self.deadline.check(f"making the layer of {unit.title}")
@@ -182,10 +183,20 @@ class Composer:
                 made.add(key)
                 return self._made(unit, key)
             self._expect(unit, key, found)
-            self.progress(Event("layer", unit.title, "reused"))
+            self.progress(Event("layer", unit.title, "reused", found.descriptor.size, unit.size))
             return found
 
         return dict(zip(units, in_parallel(self.jobs, entry, units), strict=True))
+
+    def _tell_plan(self, keys: dict[Unit, str], known: dict[str, LayerEntry]) -> None:
+        here = {unit: known[key] for unit, key in keys.items() if key in known}
+        spared, fetched = (
+            sum(unit.size for unit in keys if (unit in here) is reused) for reused in (True, False)
+        )
+        self.progress(Event("plan", "layers", "done", len(here), len(keys)))
+        layers = sum(each.descriptor.size for each in here.values())
+        self.progress(Event("plan", "reused", "done", layers, spared))
+        self.progress(Event("plan", "packages", "start", 0, fetched))
 
     def _made(self, unit: Unit, key: str) -> LayerEntry:
         """A layer that is made, kept in mind and shared."""
@@ -268,12 +279,25 @@ class Composer:
 
     def _opened(self, unit: Unit, stack: contextlib.ExitStack) -> list[tuple[Package, PackageRecord]]:
         packages = []
+        linked = Meter(self.progress, "layer", unit.title, unit.size)
         for record in unit.records:
-            url = self.urls.get(record.url)
-            source = fetch_package(record, url=url, deadline=self.deadline, folder=self.spool)
-            stack.enter_context(source)
-            packages.append((Package.open(source, str(record)), record))
+            source = stack.enter_context(Metered(self._fetched(record), linked))
+            packages.append((Package.open(cast("IO[bytes]", source), str(record)), record))
         return packages
+
+    def _fetched(self, record: PackageRecord) -> IO[bytes]:
+        """A package's bytes, verified."""
+        name, size = str(record), record.size or 0
+        self.progress(Event("fetch", name, "start", 0, size))
+        source = fetch_package(
+            record,
+            url=self.urls.get(record.url),
+            deadline=self.deadline,
+            seen=Meter(self.progress, "fetch", name, size),
+            folder=self.spool,
+        )
+        self.progress(Event("fetch", name, "done", size, size))
+        return source
 
     def _linked(self, unit: Unit, packages: list[tuple[Package, PackageRecord]]) -> Iterator[LinkedFile]:
         """The files of several packages.
@@ -294,7 +318,13 @@ class Composer:
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(self.spool)) as file:
             watched = _watched(files, activation)
             written = write_layer(watched, file, self.compression, prefix=self.target.prefix, pool=pool)
-            self.upload.put(written.descriptor, lambda: rewound(file), title)
+            size = written.descriptor.size
+
+            def content() -> IO[bytes]:
+                sent = Meter(self.progress, "push", title, size)
+                return cast("IO[bytes]", Metered(rewound(file), sent))
+
+            self.upload.put(written.descriptor, content, title)
         hashes = written.path_hashes
         here = self.upload.target.repository
         text = json.dumps(activation, sort_keys=True, separators=(",", ":")) if activation else ""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from envbuild.cli.options import amount
 
 if TYPE_CHECKING:
     from envbuild.progress import Event
 
+DOING: Final = {"fetch": "fetching", "layer": "making", "push": "sending", "step": "running"}
+"""What is done to something under way, by phase."""
+
 
 def describe(event: Event) -> str | None:
     """An event as a line for people, or None if they need not know."""
     if event.state == "output":
         return f"{event.phase} {event.subject}: {event.text}"
+    if event.phase == "plan":
+        return _planned(event)
     lines = {
         ("resolve", "start"): f"{event.subject[:12]}: {event.text}",
         ("solve", "start"): f"solving {event.total} {'dependency' if event.total == 1 else 'dependencies'}",
@@ -24,3 +29,20 @@ def describe(event: Event) -> str | None:
         ("load", "start"): f"loading {event.subject} into the engine",
     }
     return lines.get((event.phase, event.state))
+
+
+def under_way(phase: str, subject: str, done: int, total: int) -> str:
+    """Something under way, and how far it is."""
+    doing = f"{DOING.get(phase, phase)} {subject}"
+    if not total:
+        return doing
+    return f"{doing}: {amount(done)} of {amount(total)}" if done else f"{doing}: {amount(total)}"
+
+
+def _planned(event: Event) -> str | None:
+    if event.subject == "layers" and event.total:
+        layers = "layer" if event.total == 1 else "layers"
+        return f"{event.total} {layers}: {event.done} known, {event.total - event.done} to make"
+    if event.subject == "reused" and event.done:
+        return f"reused: {amount(event.done)} of layers, {amount(event.total)} of packages need no fetching"
+    return None

@@ -7,17 +7,21 @@ import json
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
-from envbuild.cli.lines import describe
+from envbuild.cli.lines import describe, under_way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from envbuild.cli.options import Common
     from envbuild.progress import Event
+
+PATIENCE: Final = 10.0
+"""Seconds without a line after which plain output says what is under way."""
 
 
 class Display(Protocol):
@@ -77,15 +81,24 @@ class Quiet:
 
 
 class Plain:
-    """One line an event that matters."""
+    """One line an event that matters, and now and then one of what takes long.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Seconds of a clock that only goes forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._guard = threading.Lock()
+        self._clock = clock
+        self._told = clock()
 
     def __call__(self, event: Event) -> None:
         """Print the event's line, if it has one."""
         line = describe(event)
+        if line is None and event.state == "progress" and self._clock() - self._told >= PATIENCE:
+            line = under_way(event.phase, event.subject, event.done, event.total)
         if line is not None:
+            self._told = self._clock()
             self.note(line)
 
     def note(self, text: str) -> None:
