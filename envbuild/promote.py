@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from envbuild.deadline import NO_DEADLINE
+from envbuild.digest import Descriptor
 from envbuild.errors import IntegrityError, SpecError, TagMoved
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.copy import JOBS, copy_image
-from envbuild.oci.manifest import ImageIndex, Manifest
+from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest, encode
 from envbuild.oci.referrers import enlist, referrers
 from envbuild.oci.registry import find_manifest, publish
 from envbuild.progress import silent
 from envbuild.reference import Tag
+from envbuild.storage import key_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,9 +92,9 @@ class Promotion:
         manifest = self._chosen(self.source.by(self.deadline).get_manifest(wanted), platform)
         family = tuple(self._family(manifest))
         report = self._copy(manifest)
-        attached = (
-            sum(self._attachments(each.descriptor.digest, 0) for each in family) if with_referrers else 0
-        )
+        attached = 0
+        for each in family if with_referrers else ():
+            attached += self._attachments(each.descriptor.digest, 0) + self._recipe(each)
         tags = tuple(self._tags(wanted, manifest, family))
         return Promoted(self.target.repository.at(manifest.descriptor.digest), tags, report, attached)
 
@@ -140,13 +143,38 @@ class Promotion:
         enlist(target, subject, manifests, locks=self.locks, deadline=self.deadline)
         count = len(manifests)
         signature = Tag(f"sha256-{subject.hex}.sig")
-        if (signed := find_manifest(source, signature)) is not None:
+        if isinstance(signed := find_manifest(source, signature), Manifest):
             self._copy(signed)
-            target.put_manifest(signed, signature)
+            self._sign(signed, signature)
             count += 1
         if depth < _DEPTH:
             count += sum(self._attachments(each.descriptor.digest, depth + 1) for each in manifests)
         return count
+
+    def _sign(self, signed: Manifest, tag: Tag) -> None:
+        """Have an image's signatures in the target, beside those that it has there."""
+        target = self.target.by(self.deadline)
+        with key_lock(self.locks, f"sign-{tag.name}", self.deadline):
+            there = find_manifest(target, tag)
+            before = there.layers if isinstance(there, Manifest) else ()
+            new = tuple(layer for layer in signed.layers if layer not in before)
+            if not before:
+                target.put_manifest(signed, tag)
+            elif new:
+                target.put_manifest(_signatures(target, (*before, *new)), tag)
+
+    def _recipe(self, manifest: Manifest | ImageIndex) -> int:
+        """Copy the recipe beside an image, with which it can be put on another base; how many there were."""
+        key = manifest.annotations.get(KEY_ANNOTATION, "")
+        if not _HEX.fullmatch(key):
+            return 0
+        tag = Tag(f"f1-{key}")
+        found = find_manifest(self.source.by(self.deadline), tag)
+        if found is None or find_manifest(self.target.by(self.deadline), tag) is not None:
+            return 0
+        self._copy(found)
+        self.target.by(self.deadline).put_manifest(found, tag)
+        return 1
 
     def _tags(
         self, wanted: Tag | Digest, manifest: Manifest | ImageIndex, family: tuple[Manifest | ImageIndex, ...]
@@ -175,6 +203,21 @@ class Promotion:
             "it was left as it is",
             hint="use the image that the tag names, or delete that one first; ours is there by its digest",
         )
+
+
+def _signatures(target: Registry, layers: tuple[Descriptor, ...]) -> Manifest:
+    """Signatures of one image as cosign keeps them, in one manifest."""
+    config = encode(
+        {
+            "architecture": "",
+            "os": "",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [str(layer.digest) for layer in layers]},
+        }
+    )
+    described = Descriptor.of(config, OCI_CONFIG)
+    target.put_blob(described, lambda: io.BytesIO(config))
+    return Manifest.build(described, layers, {})
 
 
 def key_tags(manifest: Manifest | ImageIndex) -> tuple[Tag, ...]:

@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from envbuild.config import Config
 from envbuild.digest import Descriptor
-from envbuild.errors import SpecError, TagMoved
+from envbuild.errors import IntegrityError, SpecError, TagMoved
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.oci.copy import copy_image
 from envbuild.oci.layout import LayoutRegistry
-from envbuild.oci.manifest import ImageIndex
+from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import Artifact, attach, referrers
 from envbuild.oci.registry import Registry
 from envbuild.oci.remote import RemoteRegistry
@@ -20,25 +23,31 @@ from envbuild.platform import Platform
 from envbuild.promote import Promotion
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import Resolver, Source
+from envbuild.trust import check, sign
 from oci_contract import AMD64, ARM64, put_image, put_index
 from parts.registry_server import RegistryServer
+from test_trust import pem, public
 from tiny import World
 
 KEY, LOCK = "a" * 64, "b" * 64
 KEYS = {KEY_ANNOTATION: KEY, LOCK_ANNOTATION: LOCK}
 
 
-@pytest.fixture(params=["layouts", "one host", "two hosts"])
+@pytest.fixture(params=["layouts", "one host", "two hosts", "to a host with the API", "from one"])
 def promotion(request: pytest.FixtureRequest, tmp_path: Path) -> Promotion:
     source: Registry
     target: Registry
     if request.param == "layouts":
         source, target = (LayoutRegistry(Repository.parse(f"oci:{tmp_path}/{name}")) for name in "ab")
     else:
-        first: RegistryServer = request.getfixturevalue("registry")
-        name = "second_registry" if request.param == "two hosts" else "registry"
-        source = RemoteRegistry(first.repository("from"))
-        target = RemoteRegistry(request.getfixturevalue(name).repository("to"))
+        names = {
+            "one host": ("registry", "registry"),
+            "two hosts": ("registry", "second_registry"),
+            "to a host with the API": ("registry", "ocimem"),
+            "from one": ("ocimem", "registry"),
+        }
+        first, second = (request.getfixturevalue(name) for name in names[request.param])
+        source, target = RemoteRegistry(first.repository("from")), RemoteRegistry(second.repository("to"))
     return Promotion(source, target, tmp_path / "cache")
 
 
@@ -142,3 +151,65 @@ def test_a_workspace_image_never_goes_to_the_global_repository_by_itself(tmp_pat
     with Resolver(replace(config, cache_dir=tmp_path / "other")) as resolver:
         assert resolver.resolve(spec).source is Source.WORKSPACE
     assert not shared.folder.exists()
+
+
+def test_signatures_go_beside_those_that_are_there(tmp_path: Path) -> None:
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    registries = [LayoutRegistry(Repository.parse(f"oci:{tmp_path}/{name}")) for name in "ab"]
+    for name, key, registry in zip("ab", keys, registries, strict=True):
+        (tmp_path / f"{name}.pem").write_bytes(pem(key))
+        manifest = put_image(registry, "image")
+        registry.put_manifest(manifest, Tag("v1"))
+        sign(registry, manifest, str(tmp_path / f"{name}.pem"), locks=tmp_path)
+    promotion = Promotion(registries[0], registries[1], tmp_path / "cache")
+    for _ in range(2):
+        promotion.promote(Tag("v1"), with_referrers=True)
+        for key in keys:
+            check(registries[1], manifest, [public(key)])
+        found = registries[1].get_manifest(Tag(f"sha256-{manifest.descriptor.digest.hex}.sig"))
+        assert isinstance(found, Manifest)
+        assert len(found.layers) == 2
+    with pytest.raises(IntegrityError):
+        check(registries[0], manifest, [public(keys[1])])
+
+
+@pytest.mark.parametrize("policy", ["never", "on-hit"])
+def test_a_global_hit_comes_with_what_belongs_to_it(
+    tmp_path: Path, registry: RegistryServer, second_registry: RegistryServer, policy: str
+) -> None:
+    world = World.make(tmp_path)
+    shared, mine = registry.repository("shared"), second_registry.repository("mine")
+    spec = world.spec("first")
+    with Resolver(replace(world.config, workspace=shared)) as resolver:
+        built = resolver.resolve(spec)
+    settings = Config.load(
+        workspace=str(mine), global_=str(shared), promote=policy, cache_dir=str(tmp_path / "there")
+    )
+    settings = replace(settings, base=world.config.base, channel_alias=world.config.channel_alias)
+    before = len(registry.requests)
+    with Resolver(settings) as resolver:
+        found = resolver.resolve(spec)
+    writes = [each for each in registry.requests[before:] if each.partition(" ")[0] not in {"GET", "HEAD"}]
+    assert not writes
+    assert found.source is Source.GLOBAL
+    target = RemoteRegistry(mine)
+    if policy == "never":
+        assert found.reference.repository == shared
+        assert list(target.tags()) == []
+        return
+    assert found.reference == mine.at(built.reference.digest)
+    names = {f"k1-{built.key}", f"l1-{built.lock_key}", f"f1-{built.key}"}
+    assert {tag.name for tag in target.tags()} == names
+    assert len(referrers(target, built.reference.digest)) == 3
+    assert missing(target, target.get_manifest(built.reference.digest)) == ()
+
+
+def test_between_repositories_of_a_host_no_bytes_of_layers_move(registry: RegistryServer) -> None:
+    source, target = (RemoteRegistry(registry.repository(name)) for name in ("from", "to"))
+    manifest = put_image(source, "image", layers=3)
+    source.put_manifest(manifest, Tag("v1"))
+    before = len(registry.requests)
+    report = copy_image(source, target, manifest)
+    seen = registry.requests[before:]
+    assert (report.blobs_copied, report.blobs_mounted) == (0, len(manifest.blobs))
+    assert not [each for each in seen if "/blobs/" in each and each.startswith(("GET ", "PATCH ", "PUT "))]
