@@ -3,8 +3,8 @@
 A seal is a hash over the row, so that a flipped bit is a row that is not there and never a wrong answer. A
 file that SQLite cannot read is set aside and a new one is begun.
 
-The journal mode is DELETE and not WAL: SQLite before 3.51.3 (3.44.6, 3.50.7) can corrupt a WAL file when it
-is reset, and Debian 12 carries 3.40.1.
+SQLite writes ahead (WAL) only where its library does that safely: before 3.51.3 (3.50.7, 3.44.6) it can
+corrupt a file when it begins the log anew (https://sqlite.org/wal.html). Debian 12 carries 3.40.1.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ class SealedFile:
             # Power-loss durability is not promised: a torn file is set aside and begun anew.
             connection.execute("PRAGMA synchronous = OFF")
             # A journal that is made and deleted for each write costs more than the write.
-            connection.execute("PRAGMA journal_mode = WAL")
+            mode = "WAL" if writes_ahead_safely(sqlite3.sqlite_version_info) else "TRUNCATE"
+            connection.execute(f"PRAGMA journal_mode = {mode}")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 _create(connection)
@@ -196,6 +197,12 @@ def _create(connection: sqlite3.Connection) -> None:
             "seal TEXT NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID"
         )
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def writes_ahead_safely(version: tuple[int, ...]) -> bool:
+    """Whether a version of SQLite has the mend of the WAL-reset bug."""
+    mended = {(3, 44): (3, 44, 6), (3, 50): (3, 50, 7)}.get(version[:2], (3, 51, 3))
+    return version >= mended
 
 
 def _seal(kind: str, name: str, body: str) -> str:

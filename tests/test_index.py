@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -16,6 +17,7 @@ from envbuild.digest import Descriptor, Digest
 from envbuild.errors import StorageError
 from envbuild.index import BaseEntry, ImageEntry, Index, LayerEntry
 from envbuild.reference import ImageReference, Repository
+from envbuild.sealed import writes_ahead_safely
 
 REPOSITORY = Repository("registry.example.com", "team/envs")
 OTHER = Repository("registry.example.com", "all/envs")
@@ -112,6 +114,32 @@ def test_a_future_schema_is_set_aside_and_not_overwritten(tmp_path: Path) -> Non
     index = Index(tmp_path)
     assert index.image("a" * 64, REPOSITORY) is None
     assert len(list(tmp_path.glob("index.broken-*"))) == 1
+    index.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 46, 1), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((4, 0, 0), True),
+    ],
+)
+def test_sqlite_writes_ahead_only_where_that_is_safe(version: tuple[int, ...], safe: bool) -> None:
+    assert writes_ahead_safely(version) is safe
+
+
+def test_the_index_keeps_to_it(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    index.put_image(entry())
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    assert (mode == "wal") is writes_ahead_safely(sqlite3.sqlite_version_info)
     index.close()
 
 
