@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -136,7 +137,7 @@ class DockerEngine:
     def _bridge(self, folder: Path) -> list[str]:
         if not Path("/sys/class/net/docker0").exists():
             return []
-        ip, number = program("ip", "iproute2"), os.getpid() % 65536
+        ip, number = program("ip", "iproute2"), zlib.crc32(str(folder).encode()) % 65536
         name = f"envb{number}"
         subprocess.run([ip, "link", "add", name, "type", "bridge"], check=True)
         (folder / "bridge").write_text(name)
