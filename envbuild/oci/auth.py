@@ -94,7 +94,20 @@ class Authority:
         self._guard = threading.Lock()
         self._tokens: dict[tuple[str, ...], _Token] = {}
         self._basic: str | None = None
+        self._bearer: Challenge | None = None
         self._asked = False
+
+    def fresh(self, scopes: tuple[str, ...], fetch: Fetch, what: str) -> str | None:
+        """As :meth:`header`, with a new token where one is needed: a large body is not sent in vain.
+
+        Raises:
+            Unauthorized: The token server refuses.
+            Unavailable: The token server could not be asked.
+        """
+        header, bearer = self.header(scopes), self._bearer
+        if header is not None or bearer is None:
+            return header
+        return self._renew(bearer, scopes, fetch, what)
 
     def header(self, scopes: tuple[str, ...]) -> str | None:
         """The header that should do, without asking anybody; None to try without one."""
@@ -127,14 +140,19 @@ class Authority:
         """
         challenges = {each.scheme: each for each in reversed(Challenge.parse(challenge))}
         if (bearer := challenges.get("bearer")) is not None:
-            token = self._fetch_token(bearer, scopes, fetch, what)
-            with self._guard:
-                self._basic, self._asked = None, True
-                self._tokens[scopes] = token
-            return token.header
+            return self._renew(bearer, scopes, fetch, what)
         if "basic" not in challenges:
             raise Unauthorized(f"{what}: the registry asks for {challenge[:80]!r}, which is not known")
         return self._answer_basic(refused, what)
+
+    def _renew(self, bearer: Challenge, scopes: tuple[str, ...], fetch: Fetch, what: str) -> str:
+        token = self._fetch_token(bearer, scopes, fetch, what)
+        with self._guard:
+            self._basic, self._asked = None, True
+            self._tokens[scopes] = token
+            known = {name: value for name, value in bearer.parameters.items() if name != "scope"}
+            self._bearer = Challenge(bearer.scheme, known)
+        return token.header
 
     def _answer_basic(self, refused: str | None, what: str) -> str:
         found = self._find()

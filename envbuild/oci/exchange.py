@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
     from envbuild.oci.manifest import Manifest
+    from envbuild.oci.shared import Lease
     from envbuild.oci.transport import Settings
     from envbuild.reference import Repository
 
@@ -49,6 +50,7 @@ class Host(Protocol):
     scopes: tuple[str, ...]
     settings: Settings
     deadline: Deadline
+    lease: Lease
 
     def at(self, address: str) -> str:
         """The URL of an address that oras-py's container made."""

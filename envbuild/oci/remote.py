@@ -3,14 +3,12 @@
 The only importer of oras and requests. oras-py gives the session, the addresses and the requests; what it
 lacks is mended here and in :mod:`envbuild.oci.auth`, :mod:`envbuild.oci.transport` and
 :mod:`envbuild.oci.wire`: its retries, tokens and credentials are not used. What is said to a registry is in
-:mod:`envbuild.oci.exchange`.
+:mod:`envbuild.oci.server`.
 """
 
 from __future__ import annotations
 
-import copy
-import io
-from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import oras.container
@@ -18,32 +16,18 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from envbuild.deadline import NO_DEADLINE
-from envbuild.digest import VerifyingReader
-from envbuild.errors import IntegrityError, RegistryError, SpecError, Unauthorized
-from envbuild.oci.auth import Authority, Keychain, scope
+from envbuild.errors import RegistryError, SpecError
+from envbuild.oci.auth import Authority, Keychain
 from envbuild.oci.client import USER_AGENT, tls_context
-from envbuild.oci.exchange import (
-    delete_manifest,
-    get_blob,
-    has_blob,
-    mount,
-    read_manifest,
-    referrers_page,
-    tags_page,
-    write_manifest,
-)
 from envbuild.oci.late import imported_late
-from envbuild.oci.push import ChunkedUpload, WholeUpload
-from envbuild.oci.registry import is_fallback_tag
-from envbuild.oci.stream import BlobBody, BlobSource, BlobStream
+from envbuild.oci.server import ServerRegistry
+from envbuild.oci.stream import BlobBody
 from envbuild.oci.transport import (
     MAX_REDIRECTS,
     REDIRECTS,
     Settings,
     is_loopback,
-    name_of,
     redirected,
-    retrying,
     same_origin,
 )
 from envbuild.oci.wire import POOLS, call, translated
@@ -52,25 +36,16 @@ with imported_late("jsonschema"):  # a third of its import time, for checks that
     import oras.provider
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
 
     from envbuild.deadline import Deadline
-    from envbuild.digest import Descriptor, Digest
     from envbuild.oci.auth import Credentials
-    from envbuild.oci.exchange import (
-        Response,
-    )
-    from envbuild.oci.manifest import ImageIndex, Manifest
-    from envbuild.oci.registry import BlobOpener
-    from envbuild.reference import Repository, Tag
+    from envbuild.reference import Repository
 
-_PAGE: Final = 1000
-_MAX_PAGES: Final = 10_000
 _BODY: Final = 1 << 16
 """Bytes of an error's body that are read."""
 _SEND_CHUNK: Final = 1 << 17
 _CONNECTIONS: Final = 32
-_Result = TypeVar("_Result")
 
 
 class _Adapter(HTTPAdapter):
@@ -160,13 +135,13 @@ class _Host(oras.provider.Registry):
     def _authorized(
         self, url: str, method: str, data: Any, headers: Mapping[str, str], stream: bool
     ) -> requests.Response:
-        header = self.authority.header(self.scopes)
+        what = f"{method} {urlsplit(url).path}"
+        header = self.authority.fresh(self.scopes, self._fetch, what)
         response = self._send(url, method, data, _with(headers, header), stream)
         if response.status_code != 401:
             return response
         challenge = response.headers.get("WWW-Authenticate", "")
         self.body(response)
-        what = f"{method} {urlsplit(url).path}"
         answer = self.authority.answer(challenge, self.scopes, header, self._fetch, what)
         if isinstance(data, BlobBody):
             data.rewind()
@@ -207,7 +182,7 @@ class _Host(oras.provider.Registry):
                 response.close()
 
 
-class RemoteRegistry:
+class RemoteRegistry(ServerRegistry):
     """One repository of a registry server: the :class:`~envbuild.oci.registry.Registry` protocol.
 
     Args:
@@ -229,172 +204,12 @@ class RemoteRegistry:
     ) -> None:
         if repository.is_layout:
             raise SpecError(f"{repository} is a layout on disk, not on a registry server")
-        self._repository = repository
-        self._settings = settings or Settings()
-        base_url = self._settings.base_url(repository.host, insecure=insecure)
+        settings = settings or Settings()
+        base_url = settings.base_url(repository.host, insecure=insecure)
         authority = Authority(repository, base_url, credentials or Keychain())
-        self._host = _Host(repository, base_url, authority, self._settings)
-        self._host.deadline = deadline
-
-    @property
-    def repository(self) -> Repository:
-        """The repository that this is."""
-        return self._repository
-
-    def by(self, deadline: Deadline) -> Self:
-        """The same repository, on the same connections and tokens, for a call with that deadline."""
-        host = copy.copy(self._host)
+        host = _Host(repository, base_url, authority, settings)
         host.deadline = deadline
-        view = copy.copy(self)
-        view.__dict__["_host"] = host
-        return view
-
-    def close(self) -> None:
-        """Give back the connections. Closing twice is harmless."""
-        self._host.lease.close()
-
-    # Manifests
-
-    def get_manifest(self, reference: Tag | Digest) -> Manifest | ImageIndex:
-        """The manifest that a tag or digest names, hashed and compared.
-
-        Raises:
-            NotFound: There is none: a miss.
-            IntegrityError: The bytes are not what they should be.
-        """
-        what = name_of(self._repository, reference)
-
-        return self._retrying(lambda host: read_manifest(host, reference, what), f"reading {what}")
-
-    def put_manifest(self, manifest: Manifest | ImageIndex, tag: Tag | None = None) -> None:
-        """Store a manifest under its digest and, if a tag is given, move the tag to it.
-
-        Raises:
-            MissingContent: A blob or manifest that it names is not in the repository.
-        """
-        reference = tag or manifest.descriptor.digest
-        what = name_of(self._repository, reference)
-
-        self._retrying(
-            lambda host: write_manifest(host, reference, manifest, what), f"writing {what}", "pull", "push"
-        )
-
-    def delete_manifest(self, digest: Digest) -> None:
-        """Delete a manifest and every tag on it.
-
-        Raises:
-            NotFound: There is none.
-        """
-        what = name_of(self._repository, digest)
-
-        self._retrying(lambda host: delete_manifest(host, digest, what), f"deleting {what}", "delete")
-
-    def tags(self) -> Iterator[Tag]:
-        """Every tag but those that stand in for the referrers API (``sha256-<hex>``)."""
-        url = self._host.at(self._host.container.tags_url(_PAGE))
-        for _ in range(_MAX_PAGES):
-            names, following = self._page(url)
-            yield from (name for name in names if not is_fallback_tag(name))
-            if following is None:
-                return
-            url = following
-        raise IntegrityError(f"{self._repository} lists its tags on more than {_MAX_PAGES} pages")
-
-    def _page(self, url: str) -> tuple[list[Tag], str | None]:
-        what = f"the tags of {self._repository}"
-        return self._retrying(lambda host: tags_page(host, url, what), f"listing {what}")
-
-    def referrers(self, subject: Digest) -> tuple[Descriptor, ...] | None:
-        """What the referrers API lists for a manifest; None where there is no such API."""
-        url = f"{self._host.base_url}/v2/{self._repository.path}/referrers/{subject}"
-        what = f"the referrers of {self._repository}@{subject}"
-        found: dict[Digest, Descriptor] = {}
-        for _ in range(_MAX_PAGES):
-            listed, following = self._retrying(
-                lambda host, url=url: referrers_page(host, url, what),  # type: ignore[misc]
-                f"listing {what}",
-            )
-            if listed is None:
-                return None
-            found |= {each.digest: each for each in listed}
-            if following is None:
-                return tuple(found.values())
-            url = following
-        raise IntegrityError(f"{what} are listed on more than {_MAX_PAGES} pages")
-
-    # Blobs
-
-    def has_blob(self, digest: Digest) -> bool:
-        """Whether the blob is in this repository."""
-        what = f"{self._repository}@{digest}"
-
-        return self._retrying(lambda host: has_blob(host, digest, what), f"looking for {what}")
-
-    def open_blob(self, descriptor: Descriptor) -> IO[bytes]:
-        """A stream of the blob's bytes that raises before its end if they are not the descriptor's.
-
-        A connection that breaks in mid-stream is taken up again where it broke.
-
-        Raises:
-            NotFound: There is no such blob.
-        """
-        what = f"blob {descriptor.digest} of {self._repository}"
-
-        def opened(start: int) -> Response:
-            return self._retrying(
-                lambda host: get_blob(host, descriptor.digest, start, what), f"reading {what}"
-            )
-
-        stream = BlobStream(opened, descriptor, self._settings, self._host.deadline, what)
-        reader = VerifyingReader(stream, descriptor, what)  # type: ignore[arg-type]
-        return io.BufferedReader(reader, 1 << 17)
-
-    def put_blob(self, descriptor: Descriptor, content: BlobOpener, *, ask: bool = True) -> bool:
-        """Store a blob unless it is there already; False if it was. Its bytes are read once for each attempt.
-
-        Args:
-            descriptor: The blob.
-            content: Its bytes.
-            ask: Whether to look for it first.
-
-        Raises:
-            IntegrityError: The content is not what the descriptor says; nothing was stored.
-        """
-        if ask and self.has_blob(descriptor.digest):
-            return False
-        what = f"blob {descriptor.digest} to {self._repository}"
-        source = BlobSource(content, descriptor, self._host.deadline, what)
-        chunk = self._settings.chunk
-        upload: WholeUpload | ChunkedUpload = WholeUpload(source, what)
-        if descriptor.size > chunk:
-            upload = ChunkedUpload(source, chunk, self._settings.retries, what)
-        try:
-            while not self._retrying(upload.step, f"writing {what}", "pull", "push"):
-                pass
-        finally:
-            source.close()
-        return True
-
-    def mount_blob(self, descriptor: Descriptor, source: Repository) -> bool:
-        """Take a blob over from another repository of the same host without moving bytes.
-
-        Returns:
-            False if that is not possible here; then the bytes must be put.
-        """
-        if source.host != self._repository.host:
-            return False
-        what = f"mounting blob {descriptor.digest} from {source}"
-        try:
-            return self._retrying(lambda host: mount(host, descriptor, source, what), what, "pull", "push")
-        except Unauthorized:
-            return False  # the source is not ours to read: whoever has the bytes may put them
-
-    def _retrying(self, operation: Callable[[_Host], _Result], doing: str, *actions: str) -> _Result:
-        host = copy.copy(self._host)
-        host.scopes = (scope(self._repository.path, *(actions or ("pull",))),)
-        return retrying(
-            lambda: operation(copy.copy(host)), self._repository.host, self._settings, host.deadline, doing
-        )
+        super().__init__(repository, host, settings)
 
 
 def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str, str]:

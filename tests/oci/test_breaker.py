@@ -244,16 +244,16 @@ def test_sixty_four_jobs_while_the_registry_is_down(tmp_path: Path, server: Faul
 def test_repositories_of_a_host_share_connections(server: FaultServer) -> None:
     settings = Settings()
     one, two = (RemoteRegistry(Repository.parse(f"{server.host}/{name}"), settings=settings) for name in "ab")
-    assert one._host.session is two._host.session
+    assert one._host.lease.value is two._host.lease.value
     one.close()
     one.close()
     three = RemoteRegistry(Repository.parse(f"{server.host}/c"), settings=settings)
-    assert three._host.session is two._host.session
+    assert three._host.lease.value is two._host.lease.value
     for registry in (two, three):
         registry.close()
     four = RemoteRegistry(Repository.parse(f"{server.host}/d"), settings=settings)
-    assert four._host.session is not two._host.session
+    assert four._host.lease.value is not two._host.lease.value
     four.close()
     apart = RemoteRegistry(Repository.parse(f"{server.host}/d"), settings=Settings())
-    assert apart._host.session is not four._host.session
+    assert apart._host.lease.value is not four._host.lease.value
     apart.close()
