@@ -140,10 +140,10 @@ def publish_with(
     trust = config.trust
     if not known.stored:
         target.put_manifest(manifest)
-    if trust is not None and trust.sign_key is not None:
-        from envbuild.trust import sign
+    if trust is not None:
+        from envbuild.trust import sign_built
 
-        sign(target, manifest, trust.sign_key, locks=config.cache_dir, deadline=deadline)
+        sign_built(target, manifest, trust, locks=config.cache_dir, deadline=deadline)
 
     def attached() -> None:
         try:
@@ -166,9 +166,9 @@ def publish_with(
         seen = publish(target, manifest, key.tag, stored=True, absent=known.absent)
     rule = trust.rule(target.repository) if trust is not None else None
     if seen.descriptor.digest != manifest.descriptor.digest and rule is not None and rule.require_signed:
-        from envbuild.trust import check
+        from envbuild.trust import check_rule
 
-        check(target, seen, rule.keys)
+        check_rule(target, seen, rule)
     return seen
 
 

@@ -191,14 +191,14 @@ def admitted(config: Config, registry: Registry, manifest: Manifest | ImageIndex
         Untrusted: It is not, and the policy says that this is a failure and not a miss.
     """
     from envbuild.oci.whole import require_whole
-    from envbuild.trust import Untrusted, check
+    from envbuild.trust import Untrusted, check_rule
 
     rule = config.trust.rule(registry.repository) if config.trust is not None else None
     try:
         if config.deep:
             require_whole(registry, manifest, jobs=config.jobs)
         if rule is not None and rule.require_signed:
-            check(registry, manifest, rule.keys)
+            check_rule(registry, manifest, rule)
     except IntegrityError as error:
         if isinstance(error, Untrusted) and rule is not None and rule.on_failure == "fail":
             raise

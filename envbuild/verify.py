@@ -14,7 +14,7 @@ from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.reference import Tag
-from envbuild.trust import check as check_signature
+from envbuild.trust import Rule, check_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +63,12 @@ class Report:
 
 
 def verify(
-    registry: Registry, wanted: Tag | Digest, *, full: bool = False, keys: tuple[bytes, ...] = ()
+    registry: Registry,
+    wanted: Tag | Digest,
+    *,
+    full: bool = False,
+    keys: tuple[bytes, ...] = (),
+    rule: Rule | None = None,
 ) -> Report:
     """Check an image; an index with every image in it.
 
@@ -71,7 +76,8 @@ def verify(
         registry: The repository, for a call with the deadline that holds.
         wanted: The image.
         full: Whether every blob is read and hashed, instead of only looked for.
-        keys: Public keys in PEM, one of which must have signed it; none to leave signatures alone.
+        keys: Public keys in PEM, one of which must have signed it; none to go by the rule.
+        rule: What the policy says of the repository; one that asks for none, or None, leaves them alone.
 
     Raises:
         NotFound: There is no such image.
@@ -82,14 +88,10 @@ def verify(
     reference = registry.repository.at(manifest.descriptor.digest)
     checks = [Check("manifest", True, f"{manifest.descriptor.digest}, {len(manifest.raw)} bytes")]
     checks += _Verifier(registry, full).image(manifest, wanted, "")
-    if keys:
-        checks.append(_checked("signature", lambda: _signature(registry, manifest, keys)))
+    asked = Rule(True, keys) if keys else rule
+    if asked is not None and asked.require_signed:
+        checks.append(_checked("signature", lambda: check_rule(registry, manifest, asked)))
     return Report(reference, tuple(checks))
-
-
-def _signature(registry: Registry, manifest: Manifest | ImageIndex, keys: tuple[bytes, ...]) -> str:
-    check_signature(registry, manifest, keys)
-    return "made with a key that is accepted"
 
 
 def _checked(name: str, action: Callable[[], str | None]) -> Check:

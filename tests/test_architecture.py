@@ -43,6 +43,7 @@ ORDER = (
     "promote",
     "build",
     "resolver",
+    "restore",
     "rebuild",
     "locking",
     "prewarm",
@@ -58,6 +59,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "requests": "oci/remote.py",
     "docker": "build/engine.py",
     "uv": "pip/uv.py",
+    "sigstore": "trust/identity.py",
     "click": "cli/",
     "rich": "cli/",
 }

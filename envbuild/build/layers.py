@@ -202,7 +202,7 @@ class LayersBuilder:
         if not isinstance(found, Manifest) or found.annotations.get(LOCK_ANNOTATION) != lock_key:
             return None
         config, strict = self.config, is_strict(self.config, target.repository)
-        if config.trust is not None and config.trust.sign_key and not strict:
+        if config.trust is not None and config.trust.signs and not strict:
             return None  # what is signed here was made here, or was signed before
         return found if not strict or admitted(config, target, found, self.progress) else None
 

@@ -57,9 +57,8 @@ def verify(image: str, full: bool, keys: tuple[Path, ...], rebuild: bool, option
         registry = resolver.registries.open(found.repository).by(deadline)
         accepted = tuple(read_key(path) for path in keys)
         trust = options.config.trust
-        if not accepted and trust is not None and trust.rule(found.repository).require_signed:
-            accepted = trust.rule(found.repository).keys
-        report = run(registry, wanted, full=full, keys=accepted)
+        rule = trust.rule(found.repository) if trust is not None else None
+        report = run(registry, wanted, full=full, keys=accepted, rule=rule)
         if rebuild:
             report = replace(
                 report, checks=report.checks + _rebuilt(registry, report.reference.digest, options, deadline)

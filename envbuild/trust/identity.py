@@ -1,0 +1,259 @@
+"""Signatures by identities, as Sigstore has them: nobody keeps a key.
+
+A certificate authority vouches for a moment that a key belongs to an identity, a log keeps what was signed
+with it, and a bundle holds both proofs beside the signature. It is attached to the image as a referrer.
+What is signed is an in-toto statement about the manifest's digest, as cosign writes it. Sources: Sigstore's
+"Bundle Format", in-toto's "Statement v1".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from envbuild.deadline import NO_DEADLINE
+from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError, Unauthorized, Unavailable
+from envbuild.oci.manifest import Manifest
+from envbuild.oci.referrers import Artifact, attach, read_artifact, referrers
+from envbuild.trust.claims import check_claims, claims_of
+from envbuild.trust.policy import Identity, Untrusted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from envbuild.deadline import Deadline
+    from envbuild.oci.manifest import ImageIndex
+    from envbuild.oci.registry import Registry
+
+BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PREDICATE: Final = "https://sigstore.dev/cosign/sign/v1"
+_BUNDLES: Final = "application/vnd.dev.sigstore.bundle"
+_STATEMENT: Final = "application/vnd.in-toto+json"
+_CLIENT_CONFIG: Final = "application/vnd.dev.sigstore.clienttrustconfig"
+_MAX_BUNDLES: Final = 64
+_MAX_BUNDLE: Final = 1 << 20
+
+
+def check_identities(
+    registry: Registry,
+    manifest: Manifest | ImageIndex,
+    identities: Iterable[Identity],
+    trusted_root: str | None,
+    *,
+    now: datetime | None = None,
+) -> None:
+    """See that an image is signed by one of the identities; nobody but the registry is asked.
+
+    Args:
+        registry: The repository that it is in, with what is attached to it.
+        manifest: The image.
+        identities: Who is accepted.
+        trusted_root: The file that says whose word counts; None for Sigstore's public service.
+        now: The time for claims that expire; that of the machine if None.
+
+    Raises:
+        Untrusted: There is no such signature; the message says what was wrong with each that there is.
+        SpecError: The library is missing, or the file is no trusted root.
+    """
+    verifier, accepted = _verifier(trusted_root), tuple(identities)
+    what = f"{registry.repository}@{manifest.descriptor.digest}"
+    reasons = []
+    listed = referrers(registry, manifest.descriptor.digest)
+    bundles = [entry for entry in listed if (entry.artifact_type or "").startswith(_BUNDLES)]
+    for entry in bundles[:_MAX_BUNDLES]:
+        try:
+            found = registry.get_manifest(entry.digest)
+            _check_bundle(verifier, _bundle(registry, found), accepted, manifest, now or datetime.now(UTC))
+        except EnvbuildError as error:
+            if not isinstance(error, IntegrityError | NotFound):
+                raise
+            reasons.append(error.message)
+        else:
+            return
+    if not reasons:
+        raise Untrusted(f"{what} is not signed by anybody", hint="sign it, or let the policy accept it")
+    raise Untrusted(f"no signature of {what} holds: {'; '.join(dict.fromkeys(reasons))}")
+
+
+def _bundle(registry: Registry, found: Manifest | ImageIndex) -> bytes:
+    if not isinstance(found, Manifest) or sum(layer.size for layer in found.layers) > _MAX_BUNDLE:
+        raise Untrusted("it is not a bundle, or far too large for one")
+    return read_artifact(registry, found)
+
+
+def _check_bundle(
+    verifier: Any,
+    content: bytes,
+    accepted: tuple[Identity, ...],
+    manifest: Manifest | ImageIndex,
+    now: datetime,
+) -> None:
+    from sigstore.models import Bundle
+    from sigstore.verify import policy
+
+    anybody = policy.AnyOf(
+        [
+            policy.Identity(identity=each.identity, issuer=each.issuer)
+            for each in accepted
+            if each.identity and each.issuer  # the library takes an empty issuer for any
+        ]
+    )
+    try:
+        kind, payload = verifier.verify_dsse(Bundle.from_json(content), anybody)
+    except Exception as error:  # noqa: BLE001 - written by anybody: whatever it does to the library, it fails
+        raise Untrusted(f"it is not accepted: {type(error).__name__}: {error!s:.200}") from None
+    if kind != _STATEMENT:
+        raise Untrusted(f"it is over {kind!r:.80}, expected a statement")
+    _check_statement(payload, manifest, now)
+
+
+def _check_statement(payload: bytes, manifest: Manifest | ImageIndex, now: datetime) -> None:
+    """Compare a statement that is signed with the image."""
+    try:
+        statement = json.loads(payload.decode())
+        kind, subjects = statement["predicateType"], statement["subject"]
+        digests = [subject["digest"].get("sha256") for subject in subjects]
+        claims = dict(statement.get("predicate") or {})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Untrusted("its statement is not one of in-toto") from None
+    if kind != PREDICATE:
+        raise Untrusted(f"it states {kind!r:.80}, expected {PREDICATE!r}")
+    if digests != [manifest.descriptor.digest.hex]:
+        raise Untrusted(f"it is for {digests!r:.90}")
+    check_claims(claims, manifest, now)
+
+
+def sign_as(
+    registry: Registry,
+    manifest: Manifest | ImageIndex,
+    source: str,
+    trusted_root: str | None,
+    *,
+    locks: Path,
+    deadline: Deadline = NO_DEADLINE,
+    expires: datetime | None = None,
+) -> Identity:
+    """Sign an image in the name that an identity token has, and attach the bundle.
+
+    Args:
+        registry: The repository; signatures that are there stay.
+        manifest: The image.
+        source: ``ambient`` for the token of the CI job that this is, or ``env:NAME`` for a variable.
+        trusted_root: A client trust configuration, which says where to sign; None for the public service.
+        locks: The folder of the local cache, whose locks make writers take turns.
+        deadline: When to give up; the library's own requests are not bounded by it.
+        expires: When the signature stops to hold; None for never.
+
+    Returns:
+        Who signed.
+
+    Raises:
+        SpecError: The library is missing, or the file says nothing of signing.
+        Unauthorized: There is no token, or none that holds.
+        Unavailable: The authority or the log could not be asked, or refused.
+    """
+    _library()
+    token, context = _token(source), _context(trusted_root)
+    deadline.check("signing")
+    try:
+        with context.signer(token) as signer:
+            bundle = signer.sign_dsse(_statement(registry, manifest, expires)).to_json()
+    except Exception as error:  # noqa: BLE001 - the library lets through what requests raises
+        # What the error says is not shown: it may hold the request with the token.
+        message = f"signing as {token.identity} failed: {type(error).__name__}"
+        raise Unavailable(message, hint="check that the authority and the log can be reached") from None
+    annotations = {
+        "dev.sigstore.bundle.content": "dsse-envelope",
+        "dev.sigstore.bundle.predicateType": PREDICATE,
+    }
+    artifact = Artifact(BUNDLE, BUNDLE, bundle.encode(), annotations)
+    attach(registry, manifest.descriptor, [artifact], locks=locks, deadline=deadline)
+    return Identity(token.federated_issuer, token.identity)
+
+
+def _statement(registry: Registry, manifest: Manifest | ImageIndex, expires: datetime | None) -> Any:
+    from sigstore.dsse import StatementBuilder, Subject
+
+    digest = {"sha256": manifest.descriptor.digest.hex}
+    subject = Subject(name=str(registry.repository), digest=digest)  # type: ignore[arg-type]
+    builder = StatementBuilder().subjects([subject]).predicate_type(PREDICATE)
+    return builder.predicate(claims_of(manifest, expires)).build()
+
+
+def _token(source: str, environ: Mapping[str, str] = os.environ) -> Any:
+    """The identity token; nothing of it gets into a message."""
+    from sigstore.oidc import IdentityError, IdentityToken, detect_credential
+
+    try:
+        raw = detect_credential() if source == "ambient" else environ.get(source.removeprefix("env:"))
+        if not raw:
+            raise Unauthorized(
+                f"there is no identity token ({source})",
+                hint="let the CI job have one (in GitHub: permissions: id-token: write), or name a variable",
+            )
+        return IdentityToken(raw)
+    except IdentityError as error:
+        raise Unauthorized(f"the identity token ({source}) cannot be used: {error!s:.200}") from None
+
+
+def _context(trusted_root: str | None) -> Any:
+    from sigstore.models import ClientTrustConfig
+    from sigstore.sign import SigningContext
+
+    if trusted_root is None:
+        return SigningContext.from_trust_config(ClientTrustConfig.production())
+    raw = _read(trusted_root)
+    if not _is_client_config(raw):
+        raise SpecError(
+            "this says whom to trust, and not where to sign",
+            source=trusted_root,
+            hint="name a client trust configuration, which says both",
+        )
+    return SigningContext.from_trust_config(_parsed(ClientTrustConfig.from_json, raw, trusted_root))
+
+
+def _verifier(trusted_root: str | None) -> Any:
+    _library()
+    from sigstore.models import ClientTrustConfig, TrustedRoot
+    from sigstore.verify import Verifier
+
+    if trusted_root is None:
+        return Verifier.production(offline=True)
+    raw = _read(trusted_root)
+    if _is_client_config(raw):
+        root = _parsed(ClientTrustConfig.from_json, raw, trusted_root).trusted_root
+    else:
+        root = _parsed(TrustedRoot.from_file, trusted_root, trusted_root)
+    return _parsed(lambda found: Verifier(trusted_root=found), root, trusted_root)
+
+
+def _is_client_config(raw: str) -> bool:
+    try:
+        return str(json.loads(raw).get("mediaType")).startswith(_CLIENT_CONFIG)
+    except (ValueError, AttributeError, RecursionError):
+        return False
+
+
+def _parsed(parse: Any, given: Any, source: str) -> Any:
+    try:
+        return parse(given)
+    except Exception as error:  # noqa: BLE001 - pydantic's, the library's and others
+        raise SpecError(f"this is no trusted root of Sigstore: {error!s:.200}", source=source) from None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise SpecError(f"the trusted root cannot be read: {error}", source=path) from None
+
+
+def _library() -> None:
+    try:
+        import sigstore  # noqa: F401
+    except ImportError:
+        hint = "install it with: pip install 'envbuild[sigstore]'"
+        raise SpecError("signatures by identities need the package `sigstore`", hint=hint) from None
