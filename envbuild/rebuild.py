@@ -15,18 +15,14 @@ from envbuild import lockfile
 from envbuild.attach import LOCK_TYPE
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import BuildError, IntegrityError, SpecError
-from envbuild.key import steps_key
 from envbuild.lockfile.document import LockFile
 from envbuild.lookup import KEY_ANNOTATION
-from envbuild.oci.copy import copy_image
 from envbuild.oci.manifest import OCI_LAYER_ZSTD, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
-from envbuild.oci.registry import find_manifest, publish
 from envbuild.progress import silent
-from envbuild.reference import Repository, Tag
+from envbuild.reference import Repository
 from envbuild.resolver import Resolver
-from envbuild.spec import fields
-from envbuild.spec.environment import EnvironmentSpec
+from envbuild.restore import bring_steps, in_folder
 from envbuild.verify import Check
 
 if TYPE_CHECKING:
@@ -114,7 +110,7 @@ class Rebuild:
     def _compared(self, manifest: Manifest, entry: LockEntry, name: str) -> Check:
         with tempfile.TemporaryDirectory(prefix="envbuild-") as folder:
             path, workspace = Path(folder) / lockfile.FILE_NAME, Repository.parse(f"oci:{folder}/images")
-            LockFile.of("", [replace(entry, base=self._base_text(entry, path.parent))]).write(path)
+            in_folder(LockFile.of("", [entry]), path.parent, self.base).write(path)
             spec = lockfile.load(path)
             config = replace(
                 self.config,
@@ -127,29 +123,10 @@ class Rebuild:
             )
             policy = lockfile.LockPolicy(path, required=True)
             with Resolver(config, progress=self.progress, locks=policy) as resolver:
-                self._bring_steps(spec, entry, resolver)
+                bring_steps(resolver, self.registry.by(self.deadline), spec, self.deadline)
                 image = resolver.build(spec, timeout=self.deadline.remaining())
                 made = resolver.registries.open(workspace).get_manifest(image.reference.digest)
         return _comparison(manifest, made, name, runs=spec.steps_after is not None)
-
-    def _base_text(self, entry: LockEntry, folder: Path) -> str:
-        """The base as a lock in a folder names it; layouts are where the lock says from here on."""
-        base = self.base or fields.reference(entry.base, Path.cwd(), None)
-        pinned = None if base is None or entry.digest is None else base.repository.at(entry.digest)
-        return lockfile.base_text(EnvironmentSpec(source="", base=pinned), folder)
-
-    def _bring_steps(self, spec: EnvironmentSpec, entry: LockEntry, resolver: Resolver) -> None:
-        """Have the base's steps as they were run: run again, they need not give the same bytes."""
-        if spec.steps is None:
-            return
-        platform = entry.lock.platform
-        base = resolver.bases.image(spec.require_base(), platform, self.deadline)
-        tag = Tag(f"s1-{steps_key(base.digest, spec.steps, platform)}")
-        source = self.registry.by(self.deadline)
-        if isinstance(stepped := find_manifest(source, tag), Manifest):
-            target = resolver.registries.open(resolver.config.workspace)
-            copy_image(source, target, stepped, progress=self.progress, deadline=self.deadline)
-            publish(target, stepped, tag, stored=True)
 
 
 def _compression(manifest: Manifest) -> CompressionName:

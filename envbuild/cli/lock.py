@@ -10,6 +10,7 @@ import click
 
 from envbuild.cli.options import BUILD, DEFINITION, Command, common
 from envbuild.cli.progress import shown
+from envbuild.cli.target import source_image
 from envbuild.diff import compare
 from envbuild.errors import SpecError
 from envbuild.foreign.write import Format, render
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("spec", metavar="SPEC")
+@click.argument("spec", metavar="[SPEC]", required=False)
+@click.option(
+    "--from", "image", metavar="REF", help="Solve nothing; write the lock that is attached to an image."
+)
 @click.option(
     "-o",
     "--output",
@@ -41,17 +45,23 @@ if TYPE_CHECKING:
 )
 @click.option("--check", is_flag=True, help="Solve nothing; exit with 1 if the lock is stale or missing.")
 @common(DEFINITION, BUILD)
-def lock(spec: str, output: str | None, form: str | None, check: bool, options: Common) -> int:
+def lock(
+    spec: str | None, image: str | None, output: str | None, form: str | None, check: bool, options: Common
+) -> int:
     """Solve a definition once and write down what came out; from then on resolves are held to it.
 
     Commit the file beside the definition. Say `envbuild lock` again to take newer packages.
     """
     kind = Format(form) if form is not None else Format.of_name(output or "")
-    if check and kind is not Format.ENVBUILD:
-        raise click.UsageError(f"--check looks at an {FILE_NAME}, not at a lock of the format {kind}")
+    if (spec is None) == (image is None):
+        raise click.UsageError("give a definition, or --from with an image")
+    if check and (kind is not Format.ENVBUILD or image is not None):
+        raise click.UsageError(f"--check compares a definition with its {FILE_NAME}")
+    if spec is None:
+        return _from_image(str(image), output, kind, options)
     loaded = options.load(spec)
     laid_over = _laid_over(loaded, options)
-    path = _path(loaded, output, kind)
+    path = _path(loaded.source, output, kind)
     with (
         shown(options) as display,
         Resolver(options.config, progress=display, locks=LockPolicy(ignored=True)) as resolver,
@@ -60,18 +70,52 @@ def lock(spec: str, output: str | None, form: str | None, check: bool, options: 
         if check:
             display.pause()
             return _check(loaded, path, as_json=options.as_json)
-        before = _before(loaded, path, named=output is not None) if kind is Format.ENVBUILD else None
+        before = None
+        if kind is Format.ENVBUILD:
+            before = _before(Path(loaded.source).name, path, named=output is not None)
         from envbuild.locking import make_lock
 
         made = make_lock(resolver, loaded, path.parent if path is not None else Path())
         display.pause()
-    content = render(made, kind, alias=options.config.channel_alias, laid_over=laid_over)
+    _write(
+        made,
+        before,
+        path,
+        render(made, kind, alias=options.config.channel_alias, laid_over=laid_over),
+        options,
+    )
+    return 0
+
+
+def _from_image(image: str, output: str | None, kind: Format, options: Common) -> int:
+    from envbuild.restore import attached_lock, in_folder
+
+    path = _path("", output, kind)
+    with source_image(image, options) as (registry, reference, base):
+        found = attached_lock(registry, reference, options.overrides["platforms"])
+    made = in_folder(found, path.parent if path is not None else Path(), base)
+    before = None
+    if kind is Format.ENVBUILD:
+        before = _before(made.definition, path, named=output is not None)
+    laid_over = {"base"} if base is not None else ()
+    _write(
+        made,
+        before,
+        path,
+        render(made, kind, alias=options.config.channel_alias, laid_over=laid_over),
+        options,
+    )
+    return 0
+
+
+def _write(
+    made: LockFile, before: LockFile | None, path: Path | None, content: bytes, options: Common
+) -> None:
     if path is None:
         click.echo(content, nl=False)
-        return 0
+        return
     write_whole(path, content)
     _report(path, before, made, as_json=options.as_json)
-    return 0
 
 
 def _laid_over(loaded: EnvironmentSpec, options: Common) -> set[str]:
@@ -80,22 +124,22 @@ def _laid_over(loaded: EnvironmentSpec, options: Common) -> set[str]:
     return given if loaded.has_base else given | {"base"}
 
 
-def _path(spec: EnvironmentSpec, output: str | None, kind: Format) -> Path | None:
+def _path(definition: str, output: str | None, kind: Format) -> Path | None:
     if output == "-":
         return None
-    source = Path(spec.source)
+    source = Path(definition)
     if output is not None:
         return Path(output)
     return (source.parent if source.exists() else Path()) / kind.file_name
 
 
-def _before(loaded: EnvironmentSpec, path: Path | None, *, named: bool) -> LockFile | None:
+def _before(definition: str, path: Path | None, *, named: bool) -> LockFile | None:
     """The lock that will be replaced; that of another definition is, only where its place was named."""
     before = LockFile.read(path) if path is not None and path.exists() else None
-    if before is not None and not named and before.definition != Path(loaded.source).name:
+    if before is not None and not named and before.definition != definition:
         raise SpecError(
             f"{path} is the lock of {before.definition or 'something else'}",
-            source=loaded.source,
+            source=definition or None,
             hint="give the lock another name with -o, or delete it",
         )
     return before

@@ -69,20 +69,48 @@ def resolve(
 
 
 @click.command(cls=Command)
-@click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
+@click.argument("specs", metavar="[SPEC...]", nargs=-1)
+@click.option(
+    "--from-lock", "image", metavar="REF", help="Build what the lock says that is attached to an image."
+)
 @_dry_run
 @outputs
 @common(DEFINITION, LOCKS, LOOKUP, BUILD)
-def build(specs: tuple[str, ...], dry_run: bool, options: Common, where: Outputs) -> int:
+def build(specs: tuple[str, ...], image: str | None, dry_run: bool, options: Common, where: Outputs) -> int:
     """Build an image without asking whether it is there, and push it to the workspace.
 
     If the workspace has an image of the same key already, that one stays and is the answer.
     """
+    if bool(specs) == (image is not None):
+        raise click.UsageError("give definitions, or --from-lock with an image")
+    if image is not None:
+        if dry_run:
+            raise click.UsageError("--dry-run needs a definition; `envbuild lock --from` writes one")
+        return _build_again(image, options, where)
     if dry_run:
         from envbuild.cli.dry_run import dry_run as run
 
         return run(specs, options, look=False)
     return _each(specs, options, where, lambda resolver, spec, _: resolver.build(spec))
+
+
+def _build_again(image: str, options: Common, where: Outputs) -> int:
+    """Build from the lock that is attached to an image."""
+    from envbuild.cli.target import source_image
+    from envbuild.deadline import Deadline
+    from envbuild.restore import attached_lock, build_again
+
+    deadline = Deadline.after(options.config.timeout)
+    with shown(options) as display, source_image(image, options) as (registry, wanted, base):
+        lock = attached_lock(registry, wanted, options.overrides["platforms"])
+        built = build_again(options.config, registry, lock, base, deadline, display)
+        with Resolver(options.config, progress=display) as resolver:
+            delivered = where.deliver(resolver, built, options.config)
+        display.pause()
+        for line in (summary(built), *delivered):
+            display.note(line)
+    click.echo(json.dumps(as_json(built), ensure_ascii=False) if options.as_json else str(built.reference))
+    return 0
 
 
 def _each(specs: tuple[str, ...], options: Common, where: Outputs, action: Action) -> int:

@@ -166,4 +166,4 @@ def test_what_another_format_cannot_hold_comes_from_options(world: World, call: 
 def test_only_an_own_lock_is_checked(world: World, call: Call) -> None:
     answer = call("lock", "--check", "--format", "pixi", world.spec("tool"))
     assert answer.code == 2
-    assert "--check looks at an envbuild.lock" in answer.err
+    assert "--check compares a definition with its envbuild.lock" in answer.err

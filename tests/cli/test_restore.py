@@ -1,0 +1,189 @@
+"""Environments from their images alone: the attached lock, and the same image built of it elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cli_calls import Call
+from envbuild.attach import lock_artifact
+from envbuild.lockfile.document import LockFile
+from envbuild.oci.layout import LayoutRegistry
+from envbuild.oci.manifest import Manifest
+from envbuild.oci.referrers import attach, referrers
+from envbuild.reference import ImageReference
+from tiny import World
+from tiny_wheels import TinyWheel, index
+from wheel_world import put
+from wheel_world import spec as wheel_spec
+
+
+def resolved(call: Call, *words: str | Path) -> str:
+    answer = call("resolve", *words)
+    assert answer.code == 0, answer.err
+    return answer.out.strip()
+
+
+def forgotten(world: World, *definitions: Path) -> None:
+    """From now on nothing is left of an environment but its image, its packages and its base."""
+    for path in definitions:
+        path.unlink()
+    shutil.rmtree(world.config.cache_dir)
+    for path in (world.root / "channels").rglob("repodata*"):
+        path.unlink()
+
+
+def elsewhere(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of its own, whose workspace is empty."""
+    monkeypatch.setenv("ENVBUILD_WORKSPACE", f"oci:{world.root}/elsewhere")
+    monkeypatch.setenv("ENVBUILD_CACHE_DIR", str(world.root / "other-cache"))
+
+
+def test_the_same_image_is_built_of_the_lock_alone(
+    world: World, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = world.spec("pyth", "thing", "tool=1", variables={"A": "b"})
+    image = resolved(call, spec)
+    forgotten(world, spec)
+    elsewhere(world, monkeypatch)
+    answer = call("build", "--from-lock", image)
+    assert answer.code == 0, answer.err
+    assert answer.out.strip() == f"oci:{world.root}/elsewhere@{ImageReference.parse(image).digest}"
+    (document,) = call("build", "--json", "--from-lock", image).documents
+    assert document["digest"] == str(ImageReference.parse(image).digest)
+
+
+def test_the_attached_lock_is_the_one_that_was_not_written(world: World, call: Call) -> None:
+    spec = world.spec("pyth", "tool=1")
+    image = resolved(call, spec)
+    answer = call("lock", "--from", image)
+    assert (answer.code, answer.out) == (0, "envbuild.lock: 3 packages for linux/amd64\n")
+    written = (world.root / "envbuild.lock").read_bytes()
+    call("lock", spec)
+    assert (world.root / "envbuild.lock").read_bytes() == written
+    assert call("lock", "--from", image, "-o", "-").out.encode() == written
+    assert resolved(call, "--locked", "--no-build", spec) == image
+    forgotten(world, spec)
+    assert call("build", world.root / "envbuild.lock").out.strip() == image
+
+
+def test_a_lock_in_another_folder_names_the_base_from_there(world: World, call: Call) -> None:
+    image = resolved(call, world.spec("tool"))
+    (world.root / "deep" / "er").mkdir(parents=True)
+    assert call("lock", "--from", image, "-o", "deep/er/envbuild.lock").code == 0
+    lock = LockFile.read(world.root / "deep/er/envbuild.lock")
+    assert lock.entries[0].base == "oci:../../bases:minimal"
+    assert call("build", "deep/er/envbuild.lock").out.strip() == image
+
+
+def test_the_base_may_have_moved(world: World, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = resolved(call, world.spec("tool"))
+    (world.root / "bases").rename(world.root / "moved")
+    elsewhere(world, monkeypatch)
+    assert call("build", "--from-lock", image).code == 2
+    answer = call("build", "--from-lock", image, "--base", "oci:moved")
+    assert answer.out.strip().endswith(str(ImageReference.parse(image).digest))
+    assert call("lock", "--from", image, "--base", "oci:moved", "--format", "explicit").code == 0
+    assert "@EXPLICIT" in (world.root / "explicit.txt").read_text()
+    assert "a base, which" in call("lock", "--from", image, "--format", "explicit").err
+
+
+def test_wheels_are_in_the_lock_of_an_image(world: World, call: Call) -> None:
+    put(world, TinyWheel("small"), TinyWheel("dep"))
+    spec = wheel_spec(world, "small")
+    image = resolved(call, spec)
+    put(world, TinyWheel("unrelated"))
+    spec = wheel_spec(world, "small")
+    assert call("lock", "--from", image).out == "envbuild.lock: 1 packages and 1 wheels for linux/amd64\n"
+    (entry,) = LockFile.read(world.root / "envbuild.lock").entries
+    assert [str(wheel) for wheel in entry.pip] == [f"small {TinyWheel('small').version}"]
+    assert entry.pip[0].sha256 == TinyWheel("small").distribution().sha256
+    answer = call("build", "--from-lock", image)
+    assert (answer.code, "files, which a lock does not hold" in answer.err) == (2, True)
+
+
+def test_wheels_of_an_index_are_installed_again(
+    world: World, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with index([TinyWheel("far", "1.0")]) as served:
+        spec = wheel_spec(world, f"--index-url {served.url}/simple", "far", local=False)
+        image = resolved(call, spec)
+        forgotten(world, spec)
+        newer = TinyWheel("far", "2.0")
+        served.kept[newer.file_name] = newer
+        elsewhere(world, monkeypatch)
+        answer = call("build", "--from-lock", image)
+    assert answer.code == 0, answer.err
+    assert answer.out.strip().endswith(str(ImageReference.parse(image).digest))
+
+
+def test_an_index_has_the_locks_of_its_images(
+    world: World, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = world.root / "envbuild.yaml"
+    path.write_text(
+        '{"base": "scratch", "platforms": ["linux/amd64", "linux/arm64"], "variables": {"A": "b"},'
+        '"conda": {"channels": ["tiny"], "dependencies": []}}'
+    )
+    image = resolved(call, path)
+    assert len(call("lock", "--from", image).out.splitlines()) == 2
+    lock = LockFile.read(world.root / "envbuild.lock")
+    assert lock.definition == "envbuild.yaml"
+    assert resolved(call, "--locked", path) == image
+    elsewhere(world, monkeypatch)
+    assert "--platform" in call("build", "--from-lock", image).err
+    one = call("build", "--from-lock", image, "--platform", "linux/arm64").out.strip()
+    digests = [entry.digest for entry in _manifests(image)]
+    assert ImageReference.parse(one).digest == digests[1]
+    answer = call("lock", "--from", image, "--platform", "linux/s390x")
+    assert (answer.code, "no image for linux/s390x" in answer.err) == (2, True)
+
+
+def _manifests(image: str) -> tuple:  # type: ignore[type-arg]
+    reference = ImageReference.parse(image)
+    return LayoutRegistry(reference.repository).get_manifest(reference.digest).manifests  # type: ignore[union-attr]
+
+
+def test_an_image_without_a_lock_says_so(world: World, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVBUILD_ATTACH", "false")
+    image = resolved(call, world.spec("tool"))
+    answer = call("lock", "--from", image)
+    assert (answer.code, "no lock is attached" in answer.err) == (2, True)
+    assert call("lock", "--from", f"oci:{world.root}/workspace:nothing").code == 4
+
+
+def test_the_lock_of_another_image_is_refused(
+    world: World, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ImageReference.parse(resolved(call, world.spec("tool=1")))
+    layout = LayoutRegistry(other.repository)
+    (listed,) = (
+        each for each in referrers(layout, other.digest) if "envbuild.lock" in (each.artifact_type or "")
+    )
+    artifact = layout.get_manifest(listed.digest)
+    assert isinstance(artifact, Manifest)
+    with layout.open_blob(artifact.layers[0]) as stream:
+        lock = LockFile.parse(stream.read(), "test")
+    monkeypatch.setenv("ENVBUILD_ATTACH", "false")
+    image = ImageReference.parse(resolved(call, world.spec("tool=2")))
+    subject = layout.get_manifest(image.digest).descriptor
+    attach(layout, subject, [lock_artifact(lock)], locks=world.config.cache_dir)
+    answer = call("lock", "--from", str(image))
+    assert (answer.code, "is not that of the key" in answer.err) == (7, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("lock",),
+        ("lock", "--from", "x", "y"),
+        ("lock", "--from", "x", "--check"),
+        ("build",),
+        ("build", "--from-lock", "x", "y"),
+        ("build", "--from-lock", "x", "--dry-run"),
+    ],
+)
+def test_usage(call: Call, words: tuple[str, ...]) -> None:
+    assert call(*words).code == 2
