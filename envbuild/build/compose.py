@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Final, cast
 from envbuild.build.assemble import Layer
 from envbuild.build.conflicts import conflicts
 from envbuild.build.plan import Unit, join
-from envbuild.build.post_link import has_script
+from envbuild.build.scripts import has_script
 from envbuild.build.upload import in_parallel, rewound
 from envbuild.conda.activate import is_activation
 from envbuild.conda.clobber import lost_paths
@@ -26,7 +26,6 @@ from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
 from envbuild.conda.tar import Kind
 from envbuild.index import LayerEntry
-from envbuild.pip.installed import without
 from envbuild.progress import Event, Meter, Metered
 
 if TYPE_CHECKING:
@@ -249,6 +248,8 @@ class Composer:
         Returns:
             What is known of it; it has no layers.
         """
+        from envbuild.pip.installed import without
+
         unit = Unit(installation_order(lock.packages), joined=True)
         activation: dict[str, str | None] = {}
         self.progress(Event("layer", unit.title, "start", 0, unit.size))

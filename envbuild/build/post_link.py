@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 from envbuild.build.assemble import assemble
 from envbuild.build.base import BaseImage
 from envbuild.build.engines import connect
+from envbuild.build.scripts import script_of
 from envbuild.build.steps_image import template
 from envbuild.build.times import settled
-from envbuild.conda.layer import PathHashes
 from envbuild.conda.order import installation_order
 from envbuild.errors import BuildError, BuildLimit
 from envbuild.progress import Event
@@ -39,25 +39,6 @@ _TAIL: Final = 20
 _NO_ENGINE: Final = (
     "apt-get install docker.io, or set DOCKER_HOST to an engine, or choose a build of it without the script"
 )
-
-
-def script_of(name: str) -> str:
-    """Where a package's script is, relative to the prefix."""
-    return f"bin/.{name}-post-link.sh"
-
-
-def has_script(name: str, files: bytes) -> bool:
-    """Whether a package has a script.
-
-    Args:
-        name: The package's name.
-        files: The hashes of the paths of the layer that the package is in.
-    """
-    wanted = PathHashes.of((script_of(name),), ()).files
-    at = files.find(wanted)
-    while at % len(wanted) and at >= 0:
-        at = files.find(wanted, at + 1)
-    return at >= 0
 
 
 @dataclass(frozen=True)
