@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
 import json
 import os
@@ -109,7 +111,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
     code = run(arguments)
-    sys.exit(stopping[0] if stopping else code)
+    _leave(stopping[0] if stopping else code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit; where the solver ran, without taking Python apart.
+
+    The solver's own threads may hold the interpreter for a moment longer than its answer takes, and Python
+    aborts where it finds them so at its end. Nothing is left to be done then but what ``atexit`` knows.
+    """
+    if "rattler" not in sys.modules:
+        sys.exit(code)
+    atexit._run_exitfuncs()  # noqa: SLF001 - what is registered must run, as temporary folders are
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
