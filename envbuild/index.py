@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from cachetools import TTLCache
 
@@ -31,8 +31,7 @@ MAX_FORM: Final = 256 << 10
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageEntry:
+class ImageEntry(NamedTuple):
     """What the index knows of a key.
 
     Attributes:
@@ -48,8 +47,7 @@ class ImageEntry:
     confirmed_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class BaseEntry:
+class BaseEntry(NamedTuple):
     """What a base's tag named, and when it was asked, in seconds since the epoch."""
 
     digest: Digest
@@ -77,8 +75,7 @@ class LayerEntry:
     activation: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexStats:
+class IndexStats(NamedTuple):
     """The index in numbers: rows by kind, and the file's size in bytes."""
 
     images: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from envbuild import lockfile
 from envbuild.build.bases import Bases
@@ -312,8 +312,7 @@ class Resolver:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(NamedTuple):
     """A definition on its way: loaded, with its base resolved."""
 
     spec: EnvironmentSpec

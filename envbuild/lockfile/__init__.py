@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from envbuild.errors import SpecError
 from envbuild.reference import LAYOUT_SCHEME, ImageReference, TaggedReference
@@ -23,8 +23,7 @@ _START: Final = b'{\n "envbuild_lock": '
 _UPDATE: Final = "write it again with `envbuild lock`"
 
 
-@dataclass(frozen=True, slots=True)
-class LockPolicy:
+class LockPolicy(NamedTuple):
     """Which locks are used.
 
     Attributes:
@@ -38,8 +37,7 @@ class LockPolicy:
     ignored: bool = False
 
 
-@dataclass(frozen=True)
-class Locked:
+class Locked(NamedTuple):
     """A definition and what its lock says.
 
     Attributes:
