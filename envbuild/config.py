@@ -163,10 +163,22 @@ def _find_table(folder: Path) -> tuple[Path | None, dict[str, Any]]:
             return own, _read_toml(own)
         project = parent / "pyproject.toml"
         if project.is_file():
-            table = _read_toml(project).get("tool", {}).get("envbuild")
+            table = _read_project(project)
             if table is not None:
                 return project, table
     return None, {}
+
+
+def _read_project(path: Path) -> dict[str, Any] | None:
+    """The table of a ``pyproject.toml``; most have none, which shows without reading TOML."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b"envbuild"  # what is wrong is told below
+    if b"envbuild" not in content and b"\\" not in content:  # with a backslash the name may be escaped
+        return None
+    table: dict[str, Any] | None = _read_toml(path).get("tool", {}).get("envbuild")
+    return table
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

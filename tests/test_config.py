@@ -35,6 +35,13 @@ def test_the_file_is_found_upwards_and_pyproject_serves_too(tmp_path: Path) -> N
     assert Config.load(inner, {}).global_ is None
 
 
+def test_a_pyproject_that_does_not_name_us_is_not_read_as_toml(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[broken")
+    assert Config.load(tmp_path, {}).base is None
+    (tmp_path / "pyproject.toml").write_text('[tool."env\\u0062uild"]\nbase = "scratch"\n')
+    assert Config.load(tmp_path, {}).base == "scratch"
+
+
 def test_a_pyproject_without_a_table_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "envbuild.toml").write_text("jobs = 2\n")
     inner = tmp_path / "project"
