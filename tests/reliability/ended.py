@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import multiprocessing
 import os
 import signal
@@ -54,7 +53,9 @@ def build(config: Config, spec: Path, *, end: signal.Signals | None = None, afte
 
 def command(config: Config, spec: Path, *, end: signal.Signals | None = None, after: float = 0.0) -> Ended:
     """The same by the command line, whose temporary files go into ``tmp`` beside the cache folder's."""
-    return _ended(_command, config, spec, end, after)
+    ended = _ended(_command, config, spec, end, after)
+    said = config.cache_dir.with_suffix(".said")
+    return replace(ended, said=said.read_text() if said.exists() else "")
 
 
 def _ended(
@@ -100,12 +101,11 @@ def _command(config: Config, spec: Path, writing: Connection) -> None:
     tempfile.tempdir = str(temporary)
     words = ["--workspace", str(config.workspace), "--cache-dir", str(config.cache_dir), "--quiet"]
     words += ["--base", str(config.base), "--channel-alias", config.channel_alias]
-    out, errors = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
-            cli.main(["resolve", str(spec), *words])
-    finally:
-        writing.send(out.getvalue() + errors.getvalue())
+    writing.close()
+    with config.cache_dir.with_suffix(".said").open("wb") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    cli.main(["resolve", str(spec), *words])
 
 
 def fresh(world: World, workspace: Repository) -> Config:

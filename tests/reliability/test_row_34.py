@@ -37,6 +37,7 @@ def interrupted(world: World, rounds: int, seed: int) -> int:
     command(fresh(world, workspace), spec)  # starts the server of the children
     whole = command(fresh(world, workspace), spec)
     assert whole.exit_code == 0, whole
+    assert "@sha256:" in whole.said
     count = 0
     for number in range(rounds):
         config = fresh(world, workspace)
