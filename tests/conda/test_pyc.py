@@ -503,6 +503,8 @@ for path in sorted(site.rglob("*.py")):
     inside = f"/opt/env/lib/python3.11/site-packages/{path.relative_to(site)}"
     try:
         code = compile(path.read_bytes(), inside, "exec", dont_inherit=True, optimize=0)
+        if b"coding: big5" in path.read_bytes()[:100]:
+            raise SyntaxError("its codec is no built-in module")
     except (SyntaxError, ValueError):
         assert not compiled.exists(), compiled
         continue
