@@ -153,9 +153,10 @@ def _dependencies(node: Node, folder: Path) -> tuple[tuple[MatchSpec, ...], PipS
     parse = MatchSpec.parse
     for item in _items(node, "dependencies"):
         if type(item) is Scalar:
-            if item.value in NULLS and (item.plain or not item.value):
-                fail(item.mark, "a dependency is empty", "delete the line, or name a package")
-            spec = parse(item.value, item.mark, folder)
+            text, mark, plain, _ = item
+            if text in NULLS and (plain or not text):
+                fail(mark, "a dependency is empty", "delete the line, or name a package")
+            spec = parse(text, mark, folder)
             specs.setdefault(spec.spelling, spec)
         elif isinstance(item, Mapping):
             if seen is not None:

@@ -34,7 +34,7 @@ _TOO_DEEP = f"values are nested deeper than {MAX_DEPTH} levels"
 
 _ASCII_TEXT = bytes([9, 10, 13, *range(32, 127)])
 # Control characters, surrogates, line separators, bidirectional marks, invisible formatting characters.
-_HIDDEN = re.compile(
+_HIDDEN = (
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
@@ -124,7 +124,7 @@ def _check_text(content: bytes, source: str) -> None:
             f"byte 0x{content[error.start]:02x} is not UTF-8",
             "save the file as UTF-8",
         )
-    if found := _HIDDEN.search(text):
+    if found := re.search(_HIDDEN, text):
         _refuse_character(text[: found.start()], found.group(), source)
 
 
@@ -238,7 +238,7 @@ class _Builder:
             fail(mark, f"the anchor &{event.anchor} is not allowed in a definition", "delete it")
         if event.tag is not None:
             fail(mark, f"the tag {event.tag} is not allowed in a definition", "delete it")
-        if isinstance(event, yaml.ScalarEvent) and (found := _HIDDEN.search(event.value)):
+        if isinstance(event, yaml.ScalarEvent) and (found := re.search(_HIDDEN, event.value)):
             fail(mark, *_hidden(found.group()))
 
     def _mapping(self, children: list[Any], mark: Mark) -> Mapping:

@@ -10,7 +10,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from envbuild.errors import SpecError
 from envbuild.platform import LINUX_AMD64, Platform
@@ -105,8 +105,7 @@ class EnvironmentSpec:
         return replace(self, base=fields.reference(base, _HERE, None), has_base=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(NamedTuple):
     name: str
     folder: Path
     content: bytes

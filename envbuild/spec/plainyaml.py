@@ -25,6 +25,8 @@ _LINE = re.compile(
     re.MULTILINE,
 )
 _WORDS = re.compile(_WORD)
+_MAKE = tuple.__new__
+"""Makes a named tuple of a tuple, without the arguments' passing: most of what is made here is one."""
 _MAX_LINES = 10_000
 _MAX_DEPTH = 8
 
@@ -93,7 +95,7 @@ class _Reader:
                 raise _NotPlainError
             names.add(key)
             self._at += 1
-            name = Scalar(key, Mark(self._source, self._at, indent + 1), True)
+            name = _MAKE(Scalar, (key, _MAKE(Mark, (self._source, self._at, indent + 1)), True, None))
             column = indent + len(key) + len(colon) + 1
             raw = plain or other
             entries.append((name, self._value(raw, column) if raw else self._block(indent, depth)))
@@ -110,7 +112,7 @@ class _Reader:
 
     def _sequence(self, indent: int, depth: int) -> Sequence:
         """Hot path: texts in place, all else by the other methods."""
-        make, source, lines, at = tuple.__new__, self._source, self._lines, self._at
+        make, source, lines, at = _MAKE, self._source, self._lines, self._at
         start, end, prefix, behind = at + 1, len(lines), " " * indent, indent + 1
         items: list[Node] = []
         while at < end:
@@ -142,7 +144,7 @@ class _Reader:
         return Mapping((entry,), mark)
 
     def _value(self, raw: str, column: int) -> Node:
-        mark = Mark(self._source, self._at, column)
+        mark = _MAKE(Mark, (self._source, self._at, column))
         if raw[0] == "[":
             items = [
                 Scalar(found[0], Mark(self._source, self._at, column + found.start()), True)
@@ -150,5 +152,5 @@ class _Reader:
             ]
             return Sequence(tuple(items), mark)
         if raw[0] in "\"'":
-            return Scalar(raw[1:-1], mark, False)
-        return Scalar(raw, mark, True)
+            return _MAKE(Scalar, (raw[1:-1], mark, False, None))
+        return _MAKE(Scalar, (raw, mark, True, None))

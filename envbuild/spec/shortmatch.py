@@ -6,6 +6,7 @@ to it. A test compares the two.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -32,17 +33,21 @@ _ONE = re.compile(
     r")?"
 )
 _TERM = rf"(?:{_OPERATOR}) *+{_VERSION}(?:\.\*)?"
-_SEVERAL = re.compile(rf"{_PLACE}({_NAME}) *+({_TERM}(?: *+, *+{_TERM})++)")
-_EITHER = re.compile(
+# These are compiled when they are first used: many definitions need none of them.
+_SEVERAL = rf"{_PLACE}({_NAME}) *+({_TERM}(?: *+, *+{_TERM})++)"
+_EITHER = (
     rf"{_PLACE}({_NAME})(?: *+(?={_OPERATOR})| ++)((?:{_OPERATOR}|) *+{_VERSION}(?:\.\*)?"
     rf"(?: *+\| *+(?:{_OPERATOR}|) *+{_VERSION}(?:\.\*)?)++)"
 )
-_TERMS = re.compile(rf"({_OPERATOR}|) *+({_VERSION})(\.\*)?")
-_ZERO = re.compile(r"(?<=[a-z])0(?=\.|\Z)")
+_TERMS = rf"({_OPERATOR}|) *+({_VERSION})(\.\*)?"
+_ZERO = r"(?<=[a-z])0(?=\.|\Z)"
 _MAX_LENGTH = 200
 _EXACT = frozenset({None, "=", "=="})
 _DEFAULTS = frozenset({DEFAULTS, NODEFAULTS})
 _RANK = {"==": 0, "=": 1, ">=": 3, ">": 4, "<=": 5, "<": 6, "!=": 7, "!=*": 8}
+
+
+_compiled = functools.cache(re.compile)
 
 
 def read_short(text: str, mark: Mark | None) -> _Members | None:
@@ -69,7 +74,7 @@ def read_short(text: str, mark: Mark | None) -> _Members | None:
 
 def read_short_constraint(text: str) -> str | None:
     """The spelling of a constraint that stands between brackets; None where the full grammar must read it."""
-    if len(text) > _MAX_LENGTH or (match := _TERMS.fullmatch(text)) is None:
+    if len(text) > _MAX_LENGTH or (match := _compiled(_TERMS).fullmatch(text)) is None:
         return None
     operator, version, star = match.groups("")
     return _either([(operator, version, star)])
@@ -93,10 +98,10 @@ def _with_fields(
 
 def _read_more(text: str, mark: Mark | None) -> _Members | None:
     """The same for constraints of several terms."""
-    if match := _SEVERAL.fullmatch(text):
-        version = _several(_TERMS.findall(match[3]))
-    elif match := _EITHER.fullmatch(text):
-        version = _either(_TERMS.findall(match[3]))
+    if match := _compiled(_SEVERAL).fullmatch(text):
+        version = _several(_compiled(_TERMS).findall(match[3]))
+    elif match := _compiled(_EITHER).fullmatch(text):
+        version = _either(_compiled(_TERMS).findall(match[3]))
     else:
         return None
     return _with_fields(match[1], match[2], version, None, mark) if version is not None else None
@@ -136,7 +141,7 @@ def shortest(version: str) -> str:
     """A version without the zeros that the order ignores."""
     while version.endswith(".0"):
         version = version[:-2]
-    return _ZERO.sub("", version) if version.islower() else version
+    return _compiled(_ZERO).sub("", version) if version.islower() else version
 
 
 def _one(operator: str | None, version: str, star: str | None) -> str | None:

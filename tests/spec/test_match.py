@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rattler.exceptions import InvalidMatchSpecError
 
 from envbuild.errors import SpecError
-from envbuild.spec import match, shortmatch
+from envbuild.spec import matchgrammar, shortmatch
 from envbuild.spec.document import Mark
 from envbuild.spec.match import MatchSpec
 from envbuild.spec.version import canonical_constraint
@@ -332,9 +332,9 @@ def test_the_short_ways_give_what_the_grammar_gives(text: str) -> None:
         short = MatchSpec.parse(text)
     except SpecError:
         with pytest.raises(SpecError):
-            match._parse(text, None)
+            matchgrammar.read_match(text, None)
     else:
-        name, version, fields, channel, _ = match._parse(text, None)
+        name, version, fields, channel, _ = matchgrammar.read_match(text, None)
         assert (name, version, fields, channel) == (short.name, short.version, short.fields, short.channel)
         assert short.spelling == shortmatch.spell(name, version, fields)
 
