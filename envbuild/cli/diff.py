@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from envbuild.cli.options import Common
+    from envbuild.digest import Digest
+    from envbuild.lockfile.document import LockFile
+    from envbuild.oci.registry import Registry
+    from envbuild.reference import Tag
 
 Members = dict[str, Any]
 """What is known of one side: the members of a canonical form, and of a lock or an image those beside it."""
@@ -33,8 +37,8 @@ Members = dict[str, Any]
 def diff(first: str, second: str, options: Common) -> int:
     """Say which inputs differ between two definitions, locks or images; exit with 1 if any does.
 
-    An image that was resolved on this machine is known by its definition; of any other one its base, its
-    packages and its variables are compared.
+    An image is known by the lock that is attached to it, or by its definition where it was resolved on this
+    machine; of any other one its base, its packages and its variables are compared.
     """
     with Resolver(options.config, locks=LockPolicy(ignored=True)) as resolver:
         changes = differences(_members(resolver, first, options), _members(resolver, second, options))
@@ -46,10 +50,23 @@ def diff(first: str, second: str, options: Common) -> int:
 def differences(first: Members, second: Members) -> tuple[Change, ...]:
     """The changes between two sides in what is known of both; the keys speak where nothing else does."""
     known = first.keys() & second.keys() - {"key"}
-    changes = compare({name: first[name] for name in known}, {name: second[name] for name in known})
+    left, right = ({name: side[name] for name in known} for side in (first, second))
+    if "packages" in known and not (_hashed(left) and _hashed(right)):
+        left, right = _without_hashes(left), _without_hashes(right)
+    changes = compare(left, right)
     if not changes and first["key"] != second["key"]:
         return (Change("key", "changed", before=first["key"], after=second["key"]),)
     return changes
+
+
+def _hashed(side: Members) -> bool:
+    return all("sha256" in package for package in side["packages"])
+
+
+def _without_hashes(side: Members) -> Members:
+    """A side whose packages are known as an image without a lock tells them."""
+    kept = [{name: package[name] for name in ("name", "version", "build")} for package in side["packages"]]
+    return {**side, "packages": sorted(kept, key=lambda package: package["name"])}
 
 
 def _members(resolver: Resolver, text: str, options: Common) -> Members:
@@ -62,14 +79,19 @@ def _members(resolver: Resolver, text: str, options: Common) -> Members:
 
 
 def _of_lock(path: Path, options: Common) -> Members:
-    from envbuild.lockfile.document import LockFile, distribution_json, package_json
+    from envbuild.lockfile.document import LockFile
 
-    file = LockFile.read(path)
+    return _of_entries(LockFile.read(path), str(path), options)
+
+
+def _of_entries(file: LockFile, name: str, options: Common) -> Members:
+    from envbuild.lockfile.document import distribution_json, package_json
+
     wanted = options.overrides["platforms"]
     entries = [entry for entry in file.entries if wanted is None or entry.lock.platform in wanted]
     if len(entries) != 1:
         known = ", ".join(str(entry.lock.platform) for entry in file.entries)
-        raise SpecError(f"the lock is for {known}", source=str(path), hint="say which with --platform")
+        raise SpecError(f"{name} is for {known}", hint="say which with --platform")
     (entry,) = entries
     packages = [package_json(package) for package in entry.lock.packages]
     wheels = [distribution_json(wheel) for wheel in entry.pip]
@@ -83,6 +105,8 @@ def _of_image(resolver: Resolver, text: str, options: Common) -> Members:
     found = parse_reference(text)
     wanted = found.digest if isinstance(found, ImageReference) else found.tag
     registry = resolver.registries.open(found.repository).by(Deadline.after(options.config.timeout))
+    if (lock := _attached(registry, wanted)) is not None:
+        return _of_entries(lock, text, options)
     document = describe(registry, registry.get_manifest(wanted))
     annotations: Mapping[str, str] = document["annotations"]
     key = annotations.get(KEY_ANNOTATION)
@@ -101,6 +125,16 @@ def _of_image(resolver: Resolver, text: str, options: Common) -> Members:
         members["packages"] = packages
         del members["lock key"]  # what differs is told package by package
     return members | (resolver.index.form(key) or {})
+
+
+def _attached(registry: Registry, wanted: Tag | Digest) -> LockFile | None:
+    """The lock that is attached to an image or to those of an index, or None."""
+    from envbuild.restore import attached_lock
+
+    try:
+        return attached_lock(registry, wanted)
+    except SpecError:
+        return None
 
 
 def _packages(layers: list[dict[str, Any]]) -> list[dict[str, str]] | None:
