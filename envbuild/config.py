@@ -72,6 +72,7 @@ class Config:
         step_timeout: Seconds that the Docker steps of one build may take together, or None.
         step_memory: Bytes of memory that each Docker step may use, or None; may be text, as ``2g``.
         step_cpus: Processors that each Docker step may use (0.5 is half of one), or None.
+        step_disk: Bytes that the layers of one build's steps may have together, or None; may be text.
         step_network: ``none`` keeps Docker steps from the network.
         cache_dir: The folder of the index, the locks and the repodata; disposable.
     """
@@ -103,6 +104,7 @@ class Config:
     step_timeout: float | None = None
     step_memory: int | None = None
     step_cpus: float | None = None
+    step_disk: int | None = None
     step_network: StepNetwork = "default"
     cache_dir: Path = field(default_factory=_default_cache)
 
@@ -339,6 +341,7 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "step_timeout": _seconds,
     "step_memory": _bytes,
     "step_cpus": _processors,
+    "step_disk": _bytes,
     "step_network": _choice(StepNetwork),
     "cache_dir": _folder,
 }

@@ -179,7 +179,7 @@ def unpack_image(
         IntegrityError: The archive is not one image, or a layer is not what the config says.
         BuildLimit: The kept layers have more bytes than ``max_bytes``.
     """
-    spool = _Spool(folder, frozenset(known), needles, overlap)
+    spool = _Spool(folder, frozenset(known), needles, overlap, max_bytes)
     try:
         with tarfile.open(fileobj=stream, mode="r|") as files:
             for entry in files:
@@ -195,9 +195,21 @@ def unpack_image(
     size = sum(
         layer.path.stat().st_size for layer in layers if layer.path is not None and layer.diff_id not in known
     )
-    if max_bytes is not None and size > max_bytes:
-        raise BuildLimit(f"the steps wrote {size} bytes, at most {max_bytes} are allowed")
+    check_size(size, max_bytes)
     return SavedImage(config, layers)
+
+
+def check_size(size: int, max_bytes: int | None) -> None:
+    """Hold the bytes of new layers against the limit.
+
+    Raises:
+        BuildLimit: There are more.
+    """
+    if max_bytes is not None and size > max_bytes:
+        raise BuildLimit(
+            f"the steps wrote {size} bytes, at most {max_bytes} are allowed",
+            hint="raise step_disk, or make the steps write less",
+        )
 
 
 def diff_ids(config: bytes) -> tuple[Digest, ...]:
@@ -223,9 +235,15 @@ class _Spool:
     """Keeps the files of an archive under numbers, and its links as links."""
 
     def __init__(
-        self, folder: Path, known: frozenset[Digest], needles: Callable[[bytes], frozenset[str]], overlap: int
+        self,
+        folder: Path,
+        known: frozenset[Digest],
+        needles: Callable[[bytes], frozenset[str]],
+        overlap: int,
+        max_bytes: int | None,
     ) -> None:
         self._folder, self._known, self._needles, self._overlap = folder, known, needles, overlap
+        self._max_bytes, self._kept = max_bytes, 0
         self._files: dict[str, _Spooled] = {}
         self._links: dict[str, str] = {}
         self._count = 0
@@ -237,8 +255,13 @@ class _Spool:
         elif entry.islnk():
             self._links[name] = posixpath.normpath(entry.linkname)
         elif entry.isreg() and (content := files.extractfile(entry)) is not None:
-            self._files[name] = self._write(content)
-            if self._files[name].digest in self._known and entry.size > _SMALL:
+            small = entry.size <= _SMALL
+            fits = small or self._max_bytes is None or self._kept + entry.size <= self._max_bytes
+            self._files[name] = self._write(content) if fits else self._passed(content)
+            if self._files[name].digest not in self._known:
+                self._kept += 0 if small else entry.size
+                check_size(self._kept, self._max_bytes)
+            elif fits and not small:
                 self._files[name].path.unlink()
 
     def _write(self, content: Any) -> _Spooled:
@@ -252,6 +275,12 @@ class _Spool:
                 found |= self._needles(before + chunk)
                 before = chunk[-self._overlap :] if self._overlap else b""
         return _Spooled(path, Digest(seen.hexdigest()), found)
+
+    def _passed(self, content: Any) -> _Spooled:
+        """Something too big to be kept; of the base's layers only the digest is needed."""
+        self._count += 1
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+        return _Spooled(self._folder / str(self._count), Digest(digest), frozenset())
 
     def _find(self, name: str) -> _Spooled:
         name = posixpath.normpath(name)

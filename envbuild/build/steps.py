@@ -140,7 +140,7 @@ class StepsBuilder:
 
         config = self.config
         network: Literal["none"] | None = "none" if config.step_network == "none" else None
-        return Limits(config.step_memory, config.step_cpus, config.step_timeout, network=network)
+        return Limits(config.step_memory, config.step_cpus, config.step_timeout, config.step_disk, network)
 
     def _build(
         self, base: BaseImage, steps: Steps, platform: Platform, name: str, deadline: Deadline

@@ -186,7 +186,7 @@ class _Build:
             return unpack_image(
                 archive,
                 folder,
-                known=diff_ids(base.config),
+                known={*diff_ids(base.config), *(layer.digest for layer in base.manifest.layers)},
                 needles=self.secrets.found_in,
                 overlap=self.secrets.overlap,
                 max_bytes=self.work.limits.disk,

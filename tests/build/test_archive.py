@@ -157,6 +157,18 @@ def test_a_limit_counts_new_layers_only(tmp_path: Path) -> None:
         unpack_image(saved(files, ["1", "2"]), tmp_path / "b", known=[Digest.of(ONE)], max_bytes=limit - 1)
 
 
+def test_a_big_layer_beyond_the_limit_is_not_kept(tmp_path: Path) -> None:
+    big = tar_of({"big": bytes(3 << 20)})
+    files = {"config.json": config_of(big, TWO), "1": big, "2": TWO}
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    found = unpack_image(saved(files, ["1", "2"]), tmp_path / "a", known=[Digest.of(big)], max_bytes=1 << 20)
+    assert [layer.path is None for layer in found.layers] == [True, False]
+    with pytest.raises(BuildLimit, match="at most 1048576"):
+        unpack_image(saved(files, ["1", "2"]), tmp_path / "b", max_bytes=1 << 20)
+    assert all(path.stat().st_size < 1 << 20 for path in (tmp_path / "b").iterdir())
+
+
 def test_needles_are_found_across_pieces(tmp_path: Path) -> None:
     layer = tar_of({"file": bytes((1 << 20) - 512 - 3) + b"needle" + bytes(5000)})
     assert b"needle" not in layer[: 1 << 20]

@@ -25,6 +25,7 @@ from envbuild.progress import Event
 from envbuild.reference import Repository
 from envbuild.resolver import Resolver
 from parts.buildkit import VARIABLE, BuildKit, buildkitd
+from parts.processes import gone_within
 from parts.programs import program
 from tiny import make_base_of
 from wheel_world import spec, wheel_world
@@ -154,15 +155,7 @@ def test_failures_and_limits(far: BuildxBuilder) -> None:
     with pytest.raises(BuildLimit):
         far.run_steps(base, f"RUN sleep {seconds}\n", limits=Limits(seconds=3))
     assert time.monotonic() - begun < 20
-    limit = time.monotonic() + 15
-    while running(f"sleep {seconds}") and time.monotonic() < limit:
-        time.sleep(0.1)
-    assert not running(f"sleep {seconds}")
-
-
-def running(command: str) -> bool:
-    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return any(line.endswith(command) and "python" not in line for line in found.splitlines())
+    gone_within(15, f"sleep {seconds}")
 
 
 @pytest.mark.nightly

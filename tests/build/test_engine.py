@@ -34,6 +34,7 @@ from envbuild.deadline import Deadline
 from envbuild.digest import Digest
 from envbuild.errors import BuildError, BuildLimit, DeadlineExceeded, IntegrityError
 from envbuild.oci.manifest import Manifest, encode
+from parts.processes import gone_within, runs_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -253,32 +254,11 @@ def test_an_interrupted_build_leaves_nothing(engine: DockerEngine, docker: Engin
         env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)},
         stderr=subprocess.PIPE,
     )
-    limit = time.monotonic() + 30
-    while not running(f"sleep {seconds}") and time.monotonic() < limit:
-        time.sleep(0.05)
-    assert running(f"sleep {seconds}")
+    runs_within(30, f"sleep {seconds}")
     process.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
     gone_within(10, f"sleep {seconds}")
     assert list(tmp_path.iterdir()) == []
-
-
-def running(command: str) -> bool:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            continue
-        if words.endswith(command) and "python" not in words:
-            return True
-    return False
-
-
-def gone_within(seconds: float, command: str) -> None:
-    limit = time.monotonic() + seconds
-    while running(command) and time.monotonic() < limit:
-        time.sleep(0.05)
-    assert not running(command)
 
 
 def test_two_builds_at_once(docker: Engine, base: StepsBase) -> None:

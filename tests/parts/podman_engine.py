@@ -97,6 +97,7 @@ class PodmanEngine(DockerEngine):
         (folder / "auth.json").write_text("{}")
         (folder / "storage.conf").write_text(
             f'[storage]\ndriver = "overlay"\nrunroot = "{folder}/run"\ngraphroot = "{folder}/graph"\n'
+            '[storage.options.overlay]\nskip_mount_home = "true"\n'
         )
 
     def _process(self) -> int | None:
