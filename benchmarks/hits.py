@@ -1,4 +1,7 @@
-"""What a hit costs as a process, beside the imports that any such tool has."""
+"""What a hit costs as a process, beside the imports that any such tool has.
+
+The processes start in the definition's folder, which holds no ``pyproject.toml`` to be read.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +45,11 @@ def _run(folder: Path, turns: int) -> None:
             *(sys.executable, "-m", "envbuild", "resolve", "--index-ttl", "0", str(spec))
         ],
     }
-    timed(cases["`envbuild resolve`, index hit"], settings)
+    timed(cases["`envbuild resolve`, index hit"], settings, folder)
     seen: dict[str, list[Figure]] = {name: [] for name in cases}
     for _ in range(turns):
         for name, command in cases.items():
-            seen[name].append(timed(command, settings))
+            seen[name].append(timed(command, settings, folder))
     floor = median(next(iter(seen.values())))
     rows = []
     for name, figures in seen.items():
