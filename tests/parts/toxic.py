@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from parts.fault_server import Asked, Call
     from parts.registry_server import RegistryServer
 
-PATIENT, HASTY = 60.0, 8.0
+PATIENT, HASTY = 90.0, 8.0
 """Seconds for a call that must succeed, and for one that need not."""
 MARGIN = 5.0
 
@@ -83,7 +83,7 @@ class Laboratory:
     key: Key
     foreign: bytes
     settings: Settings = field(
-        default_factory=lambda: Settings(connect_timeout=2.0, read_timeout=1.5, retries=4)
+        default_factory=lambda: Settings(connect_timeout=5.0, read_timeout=2.0, retries=4)
     )
 
     @classmethod

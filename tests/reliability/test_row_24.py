@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def laboratory(tmp_path_factory: pytest.TempPathFactory, registry: RegistryServer) -> Iterator[Laboratory]:
     with proxying(registry.port, "127.0.0.1:9") as proxy:
         made = Laboratory.make(tmp_path_factory.mktemp("cut"), registry, proxy)
-        yield replace(made, settings=replace(made.settings, retries=0))
+        yield replace(made, settings=replace(made.settings, retries=0, read_timeout=30.0))
 
 
 @pytest.fixture(autouse=True)
@@ -114,12 +114,12 @@ def every(
                 return
 
 
-def test_a_copy_is_cut_after_every_second_request(laboratory: Laboratory) -> None:
-    every(laboratory, push, "push", 2)
+def test_a_copy_is_cut_after_every_third_request(laboratory: Laboratory) -> None:
+    every(laboratory, push, "push", 3)
 
 
-def test_a_build_is_cut_after_every_eleventh_request(laboratory: Laboratory) -> None:
-    every(laboratory, build, "build", 11)
+def test_a_build_is_cut_after_every_13th_request(laboratory: Laboratory) -> None:
+    every(laboratory, build, "build", 13)
 
 
 @pytest.mark.nightly

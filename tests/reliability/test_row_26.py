@@ -147,6 +147,7 @@ def test_a_peer_on_another_machine(
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("same_machine", [True, False])
 def test_a_peer_500_times(
     world: World, registry: RegistryServer, monkeypatch: pytest.MonkeyPatch, same_machine: bool
