@@ -45,7 +45,7 @@ def run(repeats: int) -> None:
 def _run(folder: Path, server: RegistryServer, repeats: int) -> None:
     world = World.make(folder)
     config = replace(world.config, workspace=server.repository("envs"), jobs=8)
-    _fill(config, world)
+    _fill(replace(config, attach=False), world)
     rows = []
     for title, attach in (("image, recipe and tags", False), ("with definition, lock and provenance", True)):
         names = [f"new-{turn}-{attach}" for turn in range(repeats)]
