@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from cli_calls import Call
+from engine_bases import small_system
 from envbuild.attach import lock_artifact
 from envbuild.lockfile.document import LockFile
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest
 from envbuild.oci.referrers import attach, referrers
-from envbuild.reference import ImageReference
-from tiny import World
+from envbuild.reference import ImageReference, Repository
+from parts.docker_engine import DockerEngine
+from tiny import World, make_base_of
 from tiny_wheels import TinyWheel, index
 from wheel_world import put
 from wheel_world import spec as wheel_spec
@@ -144,6 +146,25 @@ def test_an_index_has_the_locks_of_its_images(
 def _manifests(image: str) -> tuple:  # type: ignore[type-arg]
     reference = ImageReference.parse(image)
     return LayoutRegistry(reference.repository).get_manifest(reference.digest).manifests  # type: ignore[union-attr]
+
+
+@pytest.mark.xdist_group("engine")
+def test_steps_are_taken_from_where_the_image_is(
+    world: World, call: Call, monkeypatch: pytest.MonkeyPatch, engine: DockerEngine
+) -> None:
+    make_base_of(Repository.parse(f"oci:{world.root}/bases"), "system", small_system(), User="root")
+    monkeypatch.setenv("ENVBUILD_DOCKER_HOST", engine.host)
+    path = world.root / "envbuild.yaml"
+    path.write_text(
+        f"base: oci:{world.root}/bases:system\nsteps: RUN head -c 20 /dev/urandom > /random\n"
+        "conda: {channels: [tiny], dependencies: [tool]}\n"
+    )
+    image = resolved(call, path)
+    forgotten(world, path)
+    elsewhere(world, monkeypatch)
+    answer = call("build", "--from-lock", image)
+    assert answer.code == 0, answer.err
+    assert answer.out.strip().endswith(str(ImageReference.parse(image).digest))
 
 
 def test_an_image_without_a_lock_says_so(world: World, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
