@@ -253,7 +253,7 @@ def resolve_wheels(
     return solution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WheelComposer(Composer):
     """Makes wheels' layers.
 
