@@ -18,9 +18,11 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests"), str(ROOT / "fixtu
 
 def main() -> None:
     """Run the groups that the command line asks for."""
+    import big
     import builds
     import hits
     import keys
+    import pulls
     import rebases
     import registry
 
@@ -29,6 +31,8 @@ def main() -> None:
         "hits": hits.run,
         "registry": registry.run,
         "builds": builds.run,
+        "pulls": pulls.run,
+        "big": big.run,
         "rebases": rebases.run,
     }
     parser = argparse.ArgumentParser(description=__doc__)

@@ -16,6 +16,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -192,6 +193,47 @@ def test_memory_stays_bounded_for_the_biggest_packages(tmp_path: Path, served: s
     (rss,) = (int(line.split()[1]) for line in lines if line.startswith("rss "))
     assert rss <= RSS, f"{rss // MEGABYTE} MiB"
     assert left_in(world, tmp_path / "tmp") == []
+
+
+@pytest.fixture(scope="session")
+def torch_alias() -> str:
+    """The URL of the channels ``torch`` and ``fixtures``."""
+    root = Path(__file__).resolve().parent.parent.parent
+    made = subprocess.run(
+        [sys.executable, root / "fixtures" / "torchchannel.py"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return made.stdout.strip()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_pytorch_and_all_that_goes_with_it_stay_within_bounds(tmp_path: Path, torch_alias: str) -> None:
+    world = World.make(tmp_path)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    spec = world.spec(
+        "python=3.11", "torch", "numpy", "scipy", "pandas", "scikit-learn", "pyarrow", "matplotlib", "sympy",
+        channels=["torch", "fixtures", "nodefaults"],
+    )  # fmt: skip
+    for phase in ("layer torch", "layer pyarrow", "push"):
+        process = start(world, torch_alias, spec, temporary)
+        for line in said(process):
+            if line.startswith(phase) and line.endswith(("progress\n", "done\n")):
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        said(process).close()
+        assert left_in(world, temporary) == []
+        assert not [tag for tag in world.layout().tags() if str(tag).startswith("k1-")]
+        assert_whole(world)
+    world = replace(world, config=world.other_machine())
+    process = start(world, torch_alias, spec, temporary)
+    lines = process.communicate()[0].splitlines()
+    assert process.returncode == 0
+    (rss,) = (int(line.split()[1]) for line in lines if line.startswith("rss "))
+    assert rss <= RSS, f"{rss // MEGABYTE} MiB"
+    assert left_in(world, temporary) == []
+    assert_whole(world)
 
 
 def test_a_killed_build_leaves_no_file_and_the_next_one_goes_on(tmp_path: Path, served: str) -> None:
