@@ -163,6 +163,7 @@ def test_projects_and_archives_become_wheels(machine: Machine) -> None:
     assert about(other, "second") == about(image, "second")
 
 
+@pytest.mark.nightly
 def test_the_builder_docker_has_the_same(machine: Machine) -> None:
     put(machine.root / "first", project("first", "3.0"))
     path = machine.spec("./first")
