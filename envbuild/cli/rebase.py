@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from envbuild.deadline import Deadline
 from envbuild.errors import EnvbuildError
 from envbuild.reference import parse_reference
 from envbuild.resolver import Resolver
+from envbuild.spec.fields import reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +47,7 @@ def rebase(images: tuple[str, ...], new: str, every: bool, old: str | None, opti
         raise click.UsageError("--all and --from go together")
     started = time.monotonic()
     deadline = Deadline.after(options.config.timeout)
-    base = None if new == "scratch" else parse_reference(new)
+    base = reference(new, Path.cwd(), None)
     code = count = 0
     from envbuild.build.rebase import Failed, Rebaser
 

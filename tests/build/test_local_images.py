@@ -16,6 +16,7 @@ from envbuild.build.archive import image_chunks, unpack_image
 from envbuild.build.bases import Bases
 from envbuild.build.engine import Engine
 from envbuild.build.local_images import FOLDER, LocalImages
+from envbuild.build.steps_image import StepsBase
 from envbuild.cli import run
 from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE
@@ -47,9 +48,14 @@ class Images:
         self.engine = engine
         self.folder = folder
         self.name = f"envbuild-test-{uuid.uuid4().hex}"
-        self.base = base_of(SYSTEM, tar_of({"first": b"1"}))
+        self.base = self.first("gzip")
         with Engine.connect(engine.host) as connected:
             connected.load(self.base, f"{self.name}:first")
+
+    def first(self, compression: str) -> StepsBase:
+        """An image that no other test has, so that all its images can be removed by their IDs."""
+        layers = SYSTEM, tar_of({"first": b"1"})
+        return base_of(*layers, compression=compression, settings={"Labels": {"of": self.name}})
 
     def build(self, tag: str, *lines: str) -> str:
         """Have the engine build on the first image; gives the new one's ID."""
@@ -70,7 +76,7 @@ def images(engine: DockerEngine, tmp_path: Path) -> Iterator[Images]:
     (tmp_path / "context").mkdir()
     found = Images(engine, tmp_path / "context")
     yield found
-    listed = engine.docker("image", "ls", "-q", found.name).stdout.split()
+    listed = engine.docker("image", "ls", "-q", "--filter", f"label=of={found.name}").stdout.split()
     engine.docker("image", "rm", "-f", *dict.fromkeys(listed), check=False)
 
 
@@ -110,7 +116,7 @@ def test_the_digest_is_of_config_and_uncompressed_layers_however_they_are_stored
     ]
     # The containerd store hands out the layers as they were compressed, in an archive of the same form.
     for compression in ("gzip", "none"):
-        image = base_of(SYSTEM, tar_of({"first": b"1"}), compression=compression)
+        image = images.first(compression)
         chunks = image_chunks(image.config, image.manifest.layers, image.open_blob, "any:tag")
         (folder := tmp_path / compression).mkdir()
         saved = unpack_image(io.BytesIO(b"".join(chunks)), folder)
@@ -205,6 +211,21 @@ def test_a_lock_holds_the_base_though_its_name_moves(world: World, images: Image
         assert resolver.key(spec) == before
         assert resolver.resolve(spec).source is Source.BUILT
         assert resolver.key(world.root / "envbuild.lock") == before
+
+
+def test_environments_are_rebased_onto_it(
+    world: World, images: Images, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images.build("made", "ENV A=1")
+    with Resolver(world.config) as resolver:
+        old = resolver.resolve(definition(world, images.reference("first"))).reference
+    words = ["--workspace", str(world.config.workspace), "--cache-dir", str(world.config.cache_dir)]
+    words += ["--docker-host", images.engine.host, "--base", images.reference("made"), str(old)]
+    assert run(["rebase", "--quiet", *words]) == 0
+    rebased = capfd.readouterr().out
+    with Resolver(world.other_machine()) as resolver:
+        found = resolver.resolve(definition(world, images.reference("made")), build=False)
+    assert str(found.reference) in rebased
 
 
 def test_what_is_no_such_image_is_refused(world: World, images: Images) -> None:
