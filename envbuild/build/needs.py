@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 from envbuild.errors import SolveError
 from envbuild.pip.tags import LEGACY
-from envbuild.spec.version import Version, parse_constraint
+from envbuild.spec.constraint import parse_constraint
+from envbuild.spec.version import Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from envbuild.build.recipe import Recipe
     from envbuild.lock import PipDistribution
-    from envbuild.spec.version import Term
+    from envbuild.spec.constraint import Term
 
 _MANYLINUX: Final = re.compile(r"manylinux_2_(\d+)_\w+")
 _LEGACY: Final = {name: minor for minor, name in LEGACY.items()}

@@ -7,7 +7,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from envbuild.lint.rule import NOTE, WARNING, by_name, dependencies_of, requirements_of, rule
-from envbuild.spec.version import Term, Version, parse_constraint
+from envbuild.spec.constraint import Term, parse_constraint
+from envbuild.spec.version import Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

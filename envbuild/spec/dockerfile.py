@@ -6,18 +6,17 @@ different age read one text in different ways, the text is refused, so that what
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from envbuild.spec.arguments import read_arguments
 from envbuild.spec.document import Mark, fail
+from envbuild.spec.flags import take_flags, unknown
 from envbuild.spec.instruction import COMMANDS, LISTS, Heredoc, Instruction
-from envbuild.spec.quoting import quote_value, split_words, unquote
+from envbuild.spec.quoting import split_words, unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
 _KEYWORDS = (
     COMMANDS
@@ -32,23 +31,6 @@ _REFUSED = {
         "write the instruction itself, or leave it out",
     ),
 }
-_FLAGS: dict[str, frozenset[str]] = {
-    "RUN": frozenset({"mount", "network", "security"}),
-    "COPY": frozenset({"chmod", "chown", "exclude", "from", "link", "parents"}),
-    "ADD": frozenset({"checksum", "chmod", "chown", "exclude", "keep-git-dir", "link", "unpack"}),
-    "HEALTHCHECK": frozenset({"interval", "retries", "start-interval", "start-period", "timeout"}),
-}
-_SWITCHES = frozenset({"keep-git-dir", "link", "parents", "unpack"})
-_MOUNT_NAMES = {
-    "destination": "target",
-    "dst": "target",
-    "src": "source",
-    "ro": "readonly",
-    "rw": "readwrite",
-}
-_MOUNT_SWITCHES = frozenset({"readonly", "readwrite", "required"})
-_REPEATED = frozenset({"exclude", "mount"})
-
 MAX_INSTRUCTION = (1 << 17) - 1
 """Linux passes no longer command to a shell."""
 MAX_INSTRUCTIONS = 2000
@@ -60,9 +42,6 @@ _ODD_SPACE = re.compile(r"[^\S \t\n]")
 _DIRECTIVE = re.compile(r"#\s*(syntax|escape|check)\s*=", re.IGNORECASE)
 _OPEN_HEREDOC = re.compile(r".*<<-?")
 _HEREDOC = re.compile(r"[0-9]*<<(-?)([^<]+)")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
-_FLAG_WORD = re.compile(r"(?:\\.|\"[^\"\\]*\"|'[^'\\]*'|[^\s\"'\\])++(?=\s|\Z)")
-_PORT = re.compile(r"([0-9]{1,5}(?:-[0-9]{1,5})?)(?:/(tcp|udp|sctp))?", re.IGNORECASE)
 
 
 def parse_instructions(
@@ -206,11 +185,11 @@ class _Parser:
         if keyword in self._refused:
             fail(mark, *self._refused[keyword])
         if keyword not in _KEYWORDS:
-            _unknown(mark, "instruction", keyword, _KEYWORDS)
-        flags, body = _take_flags(rest, keyword, mark)
+            unknown(mark, "instruction", keyword, _KEYWORDS)
+        flags, body = take_flags(rest, keyword, mark)
         if not body:
             fail(mark, f"{keyword} has no arguments", f"write something after {keyword}, or remove the line")
-        arguments, exec_form, is_json = _arguments(keyword, body, mark)
+        arguments, exec_form, is_json = read_arguments(keyword, body, mark)
         heredocs: tuple[Heredoc, ...] = ()
         if keyword in _WITH_HEREDOCS and not is_json and "<<" in body:
             heredocs = tuple(self._heredocs(body, mark))
@@ -245,178 +224,3 @@ class _Parser:
         else:
             fail(mark, f"the heredoc {name!r} has no end", f"add a line that holds only {name}")
         return Heredoc(name, "".join(content), expand, strip_tabs)
-
-
-def _unknown(mark: Mark, what: str, name: str, known: Iterable[str]) -> NoReturn:
-    near = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
-    fail(mark, f"unknown {what} {name[:40]!r}", hint)
-
-
-def _take_flags(rest: str, keyword: str, mark: Mark) -> tuple[tuple[str, ...], str]:
-    """Split off the leading ``--flag`` words, with their quotes and escapes taken away."""
-    flags: list[tuple[str, str]] = []
-    rest = rest.strip(" \t")
-    while rest.startswith("--"):
-        if not (found := _FLAG_WORD.match(rest)):
-            fail(
-                mark,
-                f"a flag of {keyword} has an open quote, or a backslash inside quotes",
-                "quote it simply",
-            )
-        rest = rest[found.end() :].strip(" \t")
-        word = unquote(found[0])
-        if word == "--":
-            break
-        flags.append(_flag(word, keyword, mark))
-    kept = sorted((flag for flag in flags if flag[1]), key=lambda flag: flag[0])
-    _no_repeats(kept, keyword, mark)
-    return tuple(f"{name}={value}" for name, value in kept), rest
-
-
-def _flag(word: str, keyword: str, mark: Mark) -> tuple[str, str]:
-    """One flag as name and value; a value that says the default is empty."""
-    name, equals, value = word[2:].partition("=")
-    known = _FLAGS.get(keyword, frozenset())
-    if name not in known:
-        _unknown(mark, f"flag of {keyword}", f"--{name}", {f"--{flag}" for flag in known})
-    if not value.isascii() or "<" in value:
-        fail(mark, f"--{name} of {keyword} holds '<' or characters outside ASCII", "use plain ASCII")
-    if name in _SWITCHES:
-        if value not in {"", "true", "false"} or (equals and not value):
-            fail(mark, f"--{name} is {value!r}", f"write --{name} or --{name}=false")
-        # unpack has no default of its own: archives are unpacked by their place, so both answers count
-        return name, "" if value == "false" and name != "unpack" else value or "true"
-    if not value:
-        fail(mark, f"--{name} of {keyword} has no value", f"write --{name}=VALUE")
-    if name == "mount":
-        return name, _mount(value, mark)
-    return name, "" if (name, value) in {("network", "default"), ("security", "sandbox")} else value
-
-
-def _mount(value: str, mark: Mark) -> str:
-    """The fields of a mount, sorted, under their first names."""
-    fields: dict[str, str] = {}
-    for part in value.split(","):
-        name, equals, content = part.partition("=")
-        name = _MOUNT_NAMES.get(name.lower(), name.lower())
-        if not name or '"' in part or (not equals and name not in _MOUNT_SWITCHES):
-            fail(
-                mark, f"--mount field {part[:40]!r}", "write NAME=VALUE, separated by commas, without quotes"
-            )
-        if name in fields:
-            fail(mark, f"--mount has {name} twice", "keep one")
-        fields[name] = content if equals else "true"
-    fields.setdefault("type", "bind")
-    return ",".join(f"{name}={content}" for name, content in sorted(fields.items()))
-
-
-def _no_repeats(flags: list[tuple[str, str]], keyword: str, mark: Mark) -> None:
-    for (name, _), (following, _) in itertools.pairwise(flags):
-        if name == following and name not in _REPEATED:
-            fail(mark, f"--{name} of {keyword} is given twice", "keep one")
-
-
-def _arguments(keyword: str, body: str, mark: Mark) -> tuple[tuple[str, ...], bool, bool]:
-    """The canonical arguments, whether a command is in exec form, and whether the body was JSON."""
-    if keyword in _WORDS:
-        return _WORDS[keyword](keyword, body, mark), False, False
-    if keyword == "HEALTHCHECK":
-        return _health(body, mark)
-    array = _json_array(keyword, body, mark)
-    if keyword in LISTS:
-        words = array if array is not None else tuple(body.split())
-        if keyword != "VOLUME" and len(words) < 2:
-            fail(mark, f"{keyword} needs a source and a destination", f"write {keyword} SOURCE DESTINATION")
-        return tuple(sorted(set(words))) if keyword == "VOLUME" else words, False, array is not None
-    if keyword == "SHELL" and not array:
-        fail(mark, "SHELL takes a JSON array", 'write SHELL ["/bin/bash", "-c"]')
-    if keyword == "RUN" and array == ():
-        fail(mark, "RUN has an empty command", "write the command")
-    return (body,) if array is None else array, array is not None and keyword != "SHELL", array is not None
-
-
-def _text(_keyword: str, body: str, _mark: Mark) -> tuple[str, ...]:
-    return (body,)
-
-
-def _ports(_keyword: str, body: str, mark: Mark) -> tuple[str, ...]:
-    return tuple(sorted({_port(word, mark) for word in body.split()}))
-
-
-def _json_array(keyword: str, body: str, mark: Mark) -> tuple[str, ...] | None:
-    """The strings of a JSON array; None where the body is something else, which is then shell form."""
-    if not body.startswith("["):
-        return None
-    try:
-        items = json.loads(body, parse_constant=_no_constant)
-    except ValueError:
-        return None
-    except RecursionError:
-        fail(mark, f"the JSON array of {keyword} is too deep", "write a flat array of strings")
-    if not all(isinstance(item, str) for item in items):
-        fail(mark, f"the JSON array of {keyword} holds something other than strings", "quote each item")
-    if any("\0" in item or re.search("[\ud800-\udfff]", item) for item in items):
-        fail(mark, f"the JSON array of {keyword} holds a NUL or half a surrogate pair", "remove it")
-    return tuple(items)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-def _health(body: str, mark: Mark) -> tuple[tuple[str, ...], bool, bool]:
-    kind, _, rest = re.sub(r"\s+", " ", body, count=1).partition(" ")
-    if kind.upper() == "NONE" and not rest:
-        return ("NONE",), False, False
-    if kind.upper() != "CMD" or not rest.strip():
-        fail(mark, f"HEALTHCHECK {kind[:40]!r}", "write HEALTHCHECK CMD COMMAND, or HEALTHCHECK NONE")
-    array = _json_array("HEALTHCHECK", rest.strip(), mark)
-    return ("CMD", *(array if array is not None else (rest.strip(),))), array is not None, array is not None
-
-
-def _port(word: str, mark: Mark) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_${}:/-]*\$[A-Za-z0-9_${}:/-]*", word):
-        return word
-    if not (found := _PORT.fullmatch(word)):
-        fail(mark, f"EXPOSE {word[:40]!r} is no port", "write a number, or 53/udp")
-    return f"{found[1]}/{(found[2] or 'tcp').lower()}"
-
-
-def _pairs(keyword: str, body: str, mark: Mark) -> tuple[str, ...]:
-    """``NAME="value"`` words from either form of ENV and LABEL, or from ARG, which may have no value."""
-    words = split_words(body)
-    if words is None:
-        fail(mark, f"{keyword} has a quote that is not closed", "close the quote")
-    if keyword != "ARG" and "=" not in words[0]:
-        name, *value = re.split(r"[ \t]+", body, maxsplit=1)
-        if not value:
-            fail(mark, f"{keyword} {name[:40]!r} has no value", f"write {keyword} {name[:40]}=VALUE")
-        return (f"{_name(name, keyword, mark)}={quote_value(value[0], mark, whole=True)}",)
-    return tuple(_pair(keyword, word, mark) for word in words)
-
-
-def _pair(keyword: str, word: str, mark: Mark) -> str:
-    name, equals, raw = word.partition("=")
-    if not equals and keyword != "ARG":
-        fail(mark, f"{keyword} word {word[:40]!r} has no '='", "write NAME=VALUE; quote values with spaces")
-    return _name(name, keyword, mark) + (f"={quote_value(raw, mark)}" if equals else "")
-
-
-def _name(raw: str, keyword: str, mark: Mark) -> str:
-    name = raw[1:-1] if len(raw) > 2 and raw[0] == raw[-1] and raw[0] in "\"'" else raw
-    if not _NAME.fullmatch(name):
-        fail(mark, f"{keyword} name {raw[:40]!r}", "use letters, digits and '_', '.', '-' or '/'")
-    return name
-
-
-_WORDS: dict[str, Callable[[str, str, Mark], tuple[str, ...]]] = {
-    "ARG": _pairs,
-    "ENV": _pairs,
-    "EXPOSE": _ports,
-    "LABEL": _pairs,
-    "MAINTAINER": _text,
-    "STOPSIGNAL": _text,
-    "USER": _text,
-    "WORKDIR": _text,
-}

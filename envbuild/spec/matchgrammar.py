@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from envbuild.errors import SpecError
 from envbuild.spec.channel import Channel, file_url, is_subdir, redact, split_credentials
+from envbuild.spec.constraint import canonical_constraint, parse_constraint, spell_constraint
 from envbuild.spec.document import describe
 from envbuild.spec.shortmatch import read_short_constraint
-from envbuild.spec.version import canonical_constraint, parse_constraint, spell_constraint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,52 +7,20 @@ variable, a file on the web) is refused.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from envbuild.spec.document import Mark, fail
-from envbuild.spec.requirement import (
-    PipRequirement,
-    canonical_name,
-    check_hash,
-    is_remote,
-    local_path,
-    public_url,
-    read_local,
-    read_requirement,
-    strip_credentials,
-)
+from envbuild.spec.collector import Collector, logical_lines
+from envbuild.spec.document import fail
+from envbuild.spec.requirement import PipRequirement
 from envbuild.spec.shortrequirement import read_short_requirement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from envbuild.spec.document import Mark
     from envbuild.spec.requirement import LocalSource
-
-MAX_BYTES = 1 << 20
-MAX_LINE = 1 << 16
-MAX_DEPTH = 32
-MAX_FILES = 1000
-_UNSAFE = re.compile(
-    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-_COMMENT = re.compile(r"(?:^|\s+)#.*\Z")
-_OPTION = re.compile(r"(--[A-Za-z0-9-]+|-[A-Za-z])(?:[=\s]\s*|(?=\S)|\Z)(.*)", re.DOTALL)
-_HASH_OPTION = re.compile(r"\s--hash[=\s]\s*(\S+)")
-_STRAY = re.compile(r"\s(--?[A-Za-z][A-Za-z0-9-]*)")
-
-_SHORT = {
-    "-c": "--constraint",
-    "-e": "--editable",
-    "-f": "--find-links",
-    "-i": "--index-url",
-    "-r": "--requirement",
-}
-_LONG = {"--pypi-url": "--index-url"}
-_SWITCHES = frozenset({"--no-index", "--pre", "--prefer-binary", "--require-hashes"})
 
 
 class Item(Protocol):
@@ -111,17 +79,17 @@ class PipSection:
         Raises:
             SpecError: An item is not understood, refused, or names a file that cannot be read.
         """
-        collector = _Collector()
+        collector = Collector()
         for item in items:
             if (short := read_short_requirement(item.value)) is not None:
                 collector.requirement(PipRequirement(*short, mark=item.mark))
                 continue
-            lines = list(_logical_lines(item.value.strip(), item.mark))
+            lines = list(logical_lines(item.value.strip(), item.mark))
             if "\n" in item.value.strip() or len(lines) > 1:
                 fail(item.mark, "a pip item of several lines, expected one", "write one requirement an item")
             for text, _ in lines:
                 collector.line(text, item.mark, folder, constraint=False)
-        return collector.section(cls)
+        return cls(**collector.members())
 
     @classmethod
     def from_requirements(cls, content: bytes, source: str, folder: Path | None) -> Self:
@@ -135,9 +103,9 @@ class PipSection:
         Raises:
             SpecError: As :meth:`parse`.
         """
-        collector = _Collector()
+        collector = Collector()
         collector.file(content, source, folder, constraint=False)
-        return collector.section(cls)
+        return cls(**collector.members())
 
     def canonical(self) -> dict[str, Any]:
         """The section's part of the canonical form: JSON values only."""
@@ -171,214 +139,3 @@ class PipSection:
     def constraints_text(self) -> str:
         """A constraints file; it may hold credentials."""
         return "".join(f"{one.text()}\n" for one in self.constraints)
-
-
-def _logical_lines(text: str, mark: Mark) -> Iterator[tuple[str, Mark]]:
-    """Lines with continuations joined and comments gone, as pip joins them."""
-    joined = ""
-    start = mark
-    for number, line in enumerate(text.split("\n")):
-        here = Mark(mark.source, mark.line + number, mark.column)
-        if found := _UNSAFE.search(line):
-            fail(here, f"control or invisible character U+{ord(found[0]):04X} in a requirement", "remove it")
-        is_comment = line.lstrip().startswith("#")
-        start = start if joined else here
-        if line.endswith("\\") and not is_comment:
-            joined += line.rstrip("\\") or " "
-            if len(joined) > MAX_LINE:
-                fail(start, f"a requirement has more than {MAX_LINE} characters", "end it")
-            continue
-        if logical := _COMMENT.sub("", joined + (" " if is_comment else "") + line).strip():
-            yield logical, start
-        joined = ""
-    if joined.strip():
-        yield _COMMENT.sub("", joined).strip(), start
-
-
-_Section = TypeVar("_Section", bound=PipSection)
-
-
-class _Collector:
-    """Gathers what lines and included files say, in order."""
-
-    def __init__(self) -> None:
-        self._lists: dict[bool, list[PipRequirement]] = {False: [], True: []}
-        self._index: str | None = None
-        self._extra: list[str] = []
-        self._links: list[str] = []
-        self._local_links: list[LocalSource] = []
-        self._formats: dict[str, set[str]] = {"--no-binary": set(), "--only-binary": set()}
-        self._hosts: set[str] = set()
-        self._switches: set[str] = set()
-        self._chain: list[tuple[Path, str]] = []
-        self._included = 0
-
-    def requirement(self, one: PipRequirement) -> None:
-        self._lists[False].append(one)
-
-    def section(self, cls: type[_Section]) -> _Section:
-        indexes = _unique([*([self._index] if self._index else []), *self._extra])
-        links = _unique(self._links)
-        return cls(
-            requirements=_sorted(self._lists[False]),
-            constraints=_sorted(self._lists[True]),
-            indexes=tuple(strip_credentials(url) for url in indexes),
-            own_index=self._index is not None,
-            find_links=tuple(strip_credentials(url) for url in links),
-            find_links_local=tuple(self._local_links),
-            no_binary=tuple(sorted(self._formats["--no-binary"])),
-            only_binary=tuple(sorted(self._formats["--only-binary"])),
-            trusted_hosts=tuple(sorted(self._hosts)),
-            switches=tuple(sorted(self._switches)),
-            fetch_indexes=indexes,
-            fetch_links=links,
-        )
-
-    def file(self, content: bytes, source: str, folder: Path | None, *, constraint: bool) -> None:
-        if len(content) > MAX_BYTES:
-            fail(
-                Mark(source, 1, 1),
-                f"the file has {len(content)} bytes, at most {MAX_BYTES} are read",
-                "split it",
-            )
-        try:
-            text = content.decode("utf-8-sig").replace("\r\n", "\n")
-        except UnicodeDecodeError as error:
-            fail(Mark(source, 1, 1), f"byte {error.start} is not UTF-8", "save the file as UTF-8")
-        for line, mark in _logical_lines(text, Mark(source, 1, 1)):
-            self.line(line, mark, folder, constraint=constraint)
-
-    def line(self, text: str, mark: Mark, folder: Path | None, *, constraint: bool) -> None:
-        if text.startswith("-"):
-            for option in re.split(r"\s+(?=-)", text):
-                self._option(option, mark, folder, constraint=constraint)
-            return
-        hashes: tuple[str, ...] = ()
-        body = text
-        if "--hash" in text:
-            hashes = tuple(sorted({check_hash(found, mark) for found in _HASH_OPTION.findall(text)}))
-            body = _HASH_OPTION.sub("", text).strip()
-        if "-" in body and (stray := _STRAY.search(body)):
-            _unknown_option(stray[1], {"--hash"}, mark)
-        self._lists[constraint].append(read_requirement(body, mark, folder, hashes))
-
-    def _option(self, text: str, mark: Mark, folder: Path | None, *, constraint: bool) -> None:
-        found = _OPTION.fullmatch(text)
-        name = found[1] if found else text
-        name = _LONG.get(_SHORT.get(name, name), _SHORT.get(name, name))
-        value = found[2].strip().strip("\"'") if found else ""
-        if name in _SWITCHES:
-            if value:
-                fail(mark, f"{name} takes no value, seen {value[:40]!r}", "write one option a line")
-            self._switches.add(name)
-            return
-        handlers = self._handlers(mark, folder, constraint=constraint)
-        if name not in handlers:
-            _unknown_option(name, {*handlers, *_SWITCHES}, mark)
-        if not value or value.startswith("-"):
-            fail(mark, f"{name} has no value", f"write {name} VALUE")
-        if name != "--editable" and re.search(r"\s", value):
-            fail(mark, f"{name} has more than one value", "write one option a line, one value each")
-        handlers[name](value)
-
-    def _handlers(
-        self, mark: Mark, folder: Path | None, *, constraint: bool
-    ) -> dict[str, Callable[[str], object]]:
-        def index(url: str) -> None:
-            self._index = _index_url(url, mark)
-
-        def editable(value: str) -> None:
-            if constraint:
-                fail(mark, "-e in a constraints file", "name a version, or move it to the requirements")
-            if not is_remote(value) and "/" not in value and not value.startswith("."):
-                value = f"./{value}"
-            self._lists[False].append(read_requirement(value, mark, folder, ())._replace(editable=True))
-
-        return {
-            "--constraint": lambda value: self._include(value, mark, folder, constraint=True),
-            "--editable": editable,
-            "--extra-index-url": lambda value: self._extra.append(_index_url(value, mark)),
-            "--find-links": lambda value: self._find_links(value, mark, folder),
-            "--index-url": index,
-            "--no-binary": lambda value: self._format("--no-binary", "--only-binary", value),
-            "--only-binary": lambda value: self._format("--only-binary", "--no-binary", value),
-            "--requirement": lambda value: self._include(value, mark, folder, constraint=constraint),
-            "--trusted-host": lambda value: self._hosts.add(_host(value, mark)),
-        }
-
-    def _format(self, name: str, other: str, value: str) -> None:
-        """``--no-binary`` and ``--only-binary`` take names from each other, as in pip."""
-        for part in filter(None, (part.strip() for part in value.split(","))):
-            if part == ":none:":
-                self._formats[name].clear()
-            elif part == ":all:":
-                self._formats[other].clear()
-                self._formats[name] = {":all:"}
-            else:
-                self._formats[other].discard(canonical_name(part))
-                self._formats[name].add(canonical_name(part))
-
-    def _find_links(self, value: str, mark: Mark, folder: Path | None) -> None:
-        if is_remote(value):
-            public_url(value, mark)
-            self._links.append(value)
-        else:
-            self._local_links.append(read_local(value, mark, folder))
-
-    def _include(self, value: str, mark: Mark, folder: Path | None, *, constraint: bool) -> None:
-        if is_remote(value):
-            shown = strip_credentials(value)[:80]
-            fail(mark, f"{shown!r} is on the web, where it can change", "save it beside the definition")
-        path = local_path(value, mark, folder)
-        chain = [name for _, name in self._chain] + [value]
-        if any(path == one for one, _ in self._chain) or len(chain) > MAX_DEPTH:
-            fail(mark, f"requirements files include each other: {' -> '.join(chain)}", "take one of them out")
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            shown = " -> ".join(chain)
-            fail(
-                mark,
-                f"{shown} cannot be read: {error.strerror}",
-                "check the path; it starts at the file's folder",
-            )
-        self._included += 1
-        if self._included > MAX_FILES:
-            fail(mark, f"more than {MAX_FILES} included files", "include fewer")
-        self._chain.append((path, value))
-        self.file(content, str(path), path.parent, constraint=constraint)
-        self._chain.pop()
-
-
-def _unknown_option(name: str, known: Iterable[str], mark: Mark) -> NoReturn:
-    near = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else "take it out; it is no option that envbuild knows"
-    fail(mark, f"unknown option {name[:40]!r} in a pip requirement", hint)
-
-
-def _index_url(url: str, mark: Mark) -> str:
-    public = public_url(url, mark)
-    if not re.match(r"https?://[^/]|file:/", public, re.IGNORECASE):
-        fail(mark, f"the index {public[:80]!r} is no URL", "write it as https://HOST/PATH")
-    return url
-
-
-def _host(value: str, mark: Mark) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?", value):
-        fail(mark, f"--trusted-host {value[:80]!r}", "write HOST or HOST:PORT")
-    return value.lower()
-
-
-def _unique(items: Iterable[str]) -> tuple[str, ...]:
-    """The items in order; of those that differ only in credentials the first."""
-    found: dict[str, str] = {}
-    for item in items:
-        found.setdefault(strip_credentials(item), item)
-    return tuple(found.values())
-
-
-def _sorted(items: Iterable[PipRequirement]) -> tuple[PipRequirement, ...]:
-    """Sorted by what they say, each once."""
-    found = {item.json_text(): item for item in items}
-    return tuple([found[text] for text in sorted(found)])

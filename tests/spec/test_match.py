@@ -14,9 +14,9 @@ from rattler.exceptions import InvalidMatchSpecError
 
 from envbuild.errors import SpecError
 from envbuild.spec import matchgrammar, shortmatch
+from envbuild.spec.constraint import canonical_constraint
 from envbuild.spec.document import Mark
 from envbuild.spec.match import MatchSpec
-from envbuild.spec.version import canonical_constraint
 
 SHA = "01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b"
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"

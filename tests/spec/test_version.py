@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rattler.exceptions import InvalidMatchSpecError
 
 from envbuild.errors import SpecError
-from envbuild.spec.version import Version, canonical_constraint
+from envbuild.spec.constraint import canonical_constraint
+from envbuild.spec.version import Version
 
 POOL = [
     "0",
