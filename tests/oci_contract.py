@@ -481,6 +481,18 @@ class RegistryContract:
         first, second = put_image(registry, "first"), put_image(registry, "second")
         publish(registry, first, Tag("k1-a"))
         assert publish(registry, second, Tag("k1-a")) == first
+
+    def test_publish_adopts_nothing_that_lacks_the_key(self, registry: Registry) -> None:
+        ours = put_image(registry, "ours", annotations={"io.envbuild.key": "a"})
+        for other in ({}, {"io.envbuild.key": "b"}):
+            theirs = put_image(registry, "theirs", annotations=other)
+            registry.put_manifest(theirs, Tag("k1-a"))
+            with pytest.raises(IntegrityError, match="expected a"):
+                publish(registry, ours, Tag("k1-a"))
+            assert registry.get_manifest(Tag("k1-a")) == theirs
+        registry.put_manifest(ours, Tag("k1-a"))
+        same = put_image(registry, "same", annotations={"io.envbuild.key": "a"})
+        assert publish(registry, same, Tag("k1-a")) == ours
         assert registry.get_manifest(Tag("k1-a")) == first
 
     def test_threads_publish_one_image(self, registry: Registry) -> None:

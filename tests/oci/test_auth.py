@@ -347,6 +347,17 @@ class TestAuthority:
         asked.answer(BEARER, PULL, None, TokenServer({"token": "t4", "expires_in": 1e-9}), "reading")
         assert asked.header(PULL) is None
 
+    def test_a_token_is_renewed_before_it_is_missed(self) -> None:
+        asked, first = authority(), TokenServer({"token": "t5", "expires_in": 1e-9})
+        assert asked.fresh(PULL, first, "reading") is None, "nobody knows yet what the registry wants"
+        assert first.asked == []
+        asked.answer(BEARER, PULL, None, first, "reading")
+        second = TokenServer({"token": "t6", "expires_in": 300})
+        assert asked.fresh(PUSH, second, "writing") == "Bearer t6"
+        assert second.asked[0][0].endswith("&scope=repository%3Ateam%2Fenvs%3Apull%2Cpush")
+        assert asked.fresh(PUSH, second, "writing") == "Bearer t6"
+        assert len(second.asked) == 1
+
     @pytest.mark.parametrize(
         "realm",
         [

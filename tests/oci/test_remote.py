@@ -28,6 +28,7 @@ from envbuild.errors import (
 from envbuild.oci.auth import Credentials
 from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, ImageIndex, Manifest, encode
 from envbuild.oci.open import Settings, open_registry
+from envbuild.oci.probe import Prober
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.oci.transport import MissingContent
 from envbuild.reference import Repository, Tag
@@ -236,6 +237,53 @@ class TestBrokenReads:
                 assert read(remote(server, ALICE), self.descriptor) == self.content
                 assert server.asked[0].authorization == ALICE.basic
             assert [asked.authorization for asked in store.asked] == [None]
+
+
+class TestBrokenHeads:
+    """A connection that ends in an answer's head gave none, though ``http.client`` takes it for one."""
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"HTTP/1.1 20",
+            b"HTTP/1.1 404 Not Found",
+            b"HTTP/1.1 404 Not Found\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1",
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Le",
+        ],
+    )
+    def test_asked_again(self, head: bytes) -> None:
+        def script(call: Call, _: Asked) -> None:
+            if len(call.server.asked) == 1:
+                call.wfile.write(head)
+                call.hang_up()
+            else:
+                call.fail(403, "DENIED")
+
+        asks: tuple[Callable[[RemoteRegistry], object], ...] = (
+            lambda target: target.has_blob(ABSENT.digest),
+            lambda target: target.get_manifest(Tag("x")),
+        )
+        for ask in asks:
+            with serving(script) as server:
+                target = remote(server)
+                with pytest.raises(Unauthorized):
+                    ask(target)
+                assert len(server.asked) == 2
+                target.close()
+
+    def test_the_thin_client_asks_again(self) -> None:
+        def script(call: Call, _: Asked) -> None:
+            if len(call.server.asked) == 1:
+                call.wfile.write(b"HTTP/1.1 404 Not Found\r\nContent-Len")
+                call.hang_up()
+            else:
+                call.fail(403, "DENIED")
+
+        with serving(script) as server, Prober(QUICK) as prober:
+            with pytest.raises(Unauthorized):
+                prober.probe(Repository.parse(f"{server.host}/envs"), Tag("x"))
+            assert len(server.asked) == 2
 
 
 class TestBrokenWrites:
