@@ -19,7 +19,7 @@ from envbuild.build.scripts import has_script
 from envbuild.build.upload import in_parallel, rewound
 from envbuild.conda.activate import is_activation
 from envbuild.conda.clobber import lost_paths
-from envbuild.conda.fetch import fetch_package
+from envbuild.conda.fetch import Connections, fetch_package
 from envbuild.conda.layer import PathHashes, layer_key, write_layer
 from envbuild.conda.link import LinkedFile, footprint, link
 from envbuild.conda.order import installation_order
@@ -102,6 +102,7 @@ class Composer:
         jobs: How many layers are made at once.
         deadline: When to give up.
         progress: Told of each layer.
+        connections: What packages are fetched through.
     """
 
     upload: Upload
@@ -115,6 +116,7 @@ class Composer:
     jobs: int
     deadline: Deadline
     progress: Progress
+    connections: Connections = field(default_factory=Connections, compare=False)
 
     def compose(self, units: tuple[Unit, ...]) -> Composition:
         """Have every unit's layer in the target, or, if it is known, where the upload can bring it from.
@@ -289,11 +291,13 @@ class Composer:
     def _fetched(self, record: PackageRecord) -> IO[bytes]:
         """A package's bytes, verified."""
         name, size = str(record), record.size or 0
+        url = self.urls.get(record.url, record.url)
         self.progress(Event("fetch", name, "start", 0, size))
         source = fetch_package(
             record,
-            url=self.urls.get(record.url),
+            url=url,
             deadline=self.deadline,
+            pool=None if url.startswith("file:") else self.connections.pool,
             seen=Meter(self.progress, "fetch", name, size),
             folder=self.spool,
         )

@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -90,6 +91,15 @@ def new_pool(connections: int = 16) -> urllib3.PoolManager:
 
     redact_logs()
     return urllib3.PoolManager(num_pools=8, maxsize=connections, block=False)
+
+
+class Connections:
+    """Connections for the packages of one build; none is made before the first is wanted."""
+
+    @cached_property
+    def pool(self) -> urllib3.PoolManager:
+        """The pool."""
+        return new_pool()
 
 
 def _unseen(size: int) -> None:
