@@ -56,6 +56,8 @@ def resolve(
     is in none of them, it is built and pushed to the workspace.
     """
     if dry_run:
+        if explain:
+            raise click.UsageError("--explain is for a resolve: give it with --no-build, or --dry-run alone")
         from envbuild.cli.dry_run import dry_run as run
 
         return run(specs, options, look=True, build=not no_build)

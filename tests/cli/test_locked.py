@@ -57,6 +57,12 @@ def test_a_miss_is_explained(world: World, call: Call) -> None:
     assert "differs" not in call("resolve", "--explain", world.spec("tool=2")).err
 
 
+def test_an_explanation_is_no_dry_run(world: World, call: Call) -> None:
+    answer = call("resolve", "--explain", "--dry-run", world.spec("tool"))
+    assert answer.code == 2
+    assert "--no-build" in answer.err
+
+
 def test_a_dry_run_is_held_to_the_lock(world: World, call: Call) -> None:
     spec = world.spec("tool")
     call("lock", spec)
