@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from envbuild.build.trace import StepLog
 
+_ENGINES: Final = ("docker", "error")
+"""What stands as the driver of an engine's own builder, or of one whose engine does not answer."""
 _SECONDS: Final = 30.0
 _BOOTSTRAP_SECONDS: Final = 300.0
 
@@ -37,7 +39,7 @@ def builders() -> tuple[tuple[str, str], ...]:
     rows = [
         line.split() for line in done.stdout.splitlines()[1:] if line[:1].strip() and len(line.split()) > 1
     ]
-    return tuple((row[0].rstrip("*"), row[1]) for row in rows if row[1] != "docker")
+    return tuple((row[0].rstrip("*"), row[1]) for row in rows if row[1] not in _ENGINES)
 
 
 def inspect(name: str) -> dict[str, str]:

@@ -45,7 +45,8 @@ def test_a_builder_that_is_not_there(tmp_path: Path) -> None:
     assert "docker buildx ls" in (caught.value.hint or "")
 
 
-def test_builders_are_listed(tmp_path: Path) -> None:
+def test_builders_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     create("far", f"unix://{tmp_path}/none.sock")
     assert buildx.builders() == (("far", "remote"),)
 
