@@ -30,7 +30,8 @@ from envbuild.pip.tags import MACHINES
 from envbuild.pip.uv import program
 from envbuild.progress import Event
 from envbuild.spec.context import ContextFile
-from envbuild.spec.requirement import LocalSource, name_from_url
+from envbuild.spec.local import LocalSource
+from envbuild.spec.requirement import name_from_url
 from envbuild.storage import key_lock, private_folder
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from packaging.tags import Tag
 
+    from envbuild.spec.local import LocalSource
     from envbuild.spec.pip import PipSection
-    from envbuild.spec.requirement import LocalSource
 
 
 @dataclass(frozen=True)

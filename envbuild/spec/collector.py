@@ -7,13 +7,12 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from envbuild.spec.document import Mark, fail
+from envbuild.spec.local import local_path, read_local
 from envbuild.spec.requirement import (
     canonical_name,
     check_hash,
     is_remote,
-    local_path,
     public_url,
-    read_local,
     read_requirement,
     strip_credentials,
 )
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from envbuild.spec.requirement import LocalSource, PipRequirement
+    from envbuild.spec.local import LocalSource
+    from envbuild.spec.requirement import PipRequirement
 
 MAX_BYTES = 1 << 20
 MAX_LINE = 1 << 16

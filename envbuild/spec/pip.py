@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from envbuild.spec.document import Mark
-    from envbuild.spec.requirement import LocalSource
+    from envbuild.spec.local import LocalSource
 
 
 class Item(Protocol):

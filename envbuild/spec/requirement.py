@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from envbuild.spec.context import MAX_CONTEXT_BYTES, ContextFile, Source, collect
 from envbuild.spec.document import Mark, fail
+from envbuild.spec.local import read_local
 from envbuild.spec.marker import canonical_marker
-from envbuild.spec.patterns import IgnoreRules
-from envbuild.spec.reading import is_folder
 from envbuild.spec.shortrequirement import read_short_requirement
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from envbuild.spec.local import LocalSource
 
 _USERINFO = re.compile(r"(?<=://)[^/?#@\s]*(?:@[^/?#@\s]*)*@")
 _VARIABLE = re.compile(r"\$\{[A-Za-z0-9_]+\}")
@@ -31,33 +32,11 @@ _PATH = re.compile(
     r"(?P<path>\.{1,2}(?:/[^;\[\]]*)?|~?/[^;\[\]]*|[^;@\[\]]*/[^;\[\]]*|[^;@\[\]]+\.(?:whl|zip|tar\.\w+|tgz))"
 )
 _PATH_TAIL = re.compile(r"\s*(?:\[([A-Za-z0-9._, -]*)\])?\s*(?:;(.*))?")
-_PROJECT_RULES = (
-    "**/.git\n**/.hg\n**/.svn\n**/.venv\n**/__pycache__\n**/*.py[co]\n**/*.egg-info\n.dockerignore\n"
-)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _NO_ESCAPES = re.compile(r'[^"\\\x00-\x1f]*')
 _HEAD = '{"editable":false,"extras":[],"hashes":[],"local":null,"marker":"","name":"'
 MAX_LENGTH = 2048
 _HASHES = {"sha256": 64, "sha384": 96, "sha512": 128}
-
-
-@dataclass(frozen=True, slots=True)
-class LocalSource:
-    """A wheel, an archive or a project folder, read once.
-
-    Attributes:
-        path: Where it was read; no part of the key.
-        name: The file's name, which tells version and tags; empty for a folder.
-        files: The bytes: one file, or the folder's files sorted by path.
-    """
-
-    path: Path = field(compare=False)
-    name: str
-    files: tuple[ContextFile, ...] = field(repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """The source's part of a canonical form: what it holds, not where it is."""
-        return {"files": [file.to_json() for file in self.files], "name": self.name}
 
 
 class PipRequirement(NamedTuple):
@@ -312,46 +291,3 @@ def _split_marker(text: str) -> tuple[str, str]:
 
 def _marker(text: str, mark: Mark) -> str:
     return parse_requirement(f"x ; {text}", mark).marker if text else ""
-
-
-def local_path(value: str, mark: Mark, folder: Path | None) -> Path:
-    """The absolute path that a value names.
-
-    Raises:
-        SpecError: It holds a variable, or is relative to nothing.
-    """
-    if "${" in value:
-        fail(mark, f"a variable in the path {value[:80]!r}: the key cannot know its value", "write the path")
-    path = Path(value.removeprefix("file://").removeprefix("file:"))
-    if not path.is_absolute() and folder is None:
-        fail(
-            mark,
-            f"the relative path {value[:80]!r} in a definition without a folder",
-            "write an absolute path",
-        )
-    try:
-        return (folder / path if folder else path).resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        fail(mark, f"{value[:80]!r} is no path: {error}", "write a plain path")
-
-
-def read_local(value: str, mark: Mark, folder: Path | None) -> LocalSource:
-    """Read a wheel, an archive or a folder.
-
-    Raises:
-        SpecError: It is not there, cannot be read or is too large.
-    """
-    path = local_path(value.split("#", 1)[0], mark, folder)
-    if is_folder(path):
-        files = collect(path, [Source("", "pip", mark)], rules=IgnoreRules.parse(_PROJECT_RULES))
-        return LocalSource(path, "", files)
-    try:
-        if not path.is_file():
-            fail(mark, f"{value[:80]!r} is not there", f"looked for {path}; check the path")
-        with path.open("rb") as file:
-            content = file.read(MAX_CONTEXT_BYTES + 1)
-    except OSError as error:
-        fail(mark, f"{value[:80]!r} cannot be read: {error.strerror}", "check its permissions")
-    if len(content) > MAX_CONTEXT_BYTES:
-        fail(mark, f"{value[:80]!r} is larger than {MAX_CONTEXT_BYTES} bytes", "put it on an index")
-    return LocalSource(path, path.name, (ContextFile.of(path.name, content),))
