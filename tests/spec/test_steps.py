@@ -7,7 +7,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envbuild.errors import SpecError
@@ -266,6 +266,7 @@ _NOISE = st.sampled_from(["", "\n", "# a note\n", "   \n", "\t# RUN nothing\n\n"
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_layout_never_counts(data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(_COMMANDS), min_size=1, max_size=5))
     text = ""
