@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
-
 from envbuild.errors import SpecError
 from envbuild.spec.node import Mapping, Mark, Node, Scalar, Sequence
 from envbuild.spec.plainyaml import read_plain
@@ -20,10 +18,7 @@ from envbuild.spec.plainyaml import read_plain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-try:
-    from yaml.cyaml import CParser as _Parser  # type: ignore[attr-defined]
-except ImportError:  # PyYAML without libyaml
-    _Parser = yaml.BaseLoader  # type: ignore[assignment,misc]
+    import yaml
 
 __all__ = ["Mapping", "Mark", "Node", "Scalar", "Sequence", "fail", "is_null", "load_document"]
 
@@ -83,8 +78,10 @@ def load_document(content: bytes, source: str) -> Node:
 
 
 def _load(content: bytes, source: str) -> Node:
-    """Read content of any kind."""
-    parser = _Parser(content)
+    """Read content of any kind. PyYAML is imported here and below: plain definitions do without it."""
+    import yaml
+
+    parser = _parser(content)
     try:
         return _Builder(source, content).build(parser.get_event)
     except yaml.MarkedYAMLError as error:
@@ -93,6 +90,16 @@ def _load(content: bytes, source: str) -> Node:
         raise SpecError(f"this is not YAML: {error}", source=source, line=1, column=1) from error
     finally:
         parser.dispose()
+
+
+def _parser(content: bytes) -> Any:
+    try:
+        from yaml.cyaml import CParser  # type: ignore[attr-defined]
+    except ImportError:  # PyYAML without libyaml
+        from yaml import BaseLoader
+
+        return BaseLoader(content)
+    return CParser(content)
 
 
 def _checked_bytes(content: bytes, source: str) -> bytes:
@@ -167,6 +174,8 @@ class _Builder:
         self._escapes = b"\\" in content
 
     def build(self, get_event: Callable[[], Any]) -> Node:
+        import yaml
+
         get_event()  # the stream's start
         start = get_event()
         if isinstance(start, yaml.StreamEndEvent):
@@ -185,6 +194,8 @@ class _Builder:
 
     def _root(self, get_event: Callable[[], Any]) -> Node:
         """Hot path: one pass, plain tuples, marks made in place."""
+        import yaml
+
         source, escapes, make, scalar = self._source, self._escapes, tuple.__new__, yaml.ScalarEvent
         top: list[Any] = []
         children, count = top, 0
@@ -231,6 +242,8 @@ class _Builder:
         return Mark(self._source, first + 1, 1)
 
     def _check(self, event: Any) -> None:
+        import yaml
+
         mark = self._mark(event)
         if isinstance(event, yaml.AliasEvent):
             fail(mark, f"the alias *{event.anchor} is not allowed in a definition", "write the value out")

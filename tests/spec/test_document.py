@@ -150,7 +150,7 @@ def test_byte_order_mark_line_ends_and_json_make_no_difference() -> None:
 def test_without_libyaml_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     content = "a: [x, 'y', 3.10, ~]\nb: {c: \"d\\te\"}\n# end\n"
     fast = load(content)
-    monkeypatch.setattr(document, "_Parser", yaml.BaseLoader)
+    monkeypatch.setattr(document, "_parser", yaml.BaseLoader)
     assert load(content) == fast
     for text, line, _, message in REFUSED.values():
         with pytest.raises(SpecError) as refusal:
