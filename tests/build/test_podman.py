@@ -64,10 +64,9 @@ def test_a_build_that_takes_too_long_ends_and_is_forgotten(podman: PodmanEngine)
     """Podman 4.3 does not stop the step that runs: what it leaves is gone when the step has ended."""
     before = leftovers(podman)
     with Engine.connect(podman.host) as engine:
-        begun = time.monotonic()
         with pytest.raises(BuildLimit):
             engine.run_steps(base_of(small_system()), "RUN sleep 12\n", limits=Limits(seconds=2))
-        assert time.monotonic() - begun < 10
+        assert working(podman), "the call ended before the step"
     limit = time.monotonic() + 30
     while (leftovers(podman) - before or working(podman)) and time.monotonic() < limit:
         time.sleep(0.2)

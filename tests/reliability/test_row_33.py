@@ -94,12 +94,13 @@ def test_a_write_without_end(docker: Engine, base: StepsBase, memory: int | None
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(3600)
 def test_ten_gib_in_the_image(docker: Engine, base: StepsBase, tmp_path: Path) -> None:
     """What is too big for the setting is not used, nor kept on the way: 10 GiB, of which 1 may be read."""
     written = "i=0; while [ $i -lt 10 ]; do head -c 1073741824 /dev/zero > /big$i; i=$((i+1)); done"
     steps = f"RUN : {fresh()}; {written}\n"
     with pytest.raises(BuildLimit, match="at most 1073741824"):
-        docker.run_steps(base, steps, limits=Limits(seconds=900, disk=1 << 30))
+        docker.run_steps(base, steps, limits=Limits(seconds=3000, disk=1 << 30))
 
 
 @pytest.mark.nightly
