@@ -24,9 +24,9 @@ def test_settings_become_limits(tmp_path_factory: pytest.TempPathFactory) -> Non
     config: Config = replace(
         world.config, step_memory=1, step_cpus=0.5, step_timeout=2, step_disk=3, step_network="none"
     )
-    upload = Upload(world.layout(), silent)
-    assert StepsBuilder(config, Registries(frozenset()), upload, silent).limits == Limits(1, 0.5, 2, 3, "none")
-    assert StepsBuilder(world.config, Registries(frozenset()), upload, silent).limits == Limits()
+    registries, upload = Registries(frozenset()), Upload(world.layout(), silent)
+    assert StepsBuilder(config, registries, upload, silent).limits == Limits(1, 0.5, 2, 3, "none")
+    assert StepsBuilder(world.config, registries, upload, silent).limits == Limits()
 
 
 @pytest.mark.parametrize(
