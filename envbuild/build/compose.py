@@ -127,7 +127,7 @@ class Composer:
         Raises:
             BuildError: A package cannot be fetched or linked.
         """
-        made: set[str] = set()
+        made: set[Unit] = set()
         units = self._joined(units)
         while True:
             try:
@@ -146,7 +146,7 @@ class Composer:
             ]
             units = join(units, names)
         layers = tuple(Layer(entries[unit].descriptor, entries[unit].diff_id, unit.title) for unit in units)
-        new = sum(self._key(unit) in made for unit in units)
+        new = sum(unit in made for unit in units)
         scripted = frozenset(
             record.name
             for unit in units
@@ -169,7 +169,7 @@ class Composer:
     def _key(self, unit: Unit) -> str:
         return unit.key(lambda record: layer_key(record, self.target, self.compression))
 
-    def _entries(self, units: tuple[Unit, ...], made: set[str]) -> dict[Unit, LayerEntry]:
+    def _entries(self, units: tuple[Unit, ...], made: set[Unit]) -> dict[Unit, LayerEntry]:
         keys = {unit: self._key(unit) for unit in units}
         known = self.index.layers(keys.values())
         shared = self.shared.find(key for key in keys.values() if key not in known)
@@ -181,7 +181,7 @@ class Composer:
             self.deadline.check(f"making the layer of {unit.title}")
             key = keys[unit]
             if (found := known.get(key)) is None:
-                made.add(key)
+                made.add(unit)
                 return self._made(unit, key)
             self._expect(unit, key, found)
             self.progress(Event("layer", unit.title, "reused", found.descriptor.size, unit.size))
