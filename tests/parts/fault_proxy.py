@@ -20,13 +20,13 @@ import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from parts.http_messages import Answer, Message, read_answer, read_request
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
 USERNAME: Final = "alice"
 PASSWORD: Final = "correct horse"
@@ -163,6 +163,8 @@ class FaultProxy:
         self._cases: dict[str, Case] = {}
         self._tokens: dict[str, float] = {}
         self._clients: dict[int, asyncio.StreamWriter] = {}
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.seconds_a_byte = 0.25
@@ -197,13 +199,15 @@ class FaultProxy:
         return case
 
     async def _listen(self) -> None:
-        plain = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
+        plain = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=1 << 20)
         self.port = plain.sockets[0].getsockname()[1]
         self._servers = [plain]
         if self._context is not None:
-            inner = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20, ssl=self._context)
+            inner = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=1 << 20, ssl=self._context)
             self._inner = inner.sockets[0].getsockname()[1]
-            outer = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
+            outer = await asyncio.start_server(
+                lambda reader, writer: self._accept(reader, writer, self._pass_on), "127.0.0.1", 0
+            )
             self.tls_port = outer.sockets[0].getsockname()[1]
             self._servers += [inner, outer]
 
@@ -215,6 +219,8 @@ class FaultProxy:
             for task in others:
                 task.cancel()
             await asyncio.wait(others, timeout=1)
+        for writer in self._writers:  # of connections that came too late for their task to begin
+            writer.close()
         await asyncio.sleep(0.1)  # transports close in the loop's next turns
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -229,6 +235,18 @@ class FaultProxy:
             del self._clients[name]
             for each in (writer, inner_writer):
                 each.close()
+            self._writers.discard(writer)
+
+    def _accept(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        talk: Callable[..., Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        self._writers.add(writer)
+        task = self._loop.create_task((talk or self._serve)(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -238,6 +256,7 @@ class FaultProxy:
             pass
         finally:
             writer.close()
+            self._writers.discard(writer)
 
     async def _answer(self, request: Message, client: _Client) -> None:
         case = self._cases.setdefault(case_of(request.target), Case())

@@ -120,7 +120,7 @@ class Laboratory:
         target.close()
         source.close()
 
-    def run(self, operation: str, fault: str, times: int | None, seed: int) -> Outcome:
+    def run(self, operation: str, fault: str, times: int | None, seed: int, hasty: float = HASTY) -> Outcome:
         """One case: a call during which an operation fails, and what must hold afterwards."""
         name = f"c{uuid.uuid4().hex[:12]}"
         random = Random(f"{operation} {fault} {seed}")
@@ -132,7 +132,7 @@ class Laboratory:
         action = actions[(seed % 4 == 3) * (seed // 4 % len(actions))]
         getattr(self, f"_prepare{action.__name__}")(name)
         self.proxy.add(name, case)
-        seconds = PATIENT if must else HASTY
+        seconds = PATIENT if must else hasty
         found: Digest | None = None
         error: BaseException | None = None
         problem: str | None = None

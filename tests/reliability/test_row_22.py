@@ -74,16 +74,17 @@ Plan = tuple[str, str, int | None, int]
 
 def judge(laboratory: Laboratory, canary: FaultServer, plans: Iterable[Plan]) -> None:
     """Run cases side by side, and see that no rule was broken in any of them."""
+    plans = list(plans)
     with ThreadPoolExecutor(WORKERS) as pool:
         outcomes = list(pool.map(lambda plan: laboratory.run(*plan), plans))
     print(_summary(outcomes))  # noqa: T201
+    for number, each in enumerate(outcomes):  # on a busy machine some do not come so far in their time
+        if not each.struck and isinstance(each.error, DeadlineExceeded):
+            outcomes[number] = laboratory.run(*plans[number], hasty=30.0)
     wrong = [f"{each.name}: {each.problem}" for each in outcomes if each.problem]
     wrong += [f"{each.name}: {each.error!r}" for each in outcomes if each.must_succeed and each.error]
-    unmet = [each for each in outcomes if not each.struck]
-    in_time = [each for each in unmet if not isinstance(each.error, DeadlineExceeded)]
-    wrong += [f"{each.name}: no such request was made" for each in in_time]
+    wrong += [f"{each.name}: no such request was made" for each in outcomes if not each.struck]
     assert not wrong, "\n".join(wrong)
-    assert len(unmet) <= len(outcomes) / 10, "the machine is too slow for the deadlines"
     assert [asked for asked in canary.asked if asked.authorization is not None] == []
 
 
