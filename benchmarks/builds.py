@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
@@ -10,7 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+from packaging.requirements import Requirement
+
 from baseimages import bases
+from cachefolder import cache_folder
 from channelfolder import channel
 from envbuild.config import Config
 from envbuild.oci.copy import copy_image
@@ -35,6 +40,17 @@ FROM ${BASE}
 COPY env /opt/env
 ENV PATH=/opt/env/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin CONDA_PREFIX=/opt/env
 """
+UV_DOCKERFILE = """\
+ARG BASE
+FROM ${BASE}
+COPY python /opt/env
+RUN --mount=type=bind,target=/context \\
+    /context/uv pip install --no-cache --python /opt/env/bin/python3.11 --no-index \\
+    --find-links /context/wheels --requirement /context/requirements.txt
+ENV PATH=/opt/env/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+"""
+NO_WHEELS = {"python", "pip", "activation"}
+"""Dependencies of the definitions that uv needs no wheel for."""
 
 
 @dataclass
@@ -104,19 +120,41 @@ class Bench:
             shutil.rmtree(context / "env", ignore_errors=True)
             command = [sys.executable, str(INSTALL), str(ENVS / spec), channel().as_uri()]
             figures.append(timed([*command, str(context / "env"), str(self.packages)]))
+        pushed = self._pushed(context, base)
+        return Figure(
+            sum(figure.seconds for figure in (*figures, pushed)),
+            sum(figure.cpu for figure in (*figures, pushed)),
+            pushed.sent,
+        )
+
+    def _pushed(self, context: Path, base: str) -> Figure:
+        """Build a context with BuildKit and push the image."""
         self.pushes += 1
         image = f"{self.registry.host}/docker:{self.pushes}"
         environment = {**self.engine.environment, "DOCKER_BUILDKIT": "1"}
         docker = "/usr/bin/docker"
-        build = [docker, "build", "--quiet", "--tag", image, "--build-arg"]
+        build = [docker, "build", "--quiet", "--network", "none", "--tag", image, "--build-arg"]
         build += [f"BASE={self.registry.host}/bases:{base}", str(context)]
-        figures.append(timed(build, environment))
-        figures.append(self._sending(lambda: timed([docker, "push", "--quiet", image], environment)))
-        return Figure(
-            sum(figure.seconds for figure in figures),
-            sum(figure.cpu for figure in figures),
-            sum(figure.sent for figure in figures),
-        )
+        built = timed(build, environment)
+        sent = self._sending(lambda: timed([docker, "push", "--quiet", image], environment))
+        return Figure(built.seconds + sent.seconds, built.cpu + sent.cpu, sent.sent)
+
+    def uv(self, spec: str) -> Figure:
+        """Copy a python, install the same packages' wheels with uv, all in BuildKit; push."""
+        import uv
+
+        context = self.folder / "uv"
+        if not context.exists():
+            context.mkdir()
+            shutil.copy(uv.find_uv_bin(), context / "uv")
+            shutil.copytree(cache_folder() / "downloads" / "wheels", context / "wheels")
+            (context / "Dockerfile").write_text(UV_DOCKERFILE)
+            only = self.folder / "python.yml"
+            only.write_text("dependencies: [python=3.11]\n")
+            command = [sys.executable, str(INSTALL), str(only), channel().as_uri()]
+            timed([*command, str(context / "python"), str(self.packages)])
+        (context / "requirements.txt").write_text("\n".join(_requirements(ENVS / spec)))
+        return self._pushed(context, "minimal")
 
     def _sending(self, action: Callable[[], Figure]) -> Figure:
         before = folder_size(self.registry.folder / "data")
@@ -165,19 +203,33 @@ def _round(bench: Bench, seen: dict[str, tuple[list[Figure], list[Figure], list[
     first, changed, pandas = (f"scientific/{name}.yml" for name in ("environment", "changed", "pandas"))
     bench.theirs("small/environment.yml", "minimal")
     both = bench.ours, bench.library
-    case("cold", bench.theirs(first, "minimal"), *(ours(first, "minimal") for ours in both))
+    theirs, cold = bench.theirs(first, "minimal"), [ours(first, "minimal") for ours in both]
+    case("cold", theirs, *cold)
+    case("cold, beside uv in Docker", bench.uv(first), *cold)
     case(
         "identical, index lost",
         bench.theirs(first, "minimal", install=False),
         bench.ours(first, "minimal", cache="another machine's"),
     )
-    small = bench.theirs(changed, "minimal")
-    case("one small package changed", small, *(ours(changed, "minimal") for ours in both))
+    theirs, small = bench.theirs(changed, "minimal"), [ours(changed, "minimal") for ours in both]
+    case("one small package changed", theirs, *small)
+    case("one small package changed, beside uv in Docker", bench.uv(changed), *small)
     case("pandas changed", bench.theirs(pandas, "minimal"), *(ours(pandas, "minimal") for ours in both))
     rebased = bench.theirs(pandas, "minimal-rebuilt", install=False)
     case("new base", rebased, *(ours(pandas, "minimal-rebuilt") for ours in both))
     again = bench.theirs(pandas, "minimal-rebuilt", install=False)
     case("identical, index hit", again, *(ours(pandas, "minimal-rebuilt") for ours in both))
+
+
+def _requirements(spec: Path) -> list[str]:
+    """A definition's dependencies as pip reads them."""
+    found = [Requirement(_pip(each)) for each in yaml.safe_load(spec.read_text())["dependencies"]]
+    return [str(each) for each in found if each.name not in NO_WHEELS]
+
+
+def _pip(dependency: str) -> str:
+    """A match spec of the definitions with pip's operator for versions that are given whole."""
+    return re.sub(r"(?<![<>=!~])=(?!=)", "==", dependency)
 
 
 def _print(seen: dict[str, tuple[list[Figure], list[Figure], list[Figure]]], repeats: int) -> None:
@@ -201,7 +253,7 @@ def _print(seen: dict[str, tuple[list[Figure], list[Figure], list[Figure]]], rep
         )
     head = [
         "case",
-        "BuildKit + push",
+        "peer (BuildKit + push)",
         "envbuild",
         "ratio",
         "sent",
