@@ -201,7 +201,7 @@ def _create(connection: sqlite3.Connection) -> None:
 
 def writes_ahead_safely(version: tuple[int, ...]) -> bool:
     """Whether a version of SQLite has the mend of the WAL-reset bug."""
-    mended = {(3, 44): (3, 44, 6), (3, 50): (3, 50, 7)}.get(version[:2], (3, 51, 3))
+    mended = {3_044: (3, 44, 6), 3_050: (3, 50, 7)}.get(version[0] * 1000 + version[1], (3, 51, 3))
     return version >= mended
 
 
