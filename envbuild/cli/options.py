@@ -97,13 +97,13 @@ BUILD: Final = _group(
     _of("--glibc", metavar="VERSION", help="Solve for this glibc instead of the one found in the base."),
     _of("--cuda", metavar="VERSION", help="Solve for machines with this CUDA version, as 12.4."),
     _of("--compression", type=click.Choice(["gzip", "zstd"]), help="How new layers are compressed."),
+    _of("--pyc/--no-pyc", default=None, help="Compile the modules of noarch packages into their layers."),
     _of(
         "--max-layers", metavar="N", type=int, help="The most layers an image may have, its base's included."
     ),
     _of("--docker-host", metavar="URL", help="The Docker Engine's address, for Docker steps."),
     _of("--buildx", metavar="NAME", help="The buildx builder that runs Docker steps, not an engine."),
     _of("--jobs", metavar="N", type=int, help="How many things to do at once."),
-    _of("--pyc/--no-pyc", default=None, help="Compile the modules of noarch packages into their layers."),
 )
 LOCKS: Final = _group(
     "Locks",
