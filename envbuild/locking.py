@@ -46,7 +46,10 @@ def _entry(
     resolver: Resolver, spec: EnvironmentSpec, platform: Platform, folder: Path, deadline: Deadline
 ) -> LockEntry:
     base = resolver.bases.image(spec.require_base(), platform, deadline)
-    form = CanonicalForm.of(spec, base.digest, platform)
+    named = resolver.bases.digest(
+        spec.require_base(), platform, deadline
+    )  # of an index, where that is pinned
+    form = CanonicalForm.of(spec, named, platform)
     stepped, steps = with_known_steps(
         spec,
         base,

@@ -22,6 +22,9 @@ from envbuild.lockfile import FILE_NAME, LockPolicy, load
 from envbuild.lockfile.document import LockFile
 from envbuild.locking import make_lock
 from envbuild.oci.layout import LayoutRegistry
+from envbuild.oci.manifest import ImageIndex
+from envbuild.oci.registry import publish
+from envbuild.platform import LINUX_AMD64
 from envbuild.progress import Event
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import ResolvedImage, Resolver, Source
@@ -226,3 +229,20 @@ def test_a_form_from_the_index_is_the_form(world: World) -> None:
     assert CanonicalForm(known).key == image.key
     assert compare(known, json.loads(json.dumps(known))) == ()
     assert Tag(f"k1-{image.key}") in set(world.layout().tags())
+
+
+def test_a_base_pinned_by_an_index_keeps_its_key_through_the_lock(world: World) -> None:
+    bases = LayoutRegistry(Repository.parse(f"oci:{world.root}/bases"))
+    image = replace(bases.get_manifest(Tag("minimal")).descriptor, platform=LINUX_AMD64)
+    index = ImageIndex.build((image,), {})
+    publish(bases, index, Tag("several"))
+    config = replace(world.config, base=f"{bases.repository}@{index.descriptor.digest}")
+    spec = world.spec("tool=1")
+    with Resolver(config) as resolver:
+        key = resolver.key(spec)
+    (entry,) = write_lock(world, spec, config).entries
+    assert entry.form.key == key
+    held = resolve(config, spec, LockPolicy(required=True))
+    again = resolve(replace(config, base=None), spec.parent / FILE_NAME)
+    assert (held.key, held.source) == (key, Source.BUILT)
+    assert (again.key, again.reference) == (key, held.reference)
