@@ -91,6 +91,17 @@ def test_what_belongs_to_a_distribution_is_what_its_record_lists() -> None:
     ]
 
 
+def test_the_compiled_form_of_a_module_goes_with_it() -> None:
+    """Left behind, it would be taken for that of the module which takes its place."""
+    cache = f"{SITE}/tiny/__pycache__"
+    files = generated(
+        f"{SITE}/tiny/__init__.py", f"{cache}/__init__.cpython-311.pyc", f"{cache}/other.cpython-311.pyc",
+        f"{SITE}/tiny-1.0.dist-info/RECORD",
+        record_text="tiny/__init__.py,,\n",
+    )  # fmt: skip
+    assert paths_of(files, TINY) == [f"{SITE}/tiny/__init__.py", f"{cache}/__init__.cpython-311.pyc"]
+
+
 def test_without_a_record_it_is_all_that_the_package_has_there() -> None:
     files = generated(f"{SITE}/tiny.py", f"{SITE}/tiny-1.0.egg-info", "bin/tiny", "conda-meta/tiny.json")
     assert paths_of(files, TINY) == [f"{SITE}/tiny-1.0.egg-info", f"{SITE}/tiny.py"]
