@@ -242,7 +242,7 @@ class Resolver:
             self.progress(Event("resolve", loaded.source, "output", text=locked.note))
         digest = self.bases.digest(locked.spec.require_base(), platform, deadline)
         form = CanonicalForm.of(locked.spec, digest, platform)
-        return _Request(locked.spec, form, platform, deadline, locked.entry, digest)
+        return _Request(locked.spec, form, form.key, platform, deadline, locked.entry, digest)
 
     def _find(self, request: _Request) -> ResolvedImage | None:
         lookup = Lookup(self.config, self.index, self.registries, self.progress)
@@ -317,15 +317,11 @@ class _Request(NamedTuple):
 
     spec: EnvironmentSpec
     form: CanonicalForm
+    key: Key
     platform: Platform
     deadline: Deadline
     locked: LockEntry | None
     base: Digest | None
-
-    @property
-    def key(self) -> Key:
-        """The definition's key."""
-        return self.form.key
 
 
 def _together(reference: ImageReference, key: Key, images: tuple[ResolvedImage, ...]) -> ResolvedImage:
