@@ -48,11 +48,11 @@ class SealedFile:
         """The value of a kind and name, or None."""
         row = self._run(
             lambda connection: connection.execute(
-                "SELECT body, seal FROM entry WHERE kind = ? AND name = ?", (kind, name)
+                "SELECT body, seal FROM entry WHERE kind = ? AND name = ?", (kind, _stored(name))
             ).fetchone(),
             None,
         )
-        return None if row is None else _unseal(kind, name, *row)
+        return None if row is None else _unseal(kind, _stored(name), *row)
 
     def all(self, kind: str, most: int = -1) -> dict[str, Any]:
         """Values of a kind by name; at most so many, -1 for all."""
@@ -63,7 +63,7 @@ class SealedFile:
             [],
         )
         found = {name: _unseal(kind, name, body, seal) for name, body, seal in rows}
-        return {name: value for name, value in found.items() if value is not None}
+        return {_named(name): value for name, value in found.items() if value is not None}
 
     def counts(self) -> dict[str, int]:
         """How many values there are of each kind."""
@@ -85,7 +85,7 @@ class SealedFile:
         sealed = []
         for name, value in values:
             body = json.dumps(value, separators=(",", ":"))
-            sealed.append((kind, name, body, _seal(kind, name, body)))
+            sealed.append((kind, _stored(name), body, _seal(kind, _stored(name), body)))
         self._write(
             lambda connection: connection.executemany(
                 "INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?)", sealed
@@ -96,7 +96,7 @@ class SealedFile:
         """Forget one value; raises what :meth:`put` raises."""
         self._write(
             lambda connection: connection.execute(
-                "DELETE FROM entry WHERE kind = ? AND name = ?", (kind, name)
+                "DELETE FROM entry WHERE kind = ? AND name = ?", (kind, _stored(name))
             )
         )
 
@@ -203,6 +203,23 @@ def writes_ahead_safely(version: tuple[int, ...]) -> bool:
     """Whether a version of SQLite has the mend of the WAL-reset bug."""
     mended = {3_044: (3, 44, 6), 3_050: (3, 50, 7)}.get(version[0] * 1000 + version[1], (3, 51, 3))
     return version >= mended
+
+
+def _stored(name: str) -> str:
+    """A name as SQLite takes it: paths that are no UTF-8 hold surrogates, and are kept as JSON."""
+    return json.dumps(name) if name.startswith('"') or not _is_utf8(name) else name
+
+
+def _named(stored: str) -> str:
+    return str(json.loads(stored)) if stored.startswith('"') else stored
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _seal(kind: str, name: str, body: str) -> str:

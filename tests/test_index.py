@@ -67,6 +67,19 @@ def test_layouts_with_blanks_in_their_path_come_back(tmp_path: Path) -> None:
     index.close()
 
 
+def test_a_path_that_is_no_utf8_comes_back(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    odd = Repository("", "/srv/caf\udce9")
+    image = ImageEntry("a" * 64, odd.at(Digest("b" * 64)), None, 1.0)
+    index.put_image(image)
+    index.close()
+    assert index.image("a" * 64, odd) == image
+    assert list(index.images()) == [image]
+    index.evict_image("a" * 64, odd)
+    assert list(index.images()) == []
+    index.close()
+
+
 def test_images_come_newest_first_and_clear_forgets_them(tmp_path: Path) -> None:
     index = Index(tmp_path)
     for number in range(3):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from envbuild.build.compose import Composition
 from envbuild.build.known import SharedLayers
 from envbuild.build.layers import PREFIX
+from envbuild.build.linking import link_target
 from envbuild.build.plan import plan
 from envbuild.build.upload import in_parallel
 from envbuild.build.wheels import (
@@ -23,7 +24,7 @@ from envbuild.build.wheels import (
 )
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.layer import Compression, PathHashes, layer_key
-from envbuild.conda.link import LinkTarget, PythonTarget, footprint
+from envbuild.conda.link import PythonTarget, footprint
 from envbuild.conda.package import Package
 from envbuild.pip.installed import CondaDistributions, nothing
 from envbuild.pip.locked import locked_solution
@@ -33,6 +34,7 @@ from envbuild.storage import private_folder
 if TYPE_CHECKING:
     from envbuild.build.base import BaseImage
     from envbuild.build.compose import Composer
+    from envbuild.conda.link import LinkTarget
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
     from envbuild.deadline import Deadline
@@ -109,7 +111,8 @@ class WheelSolver:
         target, own = wheel_target(PREFIX, python, base, self.index)
         installed: Probe = nothing
         if python is not None:
-            installed = _Packages(self, conda, LinkTarget(PREFIX, python, platform), python).find
+            linked = link_target(PREFIX, conda.lock, self.config, conda.urls, self.deadline)
+            installed = _Packages(self, conda, linked, python).find
         request = pip_request(spec, section, platform, target, base, self.config, self.index)
         if locked is not None:
             solution = locked_solution(locked, request, installed)
