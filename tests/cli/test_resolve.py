@@ -51,7 +51,8 @@ def test_plain_progress_is_one_line_an_event(world: World, call: Call) -> None:
     lines = [line for line in answer.err.splitlines() if " EB1" not in line]
     assert lines[0].endswith(": building")
     assert lines[1:3] == ["solving 2 dependencies", "solved: 2 packages"]
-    assert {line.split(":")[0] for line in lines[3:-1]} == {"layer thing-1.0-0", "layer tool-1.0-0"}
+    assert lines[3] == "2 layers: 0 known, 2 to make"
+    assert {line.split(":")[0] for line in lines[4:-1]} == {"layer thing-1.0-0", "layer tool-1.0-0"}
     assert "\x1b" not in answer.err
 
 
