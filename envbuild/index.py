@@ -113,7 +113,7 @@ class Index:
     def evict_image(self, key: str, repository: Repository) -> None:
         """Forget the image of a key in a repository."""
         with self._lock:
-            self._memory.clear()
+            self._memory.pop(("image", f"{key} {repository}"), None)
             self._file.delete("image", f"{key} {repository}")
 
     def images(self) -> Iterator[ImageEntry]:
@@ -186,8 +186,10 @@ class Index:
             return held
 
     def _put(self, kind: str, values: Iterable[tuple[str, Any]]) -> None:
+        values = tuple(values)
         with self._lock:
-            self._memory.clear()
+            for name, _ in values:
+                self._memory.pop((kind, name), None)
             self._file.put(kind, values)
 
 
