@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from envbuild.platform import Platform
     from envbuild.progress import Progress
 
-_GET_ONE: Final = "apt-get install docker.io, or set DOCKER_HOST to an engine, or leave out the Docker steps"
+_GET_ONE: Final = (
+    "apt-get install docker.io, or set DOCKER_HOST to an engine, or leave out what needs one: Docker steps, "
+    "sources in a pip section, a base that an engine holds"
+)
 
 
 class Engine:

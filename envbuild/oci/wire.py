@@ -74,6 +74,8 @@ def _cause(error: BaseException) -> str:
     for inner in (getattr(error, "reason", None), *error.args):
         if isinstance(inner, BaseException) and inner is not error:
             return _cause(inner)
+    if isinstance(error.__cause__, OSError):  # urllib3 names its connection object before what happened
+        return str(error.__cause__)
     return str(error) or type(error).__name__
 
 
