@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import tarfile
-import tempfile
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from envbuild.deadline import NO_DEADLINE
@@ -15,9 +12,11 @@ from envbuild.digest import CHUNK
 from envbuild.errors import BuildError, SpecError, StorageError, StorageFull
 from envbuild.oci.manifest import ImageIndex, encode
 from envbuild.progress import Event, silent
+from envbuild.storage import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from envbuild.build.engine import Engine
     from envbuild.deadline import Deadline
@@ -201,27 +200,10 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
         StorageError: The file cannot be written.
     """
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            made = Path(file.name)
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
-                made.replace(path)
-            except BaseException:
-                made.unlink(missing_ok=True)
-                raise
+        with written_whole(path) as file:
+            yield file
     except OSError as error:
         import errno
 
         kind = StorageFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
         raise kind(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _umask() -> int:
-    """The process's umask; Linux tells it without changing it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    return 0o022

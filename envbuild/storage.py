@@ -1,11 +1,12 @@
-"""The folder of the local cache: private, and with one lock a key."""
+"""Files on this machine: the private cache folder, a lock for each key, files written whole or not at all."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from envbuild.errors import DeadlineExceeded, StorageError
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from envbuild.deadline import Deadline
+
+TEMPORARY = ".envbuild-tmp-"
+_unfinished: dict[str, int] = {}
 
 
 def private_folder(folder: Path) -> Path:
@@ -65,3 +69,58 @@ def key_lock(folder: Path, key: str, deadline: Deadline) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def unfinished(folder: int) -> Iterator[str]:
+    """A name for a file in the making, which is removed at the end unless it was renamed by then.
+
+    Where an interrupt keeps that from happening, as one between two lines of a ``finally`` does, the file is
+    removed when Python ends.
+
+    Args:
+        folder: The descriptor of its folder.
+    """
+    name = TEMPORARY + os.urandom(8).hex()
+    _unfinished[name] = os.dup(folder)
+    try:
+        yield name
+    finally:
+        _remove(name)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name when all of it is on the disk; nothing is left where that fails.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with contextlib.ExitStack() as opened:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        opened.callback(os.close, folder)
+        name = opened.enter_context(unfinished(folder))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(name, flags, 0o666, dir_fd=folder), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _remove(name: str) -> None:
+    folder = _unfinished[name]
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=folder)
+    del _unfinished[name]
+    os.close(folder)
+
+
+@atexit.register
+def _remove_unfinished() -> None:
+    for name in list(_unfinished):
+        with contextlib.suppress(KeyError, OSError):
+            _remove(name)
+
+
+os.register_at_fork(after_in_child=_unfinished.clear)

@@ -1,8 +1,10 @@
-"""The lock of a key: one holder at a time, and a dead holder holds nothing."""
+"""The lock of a key: one holder at a time, and a dead holder holds nothing; files written whole."""
 
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.errors import DeadlineExceeded, StorageError
-from envbuild.storage import key_lock, private_folder
+from envbuild.storage import key_lock, private_folder, written_whole
 
 
 def _hold(folder: Path, seconds: float) -> None:
@@ -77,3 +79,30 @@ def test_a_folder_that_cannot_be_made_is_refused_with_a_way_out(tmp_path: Path) 
     with pytest.raises(StorageError) as caught:
         private_folder(tmp_path / "file" / "x")
     assert "--cache-dir" in str(caught.value.hint)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with written_whole(path) as file:
+        file.write(b"one")
+    with pytest.raises(TypeError), written_whole(path) as file:
+        file.writelines([b"two", "three"])  # type: ignore[list-item]
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+LOST = """
+import os, sys
+from envbuild.storage import unfinished
+
+folder = os.open(sys.argv[1], os.O_RDONLY)
+lost = unfinished(folder)  # as one whose end an interrupt kept from being run
+os.close(os.open(lost.__enter__(), os.O_CREAT, dir_fd=folder))
+os.close(folder)
+assert os.listdir(sys.argv[1])
+"""
+
+
+def test_what_an_interrupt_left_is_removed_when_python_ends(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", LOST, str(tmp_path)], check=True)
+    assert list(tmp_path.iterdir()) == []

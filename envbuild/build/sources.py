@@ -11,7 +11,6 @@ import tarfile
 import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import rfc8785
@@ -32,10 +31,11 @@ from envbuild.progress import Event
 from envbuild.spec.context import ContextFile
 from envbuild.spec.local import LocalSource
 from envbuild.spec.requirement import name_from_url
-from envbuild.storage import key_lock, private_folder
+from envbuild.storage import key_lock, private_folder, written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from envbuild.build.buildx_builder import BuildxBuilder
     from envbuild.build.compose import Composer, Composition
@@ -154,9 +154,8 @@ class SourceBuilder:
     def _keep(self, key: str, name: str, content: bytes) -> Path:
         digest = hashlib.sha256(content).hexdigest()
         path = self._folder(digest) / name
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        with written_whole(path) as file:
             file.write(content)
-        Path(file.name).replace(path)
         fact = self._facts(key)[0 if name.endswith("-none-any.whl") else 1]
         self.composer.index.put_fact(fact, json.dumps([digest, name]))
         return path

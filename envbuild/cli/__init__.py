@@ -23,6 +23,7 @@ INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 _BROKEN_PIPE: Final = 141
 _GRACE_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 0.005
 
 _COMMANDS: Final = {
     "resolve": (
@@ -102,26 +103,46 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if stopping:
             os._exit(code)
         stopping.append(code)
+        sys.unraisablehook = _insist
         grace = threading.Timer(_GRACE_SECONDS, os._exit, (code,))
         grace.daemon = True
         grace.start()
         raise KeyboardInterrupt
 
+    _on_signals(stop)
+    code = 0
+    with contextlib.suppress(KeyboardInterrupt):  # one that comes after the answer
+        code = run(arguments)
+        if not stopping:
+            _on_signals(signal.SIG_IGN)
+    _leave(stopping[0] if stopping else code)
+
+
+def _on_signals(handler: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
-    code = run(arguments)
-    _leave(stopping[0] if stopping else code)
+            signal.signal(number, handler)
+
+
+def _insist(swallowed: sys.UnraisableHookArgs) -> None:
+    """Raise an interrupt again that came while Python ran a callback which cannot pass it on."""
+    if not isinstance(swallowed.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(swallowed)
+        return
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
 
 
 def _leave(code: int) -> NoReturn:
     """Exit; where the solver ran, without taking Python apart.
 
     The solver's own threads may hold the interpreter for a moment longer than its answer takes, and Python
-    aborts where it finds them so at its end. Nothing is left to be done then but what ``atexit`` knows.
+    aborts where it finds them so at its end. Nothing is left to be done then but to wait for the threads of
+    pools, which an interrupt may have left at their work, and what ``atexit`` knows.
     """
     if "rattler" not in sys.modules:
         sys.exit(code)
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as Python does it
     atexit._run_exitfuncs()  # noqa: SLF001 - what is registered must run, as temporary folders are
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -232,6 +232,7 @@ class _Worker:
             left = self.deadline.remaining()
             if left != float("inf") and not select.select([stream], [], [], left)[0]:
                 self.deadline.check("compiling modules")
+                continue
             piece = os.read(stream.fileno(), size)
             if not piece:
                 raise self._ended("it compiled modules")

@@ -13,18 +13,17 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envbuild.errors import StorageError, StorageFull, Unavailable
+from envbuild.storage import TEMPORARY, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TEMPORARY = ".envbuild-tmp-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _STALE_SECONDS = 60  # covers the moment between a temporary file's making and its flock
@@ -115,18 +114,16 @@ class Temporary:
 @contextlib.contextmanager
 def temporary(root: int, doing: str) -> Iterator[Temporary]:
     """A new file in the folder ``root``; gone at the end unless it was committed."""
-    name = TEMPORARY + secrets.token_hex(8)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with storage_errors(doing):
-        descriptor = os.open(name, flags, 0o644, dir_fd=root)
-    try:
+    with unfinished(root) as name:
         with storage_errors(doing):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield Temporary(root, name, descriptor, doing)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=root)
-        os.close(descriptor)
+            descriptor = os.open(name, flags, 0o644, dir_fd=root)
+        try:
+            with storage_errors(doing):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield Temporary(root, name, descriptor, doing)
+        finally:
+            os.close(descriptor)
 
 
 def write_file(root: int, place: tuple[int, str], content: bytes, doing: str, *, flush: bool = False) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.errors import IntegrityError, StorageError
-from envbuild.oci.disk import TEMPORARY
 from envbuild.oci.manifest import OCI_INDEX, encode
+from envbuild.storage import TEMPORARY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -212,6 +213,54 @@ def test_a_signal_in_the_middle_of_a_build_leaves_nothing_behind(
     named = {path.name for path in blobs.iterdir()}
     assert all(len(name) == 64 for name in named)
     assert call("resolve", spec, "--timeout", "30").code == 0
+
+
+SWALLOWED = """
+import os, signal, time, weakref
+from envbuild import cli
+
+class Thing: pass
+
+def run(arguments):
+    thing = Thing()
+    held = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        del thing
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("interrupted")
+        return 130
+
+cli.run = run
+cli.main()
+"""
+
+
+def test_a_signal_that_comes_in_a_callback_is_not_lost() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED], check=False, capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "interrupted\n", "")
+
+
+LATE = """
+import os, signal, sys
+from envbuild import cli
+
+def run(arguments):
+    sys.stdout.write("answer\\n")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+cli.run = run
+cli.main()
+"""
+
+
+def test_a_signal_after_the_answer_is_told_by_the_exit_code_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], check=False, capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "answer\n", "")
 
 
 def until(condition: object, seconds: float = 30.0) -> None:

@@ -465,6 +465,7 @@ def test_a_process_that_hangs_is_given_up_at_the_deadline(python: PackageRecord,
     started.compile(b"x = 1", "/opt/env/x.py").result()
     (worker,) = started._running.workers
     os.kill(worker.process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, worker.process.pid, os.WSTOPPED | os.WNOWAIT)
     worker.deadline = Deadline.after(0.2)
     with pytest.raises(DeadlineExceeded):
         started.compile(b"x = 1", "/opt/env/x.py").result()

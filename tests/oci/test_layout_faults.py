@@ -27,11 +27,11 @@ from envbuild.errors import (
     IntegrityError,
     NotFound,
 )
-from envbuild.oci.disk import TEMPORARY
 from envbuild.oci.layout import LOCK_FILE, LayoutRegistry
 from envbuild.oci.manifest import OCI_LAYER_GZIP, Manifest
 from envbuild.oci.registry import publish
 from envbuild.reference import Tag
+from envbuild.storage import TEMPORARY
 from oci_contract import at_once, put, put_image, read
 from oci_layouts import blob_path, check_whole, layout
 
