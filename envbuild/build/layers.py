@@ -117,8 +117,6 @@ class LayersBuilder:
             recipe = recipe_like(job, lock_key, manifest, self.registries, self.config.workspace)
             manifest = reannotated(manifest, annotations)
         has_empty = keep_recipe(target, recipe, self.progress)
-        if naming is not None:
-            naming.result()
         seen = publish_built(
             self.config,
             target,
@@ -128,6 +126,8 @@ class LayersBuilder:
             self.progress,
             Known(stored=upload.has_stored(manifest), has_empty=has_empty),
         )
+        if naming is not None:
+            naming.result()
         return Built(
             seen.descriptor.digest,
             lock_key,

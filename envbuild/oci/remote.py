@@ -8,12 +8,13 @@ lacks is mended here and in :mod:`envbuild.oci.auth`, :mod:`envbuild.oci.transpo
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import oras.container
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import RegistryError, SpecError
@@ -53,11 +54,38 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **named: Any) -> None:
         """Make the pool."""
-        super().init_poolmanager(*args, **named, ssl_context=tls_context(), blocksize=_SEND_CHUNK)
+        super().init_poolmanager(*args, **{**named, **self._tls(), "blocksize": _SEND_CHUNK})
         self.poolmanager.pool_classes_by_scheme = POOLS
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Nothing more to load: the context verifies, for every connection of both clients alike."""
+
+    def _tls(self) -> dict[str, Any]:
+        return {"ssl_context": tls_context()}
+
+
+class _PlainAdapter(_Adapter):
+    """The same without TLS: reading the machine's authorities takes as long as ten requests."""
+
+    def _tls(self) -> dict[str, Any]:
+        return {}
+
+
+class _LateAdapter(BaseAdapter):
+    """The one with TLS, made for the first request that needs it."""
+
+    def send(self, *args: Any, **named: Any) -> requests.Response:
+        """Pass a request on."""
+        return self._adapter.send(*args, **named)
+
+    def close(self) -> None:
+        """Close what was made."""
+        if "_adapter" in self.__dict__:
+            self._adapter.close()
+
+    @cached_property
+    def _adapter(self) -> _Adapter:
+        return _Adapter(pool_connections=4, pool_maxsize=_CONNECTIONS)
 
 
 def _session(loopback: bool) -> requests.Session:
@@ -66,8 +94,8 @@ def _session(loopback: bool) -> requests.Session:
     session.headers["User-Agent"] = USER_AGENT
     session.auth = _as_it_is  # else requests would put what ~/.netrc says over our header
     session.trust_env = not loopback  # proxies
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=_CONNECTIONS))
+    session.mount("http://", _PlainAdapter(pool_connections=4, pool_maxsize=_CONNECTIONS))
+    session.mount("https://", _LateAdapter())
     return session
 
 
