@@ -11,10 +11,12 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from envbuild.conda.stand_ins import StandIns
 from envbuild.digest import Digest
 from envbuild.errors import SolveError
 from envbuild.lock import Lock, PackageRecord
 from envbuild.spec.channel import DEFAULTS, Channel, split_credentials
+from envbuild.spec.shortmatch import spell
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -38,6 +40,7 @@ _ARCHSPEC: Final = {
 }
 _LINUX: Final = "4.18"
 """The kernel that containers are solved for: the oldest that supported distributions run."""
+NO_STAND_INS: Final = StandIns.of(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +120,17 @@ def solve(request: SolveRequest, *, cache_dir: Path, deadline: Deadline) -> Solu
         DeadlineExceeded: The time ran out.
     """
     deadline.check("solving")
-    records = _run(_solve(request, cache_dir, deadline))
-    urls = {public_url(record.url): record.url for record in records}
-    packages = [package_record(record) for record in records]
+    stand_ins = StandIns.of(_all_urls(request))
+    records = _run(_solve(request, stand_ins, cache_dir, deadline))
+    packages = [package_record(record, stand_ins) for record in records]
+    private = [stand_ins.private(record.url) for record in records]
+    urls = dict(zip((package.url for package in packages), private, strict=True))
     return Solution(Lock.of(request.platform, packages), urls)
 
 
-async def _solve(request: SolveRequest, cache_dir: Path, deadline: Deadline) -> list[rattler.RepoDataRecord]:
+async def _solve(
+    request: SolveRequest, stand_ins: StandIns, cache_dir: Path, deadline: Deadline
+) -> list[rattler.RepoDataRecord]:
     import rattler
     from rattler.exceptions import FetchRepoDataError, GatewayError, SolverError
 
@@ -133,9 +140,9 @@ async def _solve(request: SolveRequest, cache_dir: Path, deadline: Deadline) -> 
             warnings.simplefilter("ignore", rattler.exceptions.GatewayWarning)
             return await asyncio.wait_for(
                 rattler.solve(
-                    sources=_channels(request),
-                    specs=_specs(request),
-                    gateway=_gateway(cache_dir, int(time.monotonic() / _GATEWAY_SECONDS)),
+                    sources=[rattler.Channel(stand_ins.named(url)) for url in _channel_urls(request)],
+                    specs=_specs(request, stand_ins),
+                    gateway=_gateway(cache_dir, stand_ins, int(time.monotonic() / _GATEWAY_SECONDS)),
                     platforms=[rattler.Subdir(request.platform.subdir), rattler.Subdir("noarch")],
                     virtual_packages=_virtual_packages(request),
                     channel_priority=getattr(rattler.ChannelPriority, request.channel_priority.capitalize()),
@@ -148,20 +155,14 @@ async def _solve(request: SolveRequest, cache_dir: Path, deadline: Deadline) -> 
         deadline.check("solving")
         raise SolveError("the solver found no answer within an hour", hint="pin more packages") from None
     except SolverError as error:
-        raise _unsolvable(request, error) from None
+        raise _unsolvable(request, stand_ins.public(str(error)).strip()) from None
     except (GatewayError, FetchRepoDataError) as error:
         raise SolveError(
-            f"a channel could not be read: {_redact(str(error), request)}",
+            f"a channel could not be read: {stand_ins.public(str(error))}",
             hint="check the channel's name, the network and the credentials; channel names stand under "
             f"{public_url(request.channel_alias)}",
             retryable=True,
         ) from None
-
-
-def _channels(request: SolveRequest) -> list[rattler.Channel]:
-    import rattler
-
-    return [rattler.Channel(url) for url in _channel_urls(request)]
 
 
 def _channel_urls(request: SolveRequest) -> list[str]:
@@ -174,27 +175,36 @@ def _channel_urls(request: SolveRequest) -> list[str]:
     ]
 
 
-def _specs(request: SolveRequest) -> list[rattler.MatchSpec]:
+def _all_urls(request: SolveRequest) -> list[str]:
+    """Where the channels of the section and its dependencies are, and packages that are named by a URL."""
+    dependencies = request.conda.dependencies
+    named = [spec.channel for spec in dependencies if spec.channel is not None]
+    packages = [spec.private_url for spec in dependencies if spec.private_url is not None]
+    channels = [url for channel in named for url in channel.urls(request.channel_alias)]
+    return _channel_urls(request) + channels + packages
+
+
+def _specs(request: SolveRequest, stand_ins: StandIns) -> list[rattler.MatchSpec]:
     import rattler
     from rattler.exceptions import InvalidMatchSpecError
 
     specs = []
     for dependency in request.conda.dependencies:
         try:
-            specs.append(rattler.MatchSpec(_spec_text(dependency, request.channel_alias)))
+            specs.append(rattler.MatchSpec(_spec_text(dependency, request.channel_alias, stand_ins)))
         except InvalidMatchSpecError as error:
             raise SolveError(f"the solver does not understand {dependency.canonical()!r}: {error}") from None
     return specs
 
 
-def _spec_text(spec: MatchSpec, alias: str) -> str:
+def _spec_text(spec: MatchSpec, alias: str, stand_ins: StandIns) -> str:
     """A match spec as the solver reads it: its channel stands under our alias, not under the solver's."""
-    if spec.channel is None:
-        return spec.canonical()
-    fields = tuple(
-        (name, spec.channel.urls(alias)[0] if name == "channel" else value) for name, value in spec.fields
-    )
-    return spec._replace(fields=fields).canonical()
+    fields = dict(spec.fields)
+    if spec.channel is not None:
+        fields["channel"] = stand_ins.named(spec.channel.urls(alias)[0])
+    if spec.private_url is not None:
+        fields["url"] = stand_ins.named(spec.private_url)
+    return spell(spec.name, spec.version, tuple(fields.items()))
 
 
 def _virtual_packages(request: SolveRequest) -> list[rattler.GenericVirtualPackage]:
@@ -207,15 +217,29 @@ def _virtual_packages(request: SolveRequest) -> list[rattler.GenericVirtualPacka
 
 
 @functools.lru_cache(maxsize=4)
-def _gateway(cache_dir: Path, _period: int) -> rattler.Gateway:
+def _gateway(cache_dir: Path, stand_ins: StandIns, _period: int) -> rattler.Gateway:
     """A gateway keeps repodata in memory; a new one each period sees what is new in the channels."""
     import rattler
 
-    return rattler.Gateway(cache_dir=cache_dir / "repodata")
+    client = _client(stand_ins) if stand_ins.all else None
+    return rattler.Gateway(cache_dir=cache_dir / "repodata", client=client)
 
 
-def _unsolvable(request: SolveRequest, error: Exception) -> SolveError:
-    text = _redact(str(error), request).strip()
+def _client(stand_ins: StandIns) -> rattler.Client:
+    """A client that knows what the stand-ins stand for; for other hosts it has the user's own credentials."""
+    from rattler import networking
+
+    return networking.Client(
+        [
+            networking.AuthenticationMiddleware(),
+            networking.AddHeadersMiddleware(stand_ins.headers),
+            networking.MirrorMiddleware(stand_ins.mirrors()),
+            networking.RetryMiddleware(),  # within: only what was tried often enough counts against a mirror
+        ]
+    )
+
+
+def _unsolvable(request: SolveRequest, text: str) -> SolveError:
     hint = "loosen or correct the dependencies that the solver names"
     if "__glibc" in text:
         seen = request.virtual_packages.glibc
@@ -226,27 +250,25 @@ def _unsolvable(request: SolveRequest, error: Exception) -> SolveError:
     return SolveError(f"no set of packages satisfies the environment:\n{text}", hint=hint)
 
 
-def _redact(text: str, request: SolveRequest) -> str:
-    for url in _channel_urls(request):
-        text = text.replace(url, public_url(url))
-    return text
-
-
 def public_url(url: str) -> str:
     """A URL without its user, password and token."""
     return url if url.startswith("file:") else split_credentials(url)[0]
 
 
-def package_record(record: rattler.RepoDataRecord) -> PackageRecord:
+def package_record(record: rattler.RepoDataRecord, stand_ins: StandIns = NO_STAND_INS) -> PackageRecord:
     """A record of the solver's as ours, without credentials.
+
+    Args:
+        record: The record.
+        stand_ins: Those that it was solved with.
 
     Raises:
         SolveError: It has no sha256.
     """
-    name = record.name.normalized
+    name, url = record.name.normalized, public_url(stand_ins.public(record.url))
     if record.sha256 is None:
         raise SolveError(
-            f"{name} {record.version} in {public_url(record.url)} has no sha256 in its channel",
+            f"{name} {record.version} in {url} has no sha256 in its channel",
             hint="index the channel again with a tool that writes sha256",
         )
     kind = record.noarch
@@ -257,7 +279,7 @@ def package_record(record: rattler.RepoDataRecord) -> PackageRecord:
         build=str(record.build),
         build_number=record.build_number,
         subdir=record.subdir,
-        url=public_url(record.url),
+        url=url,
         sha256=Digest(record.sha256.hex()),
         size=record.size,
         md5=record.md5.hex() if record.md5 else None,
