@@ -84,7 +84,7 @@ class Bench:
             self.engine.docker("pull", f"{self.registry.host}/bases:{name}")
             target.close()
 
-    def ours(self, spec: str, base: str, *, cache: str = "cache") -> Figure:
+    def ours(self, spec: str | Path, base: str, *, cache: str = "cache") -> Figure:
         """``envbuild resolve`` as a process."""
         command = [sys.executable, "-m", "envbuild", "resolve", "--quiet", str(ENVS / spec)]
         command += ["--base", f"{self.registry.host}/bases:{base}"]
@@ -96,19 +96,24 @@ class Bench:
         }
         return self._sending(lambda: timed(command, settings))
 
-    def library(self, spec: str, base: str) -> Figure:
+    def library(self, spec: str | Path, base: str) -> Figure:
         """The same through the library: a kept resolver with a repository and an index of its own."""
         if self.kept is None:
-            config = Config(
-                workspace=Repository.parse(f"{self.registry.host}/library"),
-                channel_alias=channel().parent.as_uri(),
-                cache_dir=self.folder / "library",
-            )
-            self.kept = Resolver(config)
-        definition = load(ENVS / spec, base=f"{self.registry.host}/bases:{base}")
-        started, cpu = time.perf_counter(), time.process_time()
-        self.kept.resolve(definition)
-        return Figure(time.perf_counter() - started, time.process_time() - cpu)
+            self.kept = self._resolver("library")
+        return _resolved(self.kept, spec, f"{self.registry.host}/bases:{base}")
+
+    def elsewhere(self, spec: str | Path, base: str) -> Figure:
+        """The same through the library on a machine that has seen nothing."""
+        with self._resolver("another machine's library") as resolver:
+            return _resolved(resolver, spec, f"{self.registry.host}/bases:{base}")
+
+    def _resolver(self, cache: str) -> Resolver:
+        config = Config(
+            workspace=Repository.parse(f"{self.registry.host}/library"),
+            channel_alias=channel().parent.as_uri(),
+            cache_dir=self.folder / cache,
+        )
+        return Resolver(config)
 
     def theirs(self, spec: str, base: str, *, install: bool = True) -> Figure:
         """Install into a build context, build with BuildKit, push."""
@@ -169,6 +174,13 @@ class Bench:
         self.engine.docker("image", "prune", "--all", "--force")
 
 
+def _resolved(resolver: Resolver, spec: str | Path, base: str) -> Figure:
+    definition = load(ENVS / spec, base=base)
+    started, cpu = time.perf_counter(), time.process_time()
+    resolver.resolve(definition)
+    return Figure(time.perf_counter() - started, time.process_time() - cpu)
+
+
 def run(repeats: int) -> None:
     """Print the table of builds."""
     folder = Path(tempfile.mkdtemp(prefix="envbuild-bench-"))
@@ -206,6 +218,10 @@ def _round(bench: Bench, seen: dict[str, tuple[list[Figure], list[Figure], list[
     theirs, cold = bench.theirs(first, "minimal"), [ours(first, "minimal") for ours in both]
     case("cold", theirs, *cold)
     case("cold, beside uv in Docker", bench.uv(first), *cold)
+    other = bench.folder / "variable.yml"
+    other.write_text((ENVS / first).read_text() + '  ANOTHER: "1"\n')
+    known = bench.ours(other, "minimal", cache="a third machine's"), bench.elsewhere(other, "minimal")
+    case("new environment of known layers, new machine", theirs, *known)
     case(
         "identical, index lost",
         bench.theirs(first, "minimal", install=False),
