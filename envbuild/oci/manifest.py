@@ -274,15 +274,15 @@ def parse_descriptor(entry: Any, what: str) -> Descriptor:
     if not 0 <= size < _SIZES:
         raise IntegrityError(f"{what} has a descriptor of {size:.3g} bytes")
     try:
-        parsed = _digest(digest)
+        plain = _plain(media_type, digest, size)
     except SpecError as error:
         raise IntegrityError(f"{what}: {error}") from None
     if len(entry) == 3:  # as nearly all are, and a hit reads a hundred of them
-        return Descriptor(media_type, parsed, size)
+        return plain
     artifact_type = entry.get("artifactType")
     return Descriptor(
         media_type,
-        parsed,
+        plain.digest,
         size,
         _annotations(entry, what),
         _platform(entry.get("platform")),
@@ -290,8 +290,10 @@ def parse_descriptor(entry: Any, what: str) -> Descriptor:
     )
 
 
-# Images share layers, and a resolver that is kept sees the same image again and again.
-_digest: Final = functools.lru_cache(8192)(Digest.parse)
+@functools.lru_cache(8192)
+def _plain(media_type: str, digest: str, size: int) -> Descriptor:
+    """Images share layers, and a resolver that is kept sees the same image again and again."""
+    return Descriptor(media_type, Digest.parse(digest), size)
 
 
 def _platform(entry: Any) -> Platform | None:
