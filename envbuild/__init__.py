@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from envbuild.resolver import ResolvedImage, Resolver, Source
     from envbuild.spec.environment import EnvironmentSpec
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Config",
     "EnvbuildError",

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from envbuild import sbom
+from envbuild import __version__
+from envbuild.digest import Digest
 from envbuild.lockfile.document import LockEntry, LockFile
 from envbuild.oci.manifest import encode
-from envbuild.oci.referrers import Artifact, attach, referrers
+from envbuild.oci.referrers import GZIPPED, Artifact, attach, referrers
 from envbuild.oci.registry import publish
 from envbuild.progress import Event
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
     from envbuild.config import Config
     from envbuild.deadline import Deadline
-    from envbuild.digest import Descriptor, Digest
+    from envbuild.digest import Descriptor
     from envbuild.key import CanonicalForm, Key
-    from envbuild.lock import Lock, PackageRecord, PipDistribution
+    from envbuild.lock import Lock, PipDistribution
     from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
@@ -35,6 +36,7 @@ SPDX_TYPE: Final = "application/spdx+json"
 CYCLONEDX_TYPE: Final = "application/vnd.cyclonedx+json"
 PROVENANCE: Final = "https://slsa.dev/provenance/v1"
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
+_LEVEL: Final = 3
 
 
 @dataclass(frozen=True)
@@ -173,20 +175,18 @@ def publish_with(
 
 
 def describe(made: Made, target: Registry, subject: Descriptor, *, sboms: bool) -> Iterator[Artifact]:
-    """What is attached to an image: documents about how it was made and, if asked, what is in it.
-
-    The libraries that write SBOMs take as long to import as a small build takes in all.
-    """
-    finished = datetime.now(UTC).replace(microsecond=0)
-    form, name = made.form, str(target.repository)
-    yield _artifact(FORM_TYPE, form.to_json(), "form.json")
-    yield lock_artifact(lock_of(made))
-    yield provenance_artifact(statement(made, name, subject.digest, finished))
+    """What is attached to an image: documents about how it was made and, if asked, what is in it."""
+    lock = lock_of(made).to_bytes()
+    yield _artifact(FORM_TYPE, made.form.to_json(), "form.json")
+    yield _lock_artifact(lock)
+    document = statement(made, Digest.of(lock), str(target.repository), subject.digest, datetime.now(UTC))
+    yield provenance_artifact(document)
     if not sboms:
         return
-    for kind, write in ((SPDX_TYPE, sbom.spdx), (CYCLONEDX_TYPE, sbom.cyclonedx)):
-        if (document := write(subject.digest, name, made.lock, made.wheels, finished)) is not None:
-            yield _artifact(kind, document, f"sbom.{'spdx' if kind == SPDX_TYPE else 'cdx'}.json")
+    from envbuild import sbom
+
+    yield _artifact(SPDX_TYPE, sbom.spdx(made.lock, made.wheels), "sbom.spdx.json")
+    yield _artifact(CYCLONEDX_TYPE, sbom.cyclonedx(made.lock, made.wheels), "sbom.cdx.json")
 
 
 def provenance_artifact(document: dict[str, Any]) -> Artifact:
@@ -197,7 +197,15 @@ def provenance_artifact(document: dict[str, Any]) -> Artifact:
 
 def lock_artifact(lock: LockFile) -> Artifact:
     """A lock as it is attached."""
-    return _artifact(LOCK_TYPE, lock.to_bytes(), "envbuild.lock")
+    return _lock_artifact(lock.to_bytes())
+
+
+def _lock_artifact(content: bytes) -> Artifact:
+    """Compressed to a quarter, by the library that compresses layers: it gives the same bytes everywhere."""
+    from isal import igzip_lib
+
+    packed = igzip_lib.compress(content, _LEVEL, igzip_lib.COMP_GZIP)
+    return Artifact(LOCK_TYPE, f"{LOCK_TYPE}{GZIPPED}", packed, {}, "envbuild.lock.gz")
 
 
 def _artifact(kind: str, content: bytes, title: str) -> Artifact:
@@ -211,27 +219,27 @@ def lock_of(made: Made) -> LockFile:
     )
 
 
-def statement(made: Made, name: str, subject: Digest, finished: datetime) -> dict[str, Any]:
+def statement(made: Made, lock: Digest, name: str, subject: Digest, finished: datetime) -> dict[str, Any]:
     """The provenance of an image: an in-toto statement with a SLSA v1 predicate.
 
-    Only its times differ between builds.
+    Only its times differ between builds. The packages are what the lock says, which is named by the digest of
+    its bytes as a file; ``docs/decisions/0012`` says why they are not repeated.
 
     Args:
         made: What the image was made from.
+        lock: The digest of its lock.
         name: The repository.
         subject: The digest of the manifest.
         finished: When the build ended, in UTC.
     """
-    contents: tuple[PackageRecord | PipDistribution, ...] = (*made.lock.packages, *made.wheels)
-    dependencies: list[dict[str, Any]] = [
-        {"uri": sbom.purl(each), "digest": {"sha256": each.sha256.hex}, "downloadLocation": each.url}
-        for each in contents
-    ]
-    if made.base is not None:
-        dependencies.insert(0, {"name": "base", "digest": {"sha256": made.base.hex}})
     definition: dict[str, Any] = {"externalParameters": json.loads(made.form.to_json())}
     if made.origin is not None:
         definition["internalParameters"] = {"rebasedFrom": str(made.origin)}
+    dependencies: list[dict[str, Any]] = [
+        {"name": "envbuild.lock", "mediaType": LOCK_TYPE, "digest": {"sha256": lock.hex}}
+    ]
+    if made.base is not None:
+        dependencies.insert(0, {"name": "base", "digest": {"sha256": made.base.hex}})
     definition["resolvedDependencies"] = dependencies
     return provenance(definition, str(made.form.key), name, subject, (made.started, finished))
 
@@ -256,7 +264,7 @@ def provenance(
         "predicate": {
             "buildDefinition": {"buildType": "urn:envbuild:image:v1", **definition},
             "runDetails": {
-                "builder": {"id": "urn:envbuild:builder", "version": {"envbuild": _version()}},
+                "builder": {"id": "urn:envbuild:builder", "version": {"envbuild": __version__}},
                 "metadata": {
                     "invocationId": key,
                     "startedOn": started.replace("+00:00", "Z"),
@@ -265,15 +273,6 @@ def provenance(
             },
         },
     }
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("envbuild")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def referrers_of(registry: Registry, subject: Digest) -> list[dict[str, Any]]:

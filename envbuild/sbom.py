@@ -1,22 +1,30 @@
-"""What is in an image, as SPDX 2.3 and CycloneDX 1.6, where the libraries for them are installed."""
+"""What is in an environment, as SPDX 2.3 and CycloneDX 1.6: the same packages always give the same bytes.
+
+The documents are about the environment, not about one image: which images have it is said by what they are
+attached to, and the packages of an image's base are not among it. So they name no image, and no time of
+their own. ``docs/decisions/0012`` says why no library writes them; the tests read them with the libraries.
+"""
 
 from __future__ import annotations
 
-import importlib
-import json
+import hashlib
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from envbuild.lock import PipDistribution
+from envbuild.oci.manifest import encode
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from envbuild.digest import Digest
     from envbuild.lock import Lock, PackageRecord
 
+    Content = tuple[PackageRecord | PipDistribution, ...]
+
+NAME: Final = "environment"
+_CREATED: Final = "1970-01-01T00:00:00Z"
+"""SPDX wants a time; that of the images' configs, which are made of nothing but their content either."""
 _NAMESPACE: Final = uuid.UUID("6f1c4c0e-6a53-5b0e-9a55-1f2f0a8f7c11")
+_NOBODY_SAYS: Final = "NOASSERTION"
 
 
 def purl(package: PackageRecord | PipDistribution) -> str:
@@ -30,104 +38,95 @@ def purl(package: PackageRecord | PipDistribution) -> str:
     return f"pkg:conda/{quote(package.name, safe='')}@{quote(package.version, safe='')}?{tail}"
 
 
-def _serial(subject: Digest, form: str) -> uuid.UUID:
-    return uuid.uuid5(_NAMESPACE, f"{form} {subject}")
-
-
-def cyclonedx(
-    subject: Digest, name: str, lock: Lock, wheels: tuple[PipDistribution, ...], moment: datetime
-) -> bytes | None:
-    """The packages of an image in CycloneDX 1.6 JSON; None without ``cyclonedx-python-lib``.
+def cyclonedx(lock: Lock, wheels: tuple[PipDistribution, ...]) -> bytes:
+    """The packages of an environment in CycloneDX 1.6 JSON.
 
     Args:
-        subject: The digest of the image's manifest.
-        name: The image's name.
-        lock: The packages.
-        wheels: What pip installed.
-        moment: The time that the document bears.
+        lock: The Conda packages.
+        wheels: What pip installs.
     """
-    try:
-        from cyclonedx.model import HashAlgorithm, HashType
-        from cyclonedx.model.bom import Bom
-        from cyclonedx.model.component import Component, ComponentType
-        from cyclonedx.output.json import JsonV1Dot6
-        from packageurl import PackageURL
-    except ImportError:
-        return None
-    bom = Bom(serial_number=_serial(subject, "cyclonedx"))
-    bom.metadata.timestamp = moment
-    bom.metadata.component = Component(
-        name=name, version=str(subject), type=ComponentType.CONTAINER, bom_ref=str(subject)
-    )
-    contents: tuple[PackageRecord | PipDistribution, ...] = (*lock.packages, *wheels)
-    for package in contents:
-        bom.components.add(
-            Component(
-                name=package.name,
-                version=package.version,
-                bom_ref=purl(package),
-                purl=PackageURL.from_string(purl(package)),
-                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256.hex)],
-            )
-        )
-    bom.register_dependency(bom.metadata.component, bom.components)
-    written: bytes = JsonV1Dot6(bom).output_as_string().encode()
-    return written
-
-
-def spdx(
-    subject: Digest, name: str, lock: Lock, wheels: tuple[PipDistribution, ...], moment: datetime
-) -> bytes | None:
-    """The packages of an image in SPDX 2.3 JSON; None without ``spdx-tools``; arguments as above."""
-    try:
-        model, converter = _spdx("model"), _spdx("jsonschema.document_converter")
-    except ImportError:
-        return None
-    info = model.CreationInfo(
-        "SPDX-2.3",
-        "SPDXRef-DOCUMENT",
-        name,
-        f"urn:uuid:{_serial(subject, 'spdx')}",
-        [model.Actor(model.ActorType.TOOL, "envbuild")],
-        moment.replace(microsecond=0, tzinfo=None),
-    )
-    packages = [_spdx_image(model, subject, name)]
-    contents: tuple[PackageRecord | PipDistribution, ...] = (*lock.packages, *wheels)
-    packages += [_spdx_package(model, number, package) for number, package in enumerate(contents)]
-    kinds, relate = model.RelationshipType, model.Relationship
-    relationships = [relate("SPDXRef-DOCUMENT", kinds.DESCRIBES, "SPDXRef-Image")]
-    relationships += [relate("SPDXRef-Image", kinds.CONTAINS, package.spdx_id) for package in packages[1:]]
-    document = model.Document(info, packages=packages, relationships=relationships)
-    return json.dumps(converter.DocumentConverter().convert(document), indent=1).encode()
-
-
-def _spdx(name: str) -> Any:
-    """A module of a library that does not say which of its names are for others."""
-    return importlib.import_module(f"spdx_tools.spdx.{name}")
-
-
-def _spdx_image(model: Any, subject: Digest, name: str) -> Any:
-    return model.Package(
-        "SPDXRef-Image",
-        name,
-        model.SpdxNoAssertion(),
-        version=str(subject),
-        files_analyzed=False,
-        checksums=[model.Checksum(model.ChecksumAlgorithm.SHA256, subject.hex)],
-        primary_package_purpose=model.PackagePurpose.CONTAINER,
+    contents: Content = (*lock.packages, *wheels)
+    identity = _identity(contents)
+    refs = [str(number) for number in range(1, len(contents) + 1)]
+    return encode(
+        {
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.6",
+            "serialNumber": _urn(identity, "cyclonedx"),
+            "metadata": {
+                "component": {"bom-ref": "0", "type": "application", "name": NAME, "version": identity}
+            },
+            "components": [
+                {
+                    "bom-ref": ref,
+                    "type": "library",
+                    "name": package.name,
+                    "version": package.version,
+                    "purl": purl(package),
+                    "hashes": [{"alg": "SHA-256", "content": package.sha256.hex}],
+                }
+                for ref, package in zip(refs, contents, strict=True)
+            ],
+            "dependencies": [{"ref": "0", "dependsOn": refs}],
+        }
     )
 
 
-def _spdx_package(model: Any, number: int, package: PackageRecord | PipDistribution) -> Any:
-    category = model.ExternalPackageRefCategory.PACKAGE_MANAGER
-    return model.Package(
-        f"SPDXRef-Package-{number}",
-        package.name,
-        # A local file has no address that others could use.
-        package.url if package.url.startswith(("https:", "http:")) else model.SpdxNoAssertion(),
-        version=package.version,
-        file_name=package.file_name,
-        files_analyzed=False,
-        checksums=[model.Checksum(model.ChecksumAlgorithm.SHA256, package.sha256.hex)],
-        external_references=[model.ExternalPackageRef(category, "purl", purl(package))],
+def spdx(lock: Lock, wheels: tuple[PipDistribution, ...]) -> bytes:
+    """The packages of an environment in SPDX 2.3 JSON; arguments as above."""
+    contents: Content = (*lock.packages, *wheels)
+    identity = _identity(contents)
+    environment = _spdx_package(0, NAME, identity) | {"primaryPackagePurpose": "APPLICATION"}
+    packages = [_spdx_content(number, each) for number, each in enumerate(contents, 1)]
+    contained = [("SPDXRef-0", "CONTAINS", package["SPDXID"]) for package in packages]
+    return encode(
+        {
+            "spdxVersion": "SPDX-2.3",
+            "dataLicense": "CC0-1.0",
+            "SPDXID": "SPDXRef-DOCUMENT",
+            "name": NAME,
+            "documentNamespace": _urn(identity, "spdx"),
+            "creationInfo": {"created": _CREATED, "creators": ["Tool: envbuild"]},
+            "packages": [environment, *packages],
+            "relationships": [
+                {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
+                for one, kind, other in (("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-0"), *contained)
+            ],
+        }
     )
+
+
+def _spdx_content(number: int, package: PackageRecord | PipDistribution) -> dict[str, Any]:
+    # A local file has no address that others could use.
+    url = package.url if package.url.startswith(("https:", "http:")) else _NOBODY_SAYS
+    reference = {
+        "referenceCategory": "PACKAGE-MANAGER",
+        "referenceType": "purl",
+        "referenceLocator": purl(package),
+    }
+    return _spdx_package(number, package.name, package.version, url) | {
+        "checksums": [{"algorithm": "SHA256", "checksumValue": package.sha256.hex}],
+        "externalRefs": [reference],
+    }
+
+
+def _spdx_package(number: int, name: str, version: str, url: str = _NOBODY_SAYS) -> dict[str, Any]:
+    """What every package has; licences may be left out in SPDX 2.3, and files where none was analysed."""
+    return {
+        "SPDXID": f"SPDXRef-{number}",
+        "name": name,
+        "versionInfo": version,
+        "downloadLocation": url,
+        "filesAnalyzed": False,
+    }
+
+
+def _identity(contents: Content) -> str:
+    """A digest over the packages, 64 hex digits."""
+    lines = (f"{purl(package)} {package.url} {package.sha256.hex}\n" for package in contents)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _urn(identity: str, form: str) -> str:
+    """A name for a document that no document of other content has."""
+    return f"urn:uuid:{uuid.uuid5(_NAMESPACE, f'{form} {identity}')}"

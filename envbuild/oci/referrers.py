@@ -12,6 +12,7 @@ import hashlib
 import io
 import random
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
 EMPTY: Final = b"{}"
 MAX_ARTIFACT: Final = 64 << 20
 """The largest blob of an artifact that is read into memory, in bytes."""
+GZIPPED: Final = "+gzip"
+"""How the media type of a compressed blob ends; source: RFC 8460, section 6.2, and OCI's own layers."""
+_GZIP: Final = 16 + zlib.MAX_WBITS
 _ATTEMPTS: Final = 8
-_THREADS: Final = 4
+_THREADS: Final = 6
 _SMALL: Final = 1 << 18
 """A blob up to this size is sent without a question whether it is there."""
 
@@ -197,18 +201,31 @@ def _enlist(
 
 
 def read_artifact(registry: Registry, manifest: Manifest) -> bytes:
-    """The one blob of an artifact.
+    """The content of an artifact's one blob, decompressed where its media type ends with ``+gzip``.
 
     Raises:
-        IntegrityError: It has more than one, or too large a one.
+        IntegrityError: It has more than one, or too large a one, or one that is not what its type says.
     """
+    what = f"the artifact {registry.repository}@{manifest.descriptor.digest}"
     if len(manifest.layers) != 1 or manifest.layers[0].size > MAX_ARTIFACT:
         raise IntegrityError(
-            f"the artifact {registry.repository}@{manifest.descriptor.digest} has {len(manifest.layers)} "
-            f"blobs, expected one of at most {MAX_ARTIFACT} bytes"
+            f"{what} has {len(manifest.layers)} blobs, expected one of at most {MAX_ARTIFACT} bytes"
         )
-    with registry.open_blob(manifest.layers[0]) as stream:
-        return stream.read()
+    (layer,) = manifest.layers
+    with registry.open_blob(layer) as stream:
+        content = stream.read()
+    return _decompressed(content, what) if layer.media_type.endswith(GZIPPED) else content
+
+
+def _decompressed(content: bytes, what: str) -> bytes:
+    unpacker = zlib.decompressobj(_GZIP)
+    try:
+        unpacked = unpacker.decompress(content, MAX_ARTIFACT)
+    except zlib.error as error:
+        raise IntegrityError(f"{what} is not compressed with gzip as it says: {error}") from None
+    if unpacker.unconsumed_tail or unpacker.unused_data or not unpacker.eof:
+        raise IntegrityError(f"{what} is cut, or is more than {MAX_ARTIFACT} bytes when it is decompressed")
+    return unpacked
 
 
 def _put(registry: Registry, content: bytes, media_type: str, *, ask: bool) -> None:

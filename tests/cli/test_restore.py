@@ -9,12 +9,13 @@ import pytest
 
 from cli_calls import Call
 from engine_bases import small_system
-from envbuild.attach import lock_artifact
+from envbuild.attach import LOCK_TYPE, lock_artifact
 from envbuild.lockfile.document import LockFile
 from envbuild.oci.layout import LayoutRegistry
-from envbuild.oci.manifest import Manifest
-from envbuild.oci.referrers import attach, referrers
+from envbuild.oci.manifest import ImageIndex
+from envbuild.oci.referrers import Artifact, attach, fallback_tag
 from envbuild.reference import ImageReference, Repository
+from envbuild.restore import attached_lock
 from parts.docker_engine import DockerEngine
 from tiny import World, make_base_of
 from tiny_wheels import TinyWheel, index
@@ -175,18 +176,27 @@ def test_an_image_without_a_lock_says_so(world: World, call: Call, monkeypatch: 
     assert call("lock", "--from", f"oci:{world.root}/workspace:nothing").code == 4
 
 
+def test_a_lock_that_was_attached_as_it_is_is_read(world: World, call: Call) -> None:
+    """Registries hold locks that are not compressed."""
+    image = ImageReference.parse(resolved(call, world.spec("tool=1")))
+    layout = LayoutRegistry(image.repository)
+    lock = attached_lock(layout, image.digest)
+    layout.put_manifest(ImageIndex.build((), {}), fallback_tag(image.digest))
+    subject = layout.get_manifest(image.digest).descriptor
+    plain = Artifact(LOCK_TYPE, LOCK_TYPE, lock.to_bytes(), {}, "envbuild.lock")
+    attach(layout, subject, [plain], locks=world.config.cache_dir)
+    answer = call("lock", "--from", str(image), "-o", str(world.root / "brought.lock"))
+    assert answer.code == 0, answer.err
+    (brought,), (entry,) = LockFile.read(world.root / "brought.lock").entries, lock.entries
+    assert (brought.key, brought.lock) == (entry.key, entry.lock)
+
+
 def test_the_lock_of_another_image_is_refused(
     world: World, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = ImageReference.parse(resolved(call, world.spec("tool=1")))
     layout = LayoutRegistry(other.repository)
-    (listed,) = (
-        each for each in referrers(layout, other.digest) if "envbuild.lock" in (each.artifact_type or "")
-    )
-    artifact = layout.get_manifest(listed.digest)
-    assert isinstance(artifact, Manifest)
-    with layout.open_blob(artifact.layers[0]) as stream:
-        lock = LockFile.parse(stream.read(), "test")
+    lock = attached_lock(layout, other.digest)
     monkeypatch.setenv("ENVBUILD_ATTACH", "false")
     image = ImageReference.parse(resolved(call, world.spec("tool=2")))
     subject = layout.get_manifest(image.digest).descriptor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import uuid
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_oras_discovers_and_pulls_what_is_attached(pushed: Pushed, tmp_path: Pat
     }
     for kind in (LOCK_TYPE, FORM_TYPE):
         pushed.oracles.oras("pull", "--plain-http", "--output", str(tmp_path), found[kind])
-    lock = LockFile.parse((tmp_path / "envbuild.lock").read_bytes(), "envbuild.lock")
+    lock = LockFile.parse(gzip.decompress((tmp_path / "envbuild.lock.gz").read_bytes()), "envbuild.lock")
     assert {package.name for entry in lock.entries for package in entry.lock.packages} >= {"pyth", "thing"}
     form = CanonicalForm(json.loads((tmp_path / "form.json").read_bytes()))
     assert str(form.key) == pushed.manifest.annotations[KEY_ANNOTATION]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import pytest
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import EnvbuildError, IntegrityError, TagMoved, Unavailable
 from envbuild.oci.layout import LayoutRegistry
-from envbuild.oci.manifest import OCI_INDEX, ImageIndex, encode
-from envbuild.oci.referrers import Artifact, attach, fallback_tag, read_artifact, referrers
+from envbuild.oci.manifest import OCI_INDEX, ImageIndex, Manifest, encode
+from envbuild.oci.referrers import MAX_ARTIFACT, Artifact, attach, fallback_tag, read_artifact, referrers
 from envbuild.oci.registry import Registry
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.oci.transport import Settings
@@ -63,6 +64,38 @@ def test_what_is_attached_is_listed_and_read(registry: Registry, subject: Descri
     assert manifest.subject is not None
     assert manifest.subject.digest == subject.digest
     assert read_artifact(registry, manifest) == b'"a"'
+
+
+def compressed(content: bytes) -> Artifact:
+    return Artifact(LOCK, f"{LOCK}+gzip", content, {})
+
+
+def test_what_is_compressed_is_read_as_what_it_was(
+    registry: Registry, subject: Descriptor, tmp_path: Path
+) -> None:
+    (entry,) = attach(registry, subject, [compressed(gzip.compress(b"the lock"))], locks=tmp_path)
+    manifest = registry.get_manifest(entry.digest)
+    assert isinstance(manifest, Manifest)
+    assert read_artifact(registry, manifest) == b"the lock"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no gzip",
+        gzip.compress(b"x" * 1000)[:-9],
+        gzip.compress(b"x") + b"y",
+        gzip.compress(bytes(MAX_ARTIFACT + 1), 1),
+    ],
+    ids=["other", "cut", "more", "bomb"],
+)
+def test_what_is_not_compressed_as_it_says_is_refused(content: bytes, tmp_path: Path) -> None:
+    registry = LayoutRegistry(Repository.parse(f"oci:{tmp_path}/layout"))
+    (entry,) = attach(registry, put_image(registry, "x").descriptor, [compressed(content)], locks=tmp_path)
+    manifest = registry.get_manifest(entry.digest)
+    assert isinstance(manifest, Manifest)
+    with pytest.raises(IntegrityError, match=str(entry.digest)):
+        read_artifact(registry, manifest)
 
 
 def test_attaching_again_changes_nothing(registry: Registry, subject: Descriptor, tmp_path: Path) -> None:
