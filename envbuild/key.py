@@ -116,7 +116,12 @@ def steps_key(base: Digest | None, steps: Steps, platform: Platform) -> str:
         steps: The steps that run on the base.
         platform: The platform that they run on.
     """
-    form = {"base": _base(base), "platform": str(platform), "steps": _steps(steps)}
+    return canonical_steps_key(base, _steps(steps), platform)
+
+
+def canonical_steps_key(base: Digest | None, steps: Any, platform: Platform) -> str:
+    """The same of steps in canonical form, as the form of a definition holds them; None for no steps."""
+    form = {"base": _base(base), "platform": str(platform), "steps": steps}
     return _hash(_STEPS_DOMAIN, _json(form))
 
 

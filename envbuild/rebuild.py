@@ -17,18 +17,18 @@ from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import BuildError, IntegrityError, SpecError
 from envbuild.lockfile.document import LockFile
 from envbuild.lookup import KEY_ANNOTATION
-from envbuild.oci.manifest import OCI_LAYER_ZSTD, Manifest
+from envbuild.oci.manifest import Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.progress import silent
 from envbuild.reference import Repository
 from envbuild.resolver import Resolver
-from envbuild.restore import bring_steps, in_folder
+from envbuild.restore import bring_steps, compression, in_folder
 from envbuild.verify import Check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from envbuild.config import CompressionName, Config
+    from envbuild.config import Config
     from envbuild.deadline import Deadline
     from envbuild.lockfile.document import LockEntry
     from envbuild.oci.manifest import ImageIndex
@@ -119,21 +119,25 @@ class Rebuild:
                 cache_dir=Path(folder) / "cache",
                 attach=False,
                 trust=None,
-                compression=_compression(manifest),
+                compression=compression(manifest),
             )
             policy = lockfile.LockPolicy(path, required=True)
             with Resolver(config, progress=self.progress, locks=policy) as resolver:
                 bring_steps(resolver, self.registry.by(self.deadline), spec, self.deadline)
                 image = resolver.build(spec, timeout=self.deadline.remaining())
                 made = resolver.registries.open(workspace).get_manifest(image.reference.digest)
-        return _comparison(manifest, made, name, runs=spec.steps_after is not None)
+        return comparison(manifest, made, name, runs=spec.steps_after is not None)
 
 
-def _compression(manifest: Manifest) -> CompressionName:
-    return "zstd" if manifest.layers and manifest.layers[-1].media_type == OCI_LAYER_ZSTD else "gzip"
+def comparison(manifest: Manifest, made: Manifest | ImageIndex, name: str, *, runs: bool) -> Check:
+    """Whether an image that was built again is the same.
 
-
-def _comparison(manifest: Manifest, made: Manifest | ImageIndex, name: str, *, runs: bool) -> Check:
+    Args:
+        manifest: The image.
+        made: What came out.
+        name: The name of the check.
+        runs: Whether steps after the environment were run again, which need not give the same bytes.
+    """
     digest = made.descriptor.digest
     if digest == manifest.descriptor.digest:
         return Check(name, True, f"gave {digest}, all {len(manifest.layers)} layers alike")

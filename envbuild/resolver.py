@@ -289,7 +289,8 @@ class Resolver:
         self.progress(Event("resolve", str(request.key), "start", text="building"))
         base = self.bases.image(request.spec.require_base(), request.platform, request.deadline, request.base)
         builder = builder_for(self.config, self.index, self.registries, self.progress)
-        job = Job(request.spec, request.key, request.platform, base, request.deadline, request.locked)
+        wanted = self.locks.lock_key
+        job = Job(request.spec, request.key, request.platform, base, request.deadline, request.locked, wanted)
         try:
             built = builder.build(job)
         except TagMoved:  # another machine tagged its image at the same moment: that one is the answer

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuild import lockfile
 from envbuild.attach import LOCK_TYPE
+from envbuild.build.assemble import BASE_DIGEST_ANNOTATION
+from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, SpecError
-from envbuild.key import steps_key
+from envbuild.key import canonical_steps_key, steps_key
 from envbuild.lockfile.document import LockFile
-from envbuild.lookup import KEY_ANNOTATION
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.copy import copy_image
-from envbuild.oci.manifest import Manifest
+from envbuild.oci.manifest import OCI_LAYER_ZSTD, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.oci.registry import find_manifest, publish
 from envbuild.reference import Tag
@@ -25,9 +27,8 @@ from envbuild.spec.environment import EnvironmentSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from envbuild.config import Config
+    from envbuild.config import CompressionName, Config
     from envbuild.deadline import Deadline
-    from envbuild.digest import Digest
     from envbuild.lockfile.document import LockEntry
     from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registry import Registry
@@ -35,26 +36,51 @@ if TYPE_CHECKING:
     from envbuild.progress import Progress
     from envbuild.reference import ImageReference, TaggedReference
     from envbuild.resolver import ResolvedImage
+    from envbuild.trust import Trust
 
 
-def attached_lock(
-    registry: Registry, reference: Tag | Digest, platforms: Iterable[Platform] | None = None
-) -> LockFile:
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What is known of an image from itself.
+
+    Attributes:
+        images: The image; of an index those of its images that were asked for.
+        lock: Their locks, as one.
+        unbound: Whether the lock holds wheels, of which the image says nothing before they are installed.
+    """
+
+    images: tuple[Manifest, ...]
+    lock: LockFile
+    unbound: bool
+
+
+def restored(
+    registry: Registry,
+    reference: Tag | Digest,
+    platforms: Iterable[Platform] | None = None,
+    trust: Trust | None = None,
+) -> Restored:
     """The lock that is attached to an image; of an index the locks of its images, as one.
+
+    A lock is nothing that was signed: it must have the key and the lock key that the image carries.
 
     Args:
         registry: The repository of the image.
         reference: Its tag or digest.
         platforms: Which platforms of an index to take; all if None.
+        trust: The policy for images; None to trust all.
 
     Raises:
         NotFound: There is no such image.
+        Untrusted: The policy does not accept the image.
         SpecError: It has no lock, or is not for such a platform.
         IntegrityError: The lock is damaged, or is that of another image.
     """
     manifest = registry.get_manifest(reference)
+    _require_trust(registry, manifest, trust)
     wanted = None if platforms is None else set(platforms)
-    locks = [_lock(registry, image) for image in _images(registry, manifest, wanted)]
+    images = _images(registry, manifest, wanted)
+    locks = [_lock(registry, image) for image in images]
     entries = [entry for lock in locks for entry in lock.entries]
     if not entries or not (wanted or set()) <= {entry.lock.platform for entry in entries}:
         names = ", ".join(sorted(map(str, wanted or ())))
@@ -62,7 +88,28 @@ def attached_lock(
             f"{registry.repository}@{manifest.descriptor.digest} has no image for {names or 'any platform'}",
             hint="`envbuild inspect` tells which it has",
         )
-    return LockFile.of(locks[0].definition, entries)
+    unbound = any(entry.pip for entry in entries)
+    return Restored(tuple(images), LockFile.of(locks[0].definition, entries), unbound)
+
+
+def attached_lock(
+    registry: Registry, reference: Tag | Digest, platforms: Iterable[Platform] | None = None
+) -> LockFile:
+    """The lock of :func:`restored`, of whatever image."""
+    return restored(registry, reference, platforms).lock
+
+
+def _require_trust(registry: Registry, manifest: Manifest | ImageIndex, trust: Trust | None) -> None:
+    rule = trust.rule(registry.repository) if trust is not None else None
+    if rule is None or not rule.require_signed:
+        return
+    from envbuild.trust import Untrusted, check_rule
+
+    try:
+        check_rule(registry, manifest, rule)
+    except Untrusted as error:
+        error.hint = f"its lock is not used: {error.hint or 'the policy `trust` wants another signature'}"
+        raise
 
 
 def _images(
@@ -89,11 +136,34 @@ def _lock(registry: Registry, image: Manifest) -> LockFile:
             raise IntegrityError(
                 f"the attached lock {artifact.descriptor.digest} is not that of the key {key}"
             )
+        _require_solution(image, lock.entries[0], f"the attached lock {artifact.descriptor.digest}")
         return lock
     raise SpecError(
         f"no lock is attached to {registry.repository}@{digest}",
         hint="images have one where envbuild built them and `attach` is on; `envbuild lock SPEC` makes one",
     )
+
+
+def _require_solution(image: Manifest, entry: LockEntry, what: str) -> None:
+    """See that an image carries the lock key of an attached lock; wheels show when it is built."""
+    form, carried = entry.form.fields, image.annotations.get(LOCK_ANNOTATION)
+    if carried is None or form["pip"] is not None or entry.pip:
+        return
+    named = image.annotations.get(BASE_DIGEST_ANNOTATION)  # an image's, also where the form names an index
+    base = Digest.parse(named) if named is not None else None
+    steps = form["steps"]
+    found = entry.lock.key(
+        base=base,
+        steps=canonical_steps_key(base, steps, entry.lock.platform) if steps is not None else None,
+        variables=form["variables"],
+        layout=form["prefix_layout"],
+        steps_after=form["steps_after"],
+    )
+    if found != carried:
+        raise IntegrityError(
+            f"{what} has the lock key {found}, and the image carries {carried}",
+            hint="somebody attached a lock of other packages; resolve the definition instead",
+        )
 
 
 def in_folder(lock: LockFile, folder: Path, base: ImageReference | TaggedReference | None = None) -> LockFile:
@@ -119,35 +189,48 @@ def _placed(entry: LockEntry, folder: Path, base: ImageReference | TaggedReferen
 def build_again(
     config: Config,
     registry: Registry,
-    lock: LockFile,
+    found: Restored,
     base: ImageReference | TaggedReference | None,
     deadline: Deadline,
     progress: Progress,
 ) -> ResolvedImage:
     """Build an image of an attached lock for one platform, and push it to the workspace.
 
-    Nothing is solved. The image of the Docker steps on the base is taken from the repository of the image
-    where it is there: run again, they need not give the same bytes.
+    Nothing is solved, layers are compressed as that image's are, and what was not solved to the image's own
+    lock key is not published. The image of the Docker steps on the base is taken from the repository of the
+    image where it is there: run again, they need not give the same bytes.
 
     Args:
         config: The settings.
         registry: The repository of the image.
-        lock: Its lock.
+        found: The image and its lock.
         base: The repository that has the base; where the lock says, if None.
         deadline: When to give up.
         progress: Told what is going on.
 
     Raises:
         SpecError: The lock is for several platforms, or its steps or requirements read files.
+        IntegrityError: The lock key is not that of the image.
         EnvbuildError: As :meth:`envbuild.resolver.Resolver.build` raises it.
     """
     with tempfile.TemporaryDirectory(prefix="envbuild-") as folder:
         path = Path(folder) / lockfile.FILE_NAME
-        in_folder(lock, path.parent, base).write(path)
+        in_folder(found.lock, path.parent, base).write(path)
         spec = lockfile.load(path)
-        with Resolver(config, progress=progress, locks=lockfile.LockPolicy(path, required=True)) as resolver:
+        image = found.images[0]
+        carried, config = (
+            image.annotations.get(LOCK_ANNOTATION),
+            replace(config, compression=compression(image)),
+        )
+        policy = lockfile.LockPolicy(path, required=True, lock_key=carried)
+        with Resolver(config, progress=progress, locks=policy) as resolver:
             bring_steps(resolver, registry, spec, deadline)
             return resolver.build(spec, timeout=deadline.remaining())
+
+
+def compression(image: Manifest) -> CompressionName:
+    """How the layers of an environment are compressed."""
+    return "zstd" if image.layers and image.layers[-1].media_type == OCI_LAYER_ZSTD else "gzip"
 
 
 def bring_steps(resolver: Resolver, registry: Registry, spec: EnvironmentSpec, deadline: Deadline) -> None:

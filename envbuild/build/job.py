@@ -35,6 +35,7 @@ class Job:
         base: The base, read from where it is.
         deadline: When to give up.
         locked: What a lock says it was solved to, or None.
+        lock_key: The lock key that must come out, 64 hex digits, or None.
     """
 
     spec: EnvironmentSpec
@@ -43,6 +44,7 @@ class Job:
     base: BaseImage
     deadline: Deadline
     locked: LockEntry | None = None
+    lock_key: str | None = None
 
 
 def folder_of(spec: EnvironmentSpec) -> Path:
@@ -106,6 +108,7 @@ class Builder(Protocol):
 
         Raises:
             SolveError: Nothing satisfies the definition.
+            IntegrityError: The lock key is not the one that must come out; nothing was published.
             BuildError: The build failed.
             RegistryError: The workspace could not be written.
             DeadlineExceeded: The time ran out.

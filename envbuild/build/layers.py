@@ -24,7 +24,7 @@ from envbuild.build.recipe import PipPart, keep_recipe, recipe_like, recipe_of
 from envbuild.build.solving import solve_conda
 from envbuild.build.upload import Upload
 from envbuild.digest import Descriptor
-from envbuild.errors import BuildError
+from envbuild.errors import BuildError, IntegrityError
 from envbuild.key import KEY_SCHEME, PREFIX_LAYOUT, steps_key
 from envbuild.lockfile import private_urls
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
@@ -104,6 +104,7 @@ class LayersBuilder:
         parts = self._parts(job, base, solution, upload)
         pip = PipPart.of(parts.wheels, job.spec) if parts.wheels is not None else None
         lock_key = self._lock_key(job, solution.lock, pip)
+        _require(job.lock_key, lock_key)
         annotations = self._annotations(job, lock_key)
         composition: Composition | None = None
         manifest = self._same_solution(target, lock_key)
@@ -319,6 +320,15 @@ class LayersBuilder:
             self.config.jobs,
             job.deadline,
             self.progress,
+        )
+
+
+def _require(wanted: str | None, lock_key: str) -> None:
+    """Refuse a solution that is not the one which must come out."""
+    if wanted not in {None, lock_key}:
+        raise IntegrityError(
+            f"the packages, wheels and settings have the lock key {lock_key}, expected {wanted}",
+            hint="the lock is not that of the image; resolve the definition instead",
         )
 
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from envbuild.lockfile.document import LockEntry
     from envbuild.spec.environment import EnvironmentSpec
 
+_UNBOUND = (
+    "no signature is about the wheels in this lock; `envbuild build --from-lock` compares them with the image"
+)
+
 
 @click.command(cls=Command)
 @click.argument("spec", metavar="[SPEC]", required=False)
@@ -88,12 +92,14 @@ def lock(
 
 
 def _from_image(image: str, output: str | None, kind: Format, options: Common) -> int:
-    from envbuild.restore import attached_lock, in_folder
+    from envbuild.restore import in_folder, restored
 
     path = _path("", output, kind)
     with source_image(image, options) as (registry, reference, base):
-        found = attached_lock(registry, reference, options.overrides["platforms"])
-    made = in_folder(found, path.parent if path is not None else Path(), base)
+        found = restored(registry, reference, options.overrides["platforms"], options.config.trust)
+    if found.unbound and options.config.trust is not None:
+        click.echo(_UNBOUND, err=True)
+    made = in_folder(found.lock, path.parent if path is not None else Path(), base)
     before = None
     if kind is Format.ENVBUILD:
         before = _before(made.definition, path, named=output is not None)

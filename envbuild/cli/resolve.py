@@ -13,7 +13,7 @@ from envbuild.cli.explain import explained, warnings
 from envbuild.cli.options import BUILD, DEFINITION, LOCKS, LOOKUP, Command, common
 from envbuild.cli.outputs import outputs
 from envbuild.cli.progress import shown
-from envbuild.errors import EnvbuildError
+from envbuild.errors import EnvbuildError, IntegrityError
 from envbuild.resolver import Resolver, Source
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 _dry_run = click.option(
     "--dry-run", is_flag=True, help="Say what would be done; nothing is written to any registry."
+)
+
+_OTHER_IMAGE = (
+    "settings that change layers must be those that it was built with; the workspace's own image stays"
 )
 
 
@@ -97,21 +101,31 @@ def build(specs: tuple[str, ...], image: str | None, dry_run: bool, options: Com
 
 
 def _build_again(image: str, options: Common, where: Outputs) -> int:
-    """Build from the lock that is attached to an image."""
+    """Build from the lock that is attached to an image, and compare."""
     from envbuild.cli.target import source_image
     from envbuild.deadline import Deadline
-    from envbuild.restore import attached_lock, build_again
+    from envbuild.rebuild import comparison
+    from envbuild.restore import build_again, restored
 
     deadline = Deadline.after(options.config.timeout)
     with shown(options) as display, source_image(image, options) as (registry, wanted, base):
-        lock = attached_lock(registry, wanted, options.overrides["platforms"])
-        built = build_again(options.config, registry, lock, base, deadline, display)
+        found = restored(registry, wanted, options.overrides["platforms"], options.config.trust)
+        built = build_again(options.config, registry, found, base, deadline, display)
         with Resolver(options.config, progress=display) as resolver:
             delivered = where.deliver(resolver, built, options.config)
+            target = resolver.registries.open(built.reference.repository).by(deadline)
+            made = target.get_manifest(built.reference.digest)
+        runs = found.lock.entries[0].form.fields["steps_after"] is not None
+        check = comparison(found.images[0], made, "rebuild", runs=runs)
         display.pause()
-        for line in (summary(built), *delivered):
+        for line in (summary(built), *delivered, *([check.detail] if check.passed is None else [])):
             display.note(line)
-    click.echo(json.dumps(as_json(built), ensure_ascii=False) if options.as_json else str(built.reference))
+    document = as_json(built) | {"same": check.passed}
+    click.echo(json.dumps(document, ensure_ascii=False) if options.as_json else str(built.reference))
+    if check.passed is False:
+        error = IntegrityError(f"not the image {image}: building it again {check.detail}", hint=_OTHER_IMAGE)
+        report(error, as_json=options.as_json)
+        return error.exit_code
     return 0
 
 

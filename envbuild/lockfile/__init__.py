@@ -30,11 +30,13 @@ class LockPolicy(NamedTuple):
         file: The lock; None for the one that stands beside the definition.
         required: Whether a definition without a lock that matches is refused.
         ignored: Whether locks are not looked at; the file that is named is.
+        lock_key: The lock key that must come out of a build, 64 hex digits; None for whatever does.
     """
 
     file: Path | None = None
     required: bool = False
     ignored: bool = False
+    lock_key: str | None = None
 
 
 class Locked(NamedTuple):
