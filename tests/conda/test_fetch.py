@@ -254,7 +254,7 @@ def test_the_deadline_ends_a_slow_answer(channel: Channel, slow: Any) -> None:
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         fetch_package(channel.record(), deadline=Deadline.after(0.4))
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 def test_a_pause_that_would_pass_the_deadline_is_not_made(channel: Channel) -> None:

@@ -104,7 +104,7 @@ def test_what_surprises_is_refused_with_its_place(case: str) -> None:
     start = time.process_time()
     with pytest.raises(SpecError) as refusal:
         load(content)
-    assert time.process_time() - start < 0.1
+    assert time.process_time() - start < 0.5
     assert message in refusal.value.message
     assert (refusal.value.source, refusal.value.line, refusal.value.column) == ("spec.yml", line, column)
 
