@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 pytest_plugins = ["fixtures_channel"]
 
 _SETTINGS = ("ENVBUILD_", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR")
+
+
+def pytest_configure() -> None:
+    """Interrupts reach the programs that tests start, also where a shell began the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
