@@ -25,7 +25,7 @@ _SETTINGS = ("ENVBUILD_", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR")
 
 
 def pytest_configure() -> None:
-    """Interrupts reach the programs that tests start, also where a shell began the tests in the background."""
+    """Interrupts reach the programs that tests start, also under a shell that ignores them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
