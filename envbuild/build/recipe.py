@@ -1,12 +1,14 @@
 """What an image was made of, kept beside it: enough to put the same environment on another base.
 
 The tag ``f1-KEY`` beside an image's ``k1-KEY`` names an artifact without content; its annotation holds the
-canonical form of the definition, the packages, the wheels and the environment's layers as JSON. One
-request reads it. Its form proves that it belongs to the key: it hashes to it.
+canonical form of the definition, the packages, the wheels and the environment's layers as JSON, compressed
+with zstd, in base64; or as it is. One request reads it. Its form proves that it belongs to the key: it
+hashes to it.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from dataclasses import dataclass, field, replace
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 ARTIFACT_TYPE: Final = "application/vnd.envbuild.recipe.v1+json"
 RECIPE_ANNOTATION: Final = "io.envbuild.recipe"
 VERSION: Final = 2
+MAX_RECIPE: Final = 32 << 20
+"""The largest recipe that is read, in bytes without compression."""
+_LEVEL: Final = 9
 _EMPTY: Final = b"{}"
 BUILD_AGAIN: Final = "resolve its definition with --base, which builds what is missing"
 
@@ -148,15 +153,21 @@ class Recipe:
             }
         )
 
+    def to_text(self) -> str:
+        """The document as an annotation holds it."""
+        import zstandard
+
+        return base64.b64encode(zstandard.ZstdCompressor(_LEVEL).compress(self.to_json())).decode()
+
     @classmethod
     def parse(cls, text: str, key: Key, what: str) -> Self:
-        """Read a recipe.
+        """Read a recipe from an annotation; one that is not compressed is read as well.
 
         Raises:
             IntegrityError: It is not one, or that of another key.
         """
         try:
-            document = json.loads(text)
+            document = json.loads(text if text.startswith("{") else _unpacked(text))
             found = cls._read(document) if document["envbuild_recipe"] == VERSION else None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SpecError):
             found = None
@@ -183,6 +194,20 @@ class Recipe:
             dict(document["activation"]),
             PipPart.read(document["pip"]) if document["pip"] is not None else None,
         )
+
+
+def _unpacked(text: str) -> bytes:
+    """The document of :meth:`Recipe.to_text`; ValueError for what is none."""
+    import zstandard
+
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(base64.b64decode(text, validate=True)) as stream:
+            content: bytes = stream.read(MAX_RECIPE + 1)
+    except zstandard.ZstdError as error:
+        raise ValueError(error) from None
+    if len(content) > MAX_RECIPE:
+        raise ValueError("too large")
+    return content
 
 
 def _record(document: dict[str, Any]) -> PackageRecord:
@@ -239,7 +264,7 @@ def put_recipe(target: Registry, recipe: Recipe, *, has_config: bool = False) ->
         has_config: Whether a recipe was put there before.
     """
     empty = Descriptor.of(_EMPTY, OCI_EMPTY)
-    annotations = {RECIPE_ANNOTATION: recipe.to_json().decode()}
+    annotations = {RECIPE_ANNOTATION: recipe.to_text()}
     manifest = Manifest.build(empty, (empty,), annotations, artifact_type=ARTIFACT_TYPE)
     if len(manifest.raw) > MAX_MANIFEST:
         return False

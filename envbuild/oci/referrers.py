@@ -14,6 +14,7 @@ import random
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,8 @@ from envbuild.storage import key_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from concurrent.futures import Future
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from envbuild.deadline import Deadline
@@ -142,7 +145,7 @@ def attach(
         The entries of the artifacts as listings have them.
     """
     registry = registry.by(deadline)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="attach") as pool:
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="attach") as pool, ExitStack() as turn:
         listing = pool.submit(_api_lists, registry, subject.digest) if has_api is not False else None
         empty = None if has_empty else pool.submit(_put, registry, EMPTY, OCI_EMPTY, ask=True)
         putting = [
@@ -150,19 +153,24 @@ def attach(
             for artifact in artifacts
         ]
         listed = listing.result() if listing is not None else None
-        types = {each.artifact_type for each in listed or ()} if new_types else set()
+        tagged: Future[tuple[Descriptor, ...]] | None = None
+        if listed is None:  # the list is read beside the blobs, and nobody else writes it until it is written
+            turn.enter_context(_turn(registry, subject.digest, locks, deadline))
+            tagged = pool.submit(_tagged, registry, subject.digest)
         if empty is not None:
             empty.result()
         for _, put in putting:
             put.result()
+        present = listed if tagged is None else tagged.result()
+        types = {each.artifact_type for each in present or ()} if new_types else set()
         wanted = [
             artifact.manifest(subject) for artifact, _ in putting if artifact.artifact_type not in types
         ]
         list(pool.map(registry.put_manifest, wanted))
-    entries = tuple(map(_entry, wanted))
-    if listed is not None:
-        return entries
-    return _enlist(registry, subject.digest, entries, locks, deadline, new_types=new_types)
+        entries = tuple(map(_entry, wanted))
+        if tagged is not None and entries:
+            _enlist_under_tag(registry, subject.digest, entries, present or ())
+    return entries
 
 
 def enlist(
@@ -180,24 +188,17 @@ def enlist(
     """
     entries = tuple(_entry(manifest) for manifest in manifests)
     if entries and registry.referrers(subject) is None:
-        return _enlist(registry, subject, entries, locks, deadline)
+        with _turn(registry, subject, locks, deadline):
+            _enlist_under_tag(registry, subject, entries, _tagged(registry, subject))
     return entries
 
 
-def _enlist(
-    registry: Registry,
-    subject: Digest,
-    entries: tuple[Descriptor, ...],
-    locks: Path,
-    deadline: Deadline,
-    *,
-    new_types: bool = False,
-) -> tuple[Descriptor, ...]:
-    if not entries:
-        return ()
+def _turn(
+    registry: Registry, subject: Digest, locks: Path, deadline: Deadline
+) -> AbstractContextManager[object]:
+    """The right to write a subject's list, among the processes of this machine."""
     name = f"{registry.repository}@{subject}"
-    with key_lock(locks, f"referrers-{hashlib.sha256(name.encode()).hexdigest()}", deadline):
-        return _enlist_under_tag(registry, subject, entries, new_types=new_types)
+    return key_lock(locks, f"referrers-{hashlib.sha256(name.encode()).hexdigest()}", deadline)
 
 
 def read_artifact(registry: Registry, manifest: Manifest) -> bytes:
@@ -234,28 +235,33 @@ def _put(registry: Registry, content: bytes, media_type: str, *, ask: bool) -> N
 
 
 def _enlist_under_tag(
-    registry: Registry, subject: Digest, entries: tuple[Descriptor, ...], *, new_types: bool
-) -> tuple[Descriptor, ...]:
+    registry: Registry, subject: Digest, entries: tuple[Descriptor, ...], present: tuple[Descriptor, ...]
+) -> None:
+    """Add entries to the list under a tag, and see that they are there.
+
+    Args:
+        registry: The repository.
+        subject: Whose list it is.
+        entries: What is to be in it.
+        present: What was in it a moment ago.
+    """
     tag = fallback_tag(subject)
+    wanted = {entry.digest: entry for entry in entries}
     for attempt in range(_ATTEMPTS):
-        present = _tagged(registry, subject)
-        if new_types and not attempt:
-            types = {entry.artifact_type for entry in present}
-            entries = tuple(entry for entry in entries if entry.artifact_type not in types)
-        wanted = {entry.digest for entry in entries}
-        if wanted <= {entry.digest for entry in present}:
-            return entries
-        new = [entry for entry in entries if entry.digest not in {each.digest for each in present}]
+        there = {entry.digest for entry in present}
+        if wanted.keys() <= there:
+            return
+        new = [entry for digest, entry in wanted.items() if digest not in there]
         registry.put_manifest(ImageIndex.build((*present, *new), {}), tag)
         if attempt:  # somebody on another machine writes too: let them finish, then look
             time.sleep(random.uniform(0.01, 0.1) * attempt)  # noqa: S311
-    if not {entry.digest for entry in entries} <= {entry.digest for entry in _tagged(registry, subject)}:
+        present = _tagged(registry, subject)
+    if not wanted.keys() <= {entry.digest for entry in present}:
         raise TagMoved(
             f"{registry.repository}:{tag} was written {_ATTEMPTS} times and lacks the new entries each time",
             hint="another machine writes it at the same time; attach again",
             retryable=True,
         )
-    return entries
 
 
 def _tagged(registry: Registry, subject: Digest) -> tuple[Descriptor, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gzip
 import io
 import json
 import shutil
@@ -12,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 import conda_oracle
 from conda_packages import Entry, Package
 from envbuild.build.base import decompressed
 from envbuild.build.needs import allows
 from envbuild.build.rebase import Failed, Rebased, Rebaser
-from envbuild.build.recipe import Recipe, recipe_tag
+from envbuild.build.recipe import MAX_RECIPE, RECIPE_ANNOTATION, Recipe, recipe_tag
 from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import BuildError, IntegrityError, SolveError, SpecError
@@ -216,10 +219,26 @@ def test_the_recipe_of_another_key_is_refused(world: World) -> None:
     assert not list(Path(world.root).glob("cache-*/spool/*"))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"envbuild_recipe": 2}', '{"envbuild_recipe": 1}'])
+def packed(content: bytes) -> str:
+    return base64.b64encode(zstandard.compress(content)).decode()
+
+
+DAMAGED = ["", "[]", "{}", '{"envbuild_recipe": 2}', '{"envbuild_recipe": 1}', "é", "AAAA", packed(b"{}")]
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, packed(b"{}")[:-4], packed(b" " * (MAX_RECIPE + 1))])
 def test_a_damaged_recipe_is_refused(text: str) -> None:
     with pytest.raises(IntegrityError, match="no recipe that this version reads"):
         Recipe.parse(text, Key("0" * 64), "it")
+
+
+def test_a_recipe_is_read_compressed_and_as_it_is(world: World) -> None:
+    image = resolve(world.config, world.spec("tool"))
+    text = world.layout().get_manifest(recipe_tag(image.key)).annotations[RECIPE_ANNOTATION]
+    recipe = Recipe.parse(text, image.key, "it")
+    assert recipe.to_text() == text
+    assert Recipe.parse(recipe.to_json().decode(), image.key, "it") == recipe
+    assert len(text) < len(recipe.to_json())
 
 
 def test_too_many_layers_are_refused_with_the_way_out(world: World) -> None:
@@ -252,7 +271,8 @@ def test_nothing_but_manifests_and_configs_is_written(world: World) -> None:
     new = {path.name: path.read_bytes() for path in blobs.iterdir() if path.name not in before}
     # a config, a manifest, a recipe; definition, lock and provenance, each with its manifest, and their list
     assert len(new) == 3 + 6 + 1
-    assert all(isinstance(json.loads(content), dict) for content in new.values())
+    documents = [gzip.decompress(each) if each[:2] == b"\x1f\x8b" else each for each in new.values()]
+    assert all(isinstance(json.loads(content), dict) for content in documents)
     assert parse_reference(str(done.reference)) == done.reference
 
 

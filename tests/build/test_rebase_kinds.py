@@ -17,7 +17,7 @@ from conda_packages import Entry, Package
 from envbuild import attach
 from envbuild.build.needs import pip_needs
 from envbuild.build.rebase import Rebased, Rebaser
-from envbuild.build.recipe import RECIPE_ANNOTATION, recipe_tag
+from envbuild.build.recipe import RECIPE_ANNOTATION, Recipe, recipe_tag
 from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
@@ -232,8 +232,8 @@ def test_what_is_attached_says_where_it_came_from(world: World) -> None:
     assert statement["subject"][0]["digest"]["sha256"] == done.reference.digest.hex
     definition = statement["predicate"]["buildDefinition"]
     assert definition["internalParameters"] == {"rebasedFrom": str(image.reference)}
-    named = {each.get("uri", "").partition("?")[0] for each in definition["resolvedDependencies"]}
-    assert {"pkg:pypi/top@1.0", "pkg:conda/python@3.11.4"} <= named
+    named = {each["name"]: each["digest"]["sha256"] for each in definition["resolvedDependencies"]}
+    assert named["envbuild.lock"] == Digest.of(found[attach.LOCK_TYPE]).hex
     report = verify(LayoutRegistry(done.reference.repository), done.reference.digest, full=True)
     assert report.passed
     assert next(each for each in report.checks if each.name == "definition").passed
@@ -259,7 +259,9 @@ def test_a_recipe_with_layers_that_the_image_has_not_is_refused(world: World) ->
     layout = world.layout()
     found = layout.get_manifest(recipe_tag(image.key))
     assert isinstance(found, Manifest)
-    document = json.loads(found.annotations[RECIPE_ANNOTATION])
+    document = json.loads(
+        Recipe.parse(found.annotations[RECIPE_ANNOTATION], image.key, "the recipe").to_json()
+    )
     document["layers"][0][1] = str(Digest.of(b"evil"))
     evil = Manifest.build(found.config, found.layers, {RECIPE_ANNOTATION: json.dumps(document)})
     layout.put_manifest(evil, recipe_tag(image.key))
