@@ -90,6 +90,7 @@ class Resolver:
         self.locks = locks or lockfile.LockPolicy()
         self.index = Index(config.cache_dir)
         self.registries = Registries(config.insecure, config.registries)
+        self._told: set[tuple[str, str]] = set()
         self.bases = Bases(self.registries, self.index, config.base_ttl, config.docker_host)
 
     def __enter__(self) -> Self:
@@ -238,7 +239,8 @@ class Resolver:
         loaded = self.load(spec)
         platform = _one_platform(loaded)
         locked = lockfile.apply(loaded, platform, self.locks)
-        if locked.note is not None:
+        if locked.note is not None and (loaded.source, locked.note) not in self._told:
+            self._told.add((loaded.source, locked.note))
             self.progress(Event("resolve", loaded.source, "output", text=locked.note))
         digest = self.bases.digest(locked.spec.require_base(), platform, deadline)
         form = CanonicalForm.of(locked.spec, digest, platform)

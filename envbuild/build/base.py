@@ -57,7 +57,7 @@ class BaseImage:
 
         Raises:
             NotFound: There is no such image.
-            BuildError: The image is not for this platform.
+            SpecError: The image is not for this platform.
             IntegrityError: Bytes are not what their digest says.
         """
         manifest = registry.get_manifest(reference)
@@ -81,7 +81,7 @@ class BaseImage:
         """Refuse what is no image, or one for another platform.
 
         Raises:
-            BuildError: It is for another platform.
+            SpecError: It is for another platform.
             IntegrityError: The config is not that of an image, or not of this one.
         """
         try:
@@ -94,7 +94,7 @@ class BaseImage:
                 f"{self.reference} has {len(self.manifest.layers)} layers and {layers} diff ids"
             )
         if seen != (platform.os, platform.architecture):
-            raise BuildError(
+            raise SpecError(
                 f"the base {self.reference} is for {seen[0]}/{seen[1]}, not for {platform}",
                 hint="choose another base or --platform",
             )
@@ -120,7 +120,7 @@ def _choose(registry: Registry, index: ImageIndex, reference: Tag | Digest, plat
     entry = index.for_platform(platform)
     if entry is None:
         offered = sorted({str(entry.platform) for entry in index.manifests if entry.platform})
-        raise BuildError(
+        raise SpecError(
             f"the base {registry.repository} at {reference} has no image for {platform}",
             hint=f"it has {', '.join(offered) or 'no platforms'}: choose another base or --platform",
         )

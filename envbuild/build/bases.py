@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from envbuild.digest import Digest
-from envbuild.errors import BuildError, IntegrityError, NotFound, SpecError
+from envbuild.errors import IntegrityError, NotFound, SpecError
 from envbuild.index import BaseEntry
 from envbuild.reference import ImageReference, Tag, TaggedReference
 
@@ -148,6 +148,6 @@ class Bases:
                 registry.repository.at(manifest.descriptor.digest), manifest, config.encode(), registry
             )
             base.check(platform)
-        except (ValueError, IntegrityError, BuildError):
+        except (ValueError, IntegrityError, SpecError):
             return None
         return base

@@ -123,9 +123,22 @@ def differences(entry: LockEntry, spec: EnvironmentSpec, folder: Path) -> tuple[
     form = CanonicalForm.of(spec, digest, entry.lock.platform)
     found = [change for change in compare(entry.form.fields, form.fields) if change.part != "base"]
     now = base_text(spec, folder)
-    if now != entry.base and now != _pinned(entry):
+    if now not in {entry.base, _pinned(entry)} and not _is_same_layout(entry, spec, folder):
         found.insert(0, Change("base", "changed", before=entry.base, after=now))
     return tuple(found)
+
+
+def _is_same_layout(entry: LockEntry, spec: EnvironmentSpec, folder: Path) -> bool:
+    """Whether two names of a layout lead to one folder, as through links, and to one image there."""
+    from envbuild.spec.fields import reference
+
+    before, now = reference(entry.base, folder.resolve(), None), spec.base
+    if before is None or now is None or not (before.repository.is_layout and now.repository.is_layout):
+        return False
+    same = before.repository.folder.resolve() == now.repository.folder.resolve()
+    if isinstance(now, ImageReference):
+        return same and now.digest == entry.digest
+    return same and isinstance(before, TaggedReference) and before.tag == now.tag
 
 
 def _pinned(entry: LockEntry) -> str:
@@ -135,14 +148,16 @@ def _pinned(entry: LockEntry) -> str:
 
 
 def base_text(spec: EnvironmentSpec, folder: Path) -> str:
-    """A definition's base as a lock in a folder names it: layouts by their path from there."""
+    """A definition's base as a lock in a folder names it: layouts by their real path from there."""
     base = spec.require_base()
     if base is None:
         return "scratch"
     if not base.repository.is_layout:
         return str(base)
     tail = f"@{base.digest}" if isinstance(base, ImageReference) else f":{base.tag}"
-    return f"{LAYOUT_SCHEME}{Path(os.path.relpath(base.repository.path, folder.absolute())).as_posix()}{tail}"
+    place = Path(base.repository.path)
+    path = os.path.relpath(place.parent.resolve() / place.name, folder.resolve())
+    return f"{LAYOUT_SCHEME}{Path(path).as_posix()}{tail}"
 
 
 def private_urls(conda: CondaSection | None, lock: Lock, alias: str) -> dict[str, str]:

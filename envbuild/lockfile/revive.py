@@ -78,7 +78,7 @@ def _entry(file: LockFile, path: Path, platforms: Any) -> LockEntry:
 
 
 def _base(entry: LockEntry, path: Path) -> ImageReference | None:
-    found = fields.reference(entry.base, path.parent, Mark(str(path), 1, 1))
+    found = fields.reference(entry.base, path.parent.resolve(), Mark(str(path), 1, 1))
     return found.repository.at(entry.digest) if found is not None and entry.digest is not None else None
 
 

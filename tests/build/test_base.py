@@ -12,7 +12,7 @@ import zstandard
 
 from envbuild.build.base import BaseImage, decompressed, glibc_version, read_all
 from envbuild.digest import Descriptor
-from envbuild.errors import BuildError, IntegrityError, NotFound
+from envbuild.errors import IntegrityError, NotFound, SpecError
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import (
     OCI_CONFIG,
@@ -49,14 +49,14 @@ def test_a_tag_a_digest_and_an_index_give_the_same_base(bases: Repository) -> No
         base = BaseImage.read(registry, name, LINUX_AMD64)
         assert base.digest == digest
         assert len(base.diff_ids) == 1
-    with pytest.raises(BuildError, match="no image for linux/arm64") as caught:
+    with pytest.raises(SpecError, match="no image for linux/arm64") as caught:
         BaseImage.read(registry, Tag("many"), ARM)
     assert "linux/amd64" in str(caught.value.hint)
 
 
 def test_a_base_of_another_platform_is_refused(bases: Repository) -> None:
     make_base(bases, "one", {"f": b"1"})
-    with pytest.raises(BuildError, match="linux/amd64, not for linux/arm64"):
+    with pytest.raises(SpecError, match="linux/amd64, not for linux/arm64"):
         BaseImage.read(LayoutRegistry(bases), Tag("one"), ARM)
 
 

@@ -237,7 +237,7 @@ def test_what_is_no_such_image_is_refused(world: World, images: Images) -> None:
             resolver.load(definition(world, images.reference("first"))),
             platforms=(Platform("linux", "arm64"),),
         )
-        with pytest.raises(BuildError, match="is for linux/amd64, not for linux/arm64"):
+        with pytest.raises(SpecError, match="is for linux/amd64, not for linux/arm64"):
             resolver.key(arm)
     with (
         Resolver(replace(world.config, docker_host=NOBODY)) as resolver,

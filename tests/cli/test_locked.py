@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from cli_calls import Call
-from tiny import World
+from envbuild.reference import Repository
+from tiny import LIBC, World, make_base
 from tiny_wheels import TinyWheel
 from wheel_world import put
 from wheel_world import spec as with_wheels
@@ -20,6 +25,38 @@ def test_a_stale_lock_is_told_and_locked_fails(world: World, call: Call) -> None
     assert "is stale" in failed.err
     assert call("key", "--locked", world.spec("tool=2")).code == 2
     assert "stale" not in call("resolve", "--no-lock", world.spec("tool=2")).err
+
+
+def test_a_stale_lock_is_told_once(world: World, call: Call) -> None:
+    call("lock", world.spec("tool=1"))
+    for words in (("resolve", "--explain"), ("build",), ("resolve", "--explain", "--json")):
+        assert call(*words, world.spec("tool=2", variables={"A": words[-1]})).err.count("is stale") == 1
+
+
+@pytest.mark.parametrize("spelling", ["oci:BASES", "oci:./deep/../BASES", "oci:link", "oci:ROOT/BASES"])
+def test_a_lock_holds_a_layout_by_any_of_its_names(world: World, call: Call, spelling: str) -> None:
+    (world.root / "deep/er").mkdir(parents=True)
+    (world.root / "short").symlink_to("deep/er")
+    (world.root / "link").symlink_to("bases")
+    base = spelling.replace("BASES", "bases").replace("ROOT", str(world.root)) + ":minimal"
+    document = {"conda": {"channels": ["tiny"], "dependencies": ["tool"]}}
+    (world.root / "deep/er/envbuild.yaml").write_text(json.dumps(document))
+    for place, other in (("short", "deep/er"), ("deep/er", "short")):
+        assert call("lock", f"{place}/envbuild.yaml", "--base", base).code == 0
+        for named in (base, f"oci:{world.root}/bases:minimal", "oci:bases:minimal"):
+            answer = call("resolve", "--locked", f"{other}/envbuild.yaml", "--base", named)
+            assert answer.code == 0, answer.err
+        assert call("resolve", f"{other}/envbuild.lock").out == answer.out
+        make_base(Repository.parse(f"oci:{world.root}/others"), "minimal", {"lib/libc.so.6": LIBC + b"2"})
+        other_base = call("resolve", "--locked", f"{other}/envbuild.yaml", "--base", "oci:others:minimal")
+        assert (other_base.code, "stale: base" in other_base.err) == (2, True)
+
+
+def test_a_base_for_another_platform_is_the_definitions_fault(world: World, call: Call) -> None:
+    for words in (("resolve",), ("lock",), ("key",), ("resolve", "--dry-run")):
+        answer = call(*words, world.spec("tool"), "--platform", "linux/arm64")
+        assert (answer.code, answer.out) == (2, "")
+        assert "is for linux/amd64, not for linux/arm64" in answer.err
 
 
 def test_a_lock_can_be_named_and_be_the_definition(world: World, call: Call) -> None:
