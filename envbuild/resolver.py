@@ -288,6 +288,10 @@ class Resolver:
         from envbuild.build.choose import builder_for
         from envbuild.build.job import Job
 
+        if self.config.attach and self.config.sbom:
+            from envbuild.sbom import check
+
+            check()
         self.progress(Event("resolve", str(request.key), "start", text="building"))
         base = self.bases.image(request.spec.require_base(), request.platform, request.deadline, request.base)
         builder = builder_for(self.config, self.index, self.registries, self.progress)

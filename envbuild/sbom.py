@@ -2,16 +2,22 @@
 
 The documents are about the environment, not about one image: which images have it is said by what they are
 attached to, and the packages of an image's base are not among it. So they name no image, and no time of
-their own. ``docs/decisions/0012`` says why no library writes them; the tests read them with the libraries.
+their own. The libraries that write them, of the extra ``sbom``, take as long to import as a small build takes
+in all: they are asked for with ``sbom = true``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import json
 import uuid
+from datetime import UTC, datetime
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from envbuild.errors import SpecError
 from envbuild.lock import PipDistribution
 from envbuild.oci.manifest import encode
 
@@ -20,11 +26,11 @@ if TYPE_CHECKING:
 
     Content = tuple[PackageRecord | PipDistribution, ...]
 
+_LIBRARIES: Final = ("cyclonedx", "packageurl", "spdx_tools")
 NAME: Final = "environment"
-_CREATED: Final = "1970-01-01T00:00:00Z"
-"""SPDX wants a time; that of the images' configs, which are made of nothing but their content either."""
+_CREATED: Final = datetime.fromtimestamp(0, UTC)
+"""Both want a time; that of the images' configs, which are made of nothing but their content either."""
 _NAMESPACE: Final = uuid.UUID("6f1c4c0e-6a53-5b0e-9a55-1f2f0a8f7c11")
-_NOBODY_SAYS: Final = "NOASSERTION"
 
 
 def purl(package: PackageRecord | PipDistribution) -> str:
@@ -38,6 +44,18 @@ def purl(package: PackageRecord | PipDistribution) -> str:
     return f"pkg:conda/{quote(package.name, safe='')}@{quote(package.version, safe='')}?{tail}"
 
 
+def check() -> None:
+    """Refuse to begin what could not be finished.
+
+    Raises:
+        SpecError: A library that writes SBOMs is not installed.
+    """
+    for name in _LIBRARIES:
+        if find_spec(name) is None:
+            hint = "pip install 'envbuild[sbom]', or leave sbom = true out"
+            raise SpecError(f"sbom = true needs {name}, which is not installed", hint=hint)
+
+
 def cyclonedx(lock: Lock, wheels: tuple[PipDistribution, ...]) -> bytes:
     """The packages of an environment in CycloneDX 1.6 JSON.
 
@@ -45,80 +63,79 @@ def cyclonedx(lock: Lock, wheels: tuple[PipDistribution, ...]) -> bytes:
         lock: The Conda packages.
         wheels: What pip installs.
     """
+    from cyclonedx.model import HashAlgorithm, HashType
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output.json import JsonV1Dot6
+    from packageurl import PackageURL
+
     contents: Content = (*lock.packages, *wheels)
     identity = _identity(contents)
-    refs = [str(number) for number in range(1, len(contents) + 1)]
-    return encode(
-        {
-            "bomFormat": "CycloneDX",
-            "specVersion": "1.6",
-            "serialNumber": _urn(identity, "cyclonedx"),
-            "metadata": {
-                "component": {"bom-ref": "0", "type": "application", "name": NAME, "version": identity}
-            },
-            "components": [
-                {
-                    "bom-ref": ref,
-                    "type": "library",
-                    "name": package.name,
-                    "version": package.version,
-                    "purl": purl(package),
-                    "hashes": [{"alg": "SHA-256", "content": package.sha256.hex}],
-                }
-                for ref, package in zip(refs, contents, strict=True)
-            ],
-            "dependencies": [{"ref": "0", "dependsOn": refs}],
-        }
+    bom = Bom(serial_number=_serial(identity, "cyclonedx"))
+    bom.metadata.timestamp = _CREATED
+    bom.metadata.component = Component(
+        name=NAME, version=identity, type=ComponentType.APPLICATION, bom_ref="0"
     )
+    for number, package in enumerate(contents, 1):
+        bom.components.add(
+            Component(
+                name=package.name,
+                version=package.version,
+                bom_ref=str(number),
+                purl=PackageURL.from_string(purl(package)),
+                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256.hex)],
+            )
+        )
+    bom.register_dependency(bom.metadata.component, bom.components)
+    return encode(json.loads(JsonV1Dot6(bom).output_as_string()))
 
 
 def spdx(lock: Lock, wheels: tuple[PipDistribution, ...]) -> bytes:
     """The packages of an environment in SPDX 2.3 JSON; arguments as above."""
+    model, converter = _spdx("model"), _spdx("jsonschema.document_converter")
     contents: Content = (*lock.packages, *wheels)
     identity = _identity(contents)
-    environment = _spdx_package(0, NAME, identity) | {"primaryPackagePurpose": "APPLICATION"}
-    packages = [_spdx_content(number, each) for number, each in enumerate(contents, 1)]
-    contained = [("SPDXRef-0", "CONTAINS", package["SPDXID"]) for package in packages]
-    return encode(
-        {
-            "spdxVersion": "SPDX-2.3",
-            "dataLicense": "CC0-1.0",
-            "SPDXID": "SPDXRef-DOCUMENT",
-            "name": NAME,
-            "documentNamespace": _urn(identity, "spdx"),
-            "creationInfo": {"created": _CREATED, "creators": ["Tool: envbuild"]},
-            "packages": [environment, *packages],
-            "relationships": [
-                {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
-                for one, kind, other in (("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-0"), *contained)
-            ],
-        }
+    info = model.CreationInfo(
+        "SPDX-2.3",
+        "SPDXRef-DOCUMENT",
+        NAME,
+        _serial(identity, "spdx").urn,
+        [model.Actor(model.ActorType.TOOL, "envbuild")],
+        _CREATED.replace(tzinfo=None),
+    )
+    environment = model.Package(
+        "SPDXRef-0",
+        NAME,
+        model.SpdxNoAssertion(),
+        version=identity,
+        files_analyzed=False,
+        primary_package_purpose=model.PackagePurpose.APPLICATION,
+    )
+    packages = [_spdx_package(model, number, each) for number, each in enumerate(contents, 1)]
+    kinds, relate = model.RelationshipType, model.Relationship
+    relationships = [relate("SPDXRef-DOCUMENT", kinds.DESCRIBES, "SPDXRef-0")]
+    relationships += [relate("SPDXRef-0", kinds.CONTAINS, package.spdx_id) for package in packages]
+    document = model.Document(info, packages=[environment, *packages], relationships=relationships)
+    return encode(converter.DocumentConverter().convert(document))
+
+
+def _spdx_package(model: Any, number: int, package: PackageRecord | PipDistribution) -> Any:
+    category = model.ExternalPackageRefCategory.PACKAGE_MANAGER
+    return model.Package(
+        f"SPDXRef-{number}",
+        package.name,
+        # A local file has no address that others could use.
+        package.url if package.url.startswith(("https:", "http:")) else model.SpdxNoAssertion(),
+        version=package.version,
+        files_analyzed=False,
+        checksums=[model.Checksum(model.ChecksumAlgorithm.SHA256, package.sha256.hex)],
+        external_references=[model.ExternalPackageRef(category, "purl", purl(package))],
     )
 
 
-def _spdx_content(number: int, package: PackageRecord | PipDistribution) -> dict[str, Any]:
-    # A local file has no address that others could use.
-    url = package.url if package.url.startswith(("https:", "http:")) else _NOBODY_SAYS
-    reference = {
-        "referenceCategory": "PACKAGE-MANAGER",
-        "referenceType": "purl",
-        "referenceLocator": purl(package),
-    }
-    return _spdx_package(number, package.name, package.version, url) | {
-        "checksums": [{"algorithm": "SHA256", "checksumValue": package.sha256.hex}],
-        "externalRefs": [reference],
-    }
-
-
-def _spdx_package(number: int, name: str, version: str, url: str = _NOBODY_SAYS) -> dict[str, Any]:
-    """What every package has; licences may be left out in SPDX 2.3, and files where none was analysed."""
-    return {
-        "SPDXID": f"SPDXRef-{number}",
-        "name": name,
-        "versionInfo": version,
-        "downloadLocation": url,
-        "filesAnalyzed": False,
-    }
+def _spdx(name: str) -> Any:
+    """A module of a library that does not say which of its names are for others."""
+    return importlib.import_module(f"spdx_tools.spdx.{name}")
 
 
 def _identity(contents: Content) -> str:
@@ -127,6 +144,6 @@ def _identity(contents: Content) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _urn(identity: str, form: str) -> str:
+def _serial(identity: str, form: str) -> uuid.UUID:
     """A name for a document that no document of other content has."""
-    return f"urn:uuid:{uuid.uuid5(_NAMESPACE, f'{form} {identity}')}"
+    return uuid.uuid5(_NAMESPACE, f"{form} {identity}")

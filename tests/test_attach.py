@@ -190,10 +190,13 @@ def test_it_can_be_left_out(world: World) -> None:
     assert attached(world.layout(), image.reference.digest) == {}
 
 
-def test_all_is_attached_without_the_libraries_that_tests_read_it_with(world: World) -> None:
+@pytest.mark.parametrize("sbom", [False, True])
+def test_a_build_without_the_libraries_for_sboms(world: World, sbom: bool) -> None:
     script = (
-        "import sys\n"
-        "for name in ('cyclonedx', 'spdx_tools', 'cryptography'): sys.modules[name] = None\n"
+        "import importlib.util, sys\n"
+        "real, missing = importlib.util.find_spec, ('cyclonedx', 'spdx_tools')\n"
+        "importlib.util.find_spec = lambda name: None if name in missing else real(name)\n"
+        "for name in (*missing, 'cryptography'): sys.modules[name] = None\n"
         "from envbuild.cli import run\n"
         "sys.exit(run(sys.argv[1:]))"
     )
@@ -201,11 +204,17 @@ def test_all_is_attached_without_the_libraries_that_tests_read_it_with(world: Wo
     words = ["resolve", str(world.spec("first")), "--workspace", str(config.workspace)]
     words += ["--base", str(config.base), "--channel-alias", config.channel_alias]
     words += ["--cache-dir", str(config.cache_dir)]
-    command, environment = [sys.executable, "-c", script, *words], {**os.environ, "ENVBUILD_SBOM": "true"}
+    environment = {**os.environ, "ENVBUILD_SBOM": str(sbom).lower()}
+    command = [sys.executable, "-c", script, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if sbom:
+        assert done.returncode == 2
+        assert "hint: pip install 'envbuild[sbom]'" in done.stderr
+        assert not world.config.workspace.folder.exists(), "nothing was built"
+        return
     assert done.returncode == 0, done.stderr
     digest = Digest.parse(done.stdout.strip().rpartition("@")[2])
-    assert len(attached(world.layout(), digest)) == 5
+    assert set(attached(world.layout(), digest)) == {attach.FORM_TYPE, attach.LOCK_TYPE, attach.IN_TOTO_TYPE}
 
 
 # Signing at publication

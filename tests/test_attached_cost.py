@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 
 from envbuild import attach
 from envbuild.build.assemble import Layer
-from envbuild.build.recipe import Recipe
+from envbuild.build.recipe import Recipe, put_recipe, recipe_tag
 from envbuild.digest import Descriptor, Digest
+from envbuild.index import Index
 from envbuild.key import CanonicalForm
 from envbuild.lock import Lock, PackageRecord
 from envbuild.oci import referrers
@@ -21,9 +23,11 @@ from envbuild.oci.manifest import OCI_EMPTY, OCI_LAYER_GZIP
 from envbuild.oci.referrers import Artifact
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.platform import Platform
+from envbuild.resolver import Resolver
 from envbuild.spec.environment import load
 from oci_contract import put_image
 from parts.registry_server import RegistryServer
+from tiny import World
 
 COUNT = 75
 CHANNEL = "https://conda.anaconda.org/conda-forge"
@@ -43,6 +47,11 @@ def package(number: int, digits: random.Random) -> PackageRecord:
         md5=digits.randbytes(16).hex(),
         depends=("__glibc >=2.17,<3.0.a0", "python >=3.11,<3.12.0a0", f"package-{number // 2} >=1.0"),
     )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World.make(tmp_path)
 
 
 @pytest.fixture
@@ -93,7 +102,7 @@ def test_the_processor_time(made: attach.Made, target: RemoteRegistry) -> None:
 
     def once() -> float:
         started = time.thread_time()
-        for each in artifacts(made, target, subject, sboms=True):
+        for each in artifacts(made, target, subject, sboms=False):
             each.manifest(subject)
         return time.thread_time() - started
 
@@ -157,4 +166,42 @@ def test_what_is_attached_already_is_not_put_again(
     )
     assert done == ()
     assert asked_since(before, target, registry) == sorted([*BLOBS, "GET manifests/sha256- 200"])
+    target.close()
+
+
+def test_what_a_small_change_asks(world: World, registry: RegistryServer) -> None:
+    config = replace(world.config, workspace=registry.repository("change"))
+    with Resolver(config) as resolver:
+        resolver.resolve(world.spec("tool=1", "thing"))
+        before = len(registry.requests)
+        resolver.resolve(world.spec("tool=2", "thing"))
+    asked = [each for each in registry.requests[before:] if f"/{config.workspace.path}/" in each]
+    kinds = sorted(map(_kind, (each for each in asked if "/layers/" not in each)))
+    # layer, history and config; the image by its digest and its two tags, and the recipe; one is read back
+    image = [*BLOBS, *["PUT manifests 201"] * 4, *["GET manifests 404"] * 5, "GET manifests 200"]
+    assert kinds == sorted([*image, *BLOBS, *MANIFESTS, *LIST])
+
+
+def test_a_recipe_brings_the_config_that_the_repository_lacks(
+    made: attach.Made, target: RemoteRegistry
+) -> None:
+    recipe = Recipe(made.form, "0" * 64, made.lock, ())
+    assert put_recipe(target, recipe, has_config=True)
+    found = target.get_manifest(recipe_tag(made.form.key))
+    assert target.has_blob(next(iter(found.blobs)).digest)  # type: ignore[union-attr]
+    target.close()
+
+
+def test_whether_there_is_an_api_is_asked_once_a_day(
+    target: RemoteRegistry, registry: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = attach.Known(index=Index(tmp_path))
+    before = len(registry.requests)
+    assert known.tells_api(target) is False
+    assert known.tells_api(target) is False
+    assert asked_since(before, target, registry) == ["GET referrers 404"]
+    later = time.time() + 90_000
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert known.tells_api(target) is False
+    assert len(asked_since(before, target, registry)) == 2
     target.close()
