@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.digest import CHUNK
@@ -13,13 +14,14 @@ from envbuild.key import KEY_SCHEME, CanonicalForm
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
+from envbuild.oci.registry import reread
 from envbuild.reference import Tag
 from envbuild.trust import Rule, check_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from envbuild.digest import Digest
+    from envbuild.digest import Descriptor, Digest
     from envbuild.oci.registry import Registry
     from envbuild.reference import ImageReference
 
@@ -159,9 +161,7 @@ class _Verifier:
         for blob in manifest.blobs:
             try:
                 if self.full:
-                    with self.registry.open_blob(blob) as stream:
-                        while stream.read(CHUNK):
-                            pass
+                    reread(partial(self._read, blob))
                 elif not self.registry.has_blob(blob.digest):
                     bad.append(f"{blob.digest} is missing")
             except (IntegrityError, NotFound) as error:
@@ -170,6 +170,11 @@ class _Verifier:
             raise IntegrityError("; ".join(bad))
         size = sum(blob.size for blob in manifest.blobs)
         return f"{len(manifest.blobs)} blobs, {size} bytes, {'read and hashed' if self.full else 'all there'}"
+
+    def _read(self, blob: Descriptor) -> None:
+        with self.registry.open_blob(blob) as stream:
+            while stream.read(CHUNK):
+                pass
 
     def _form(self, manifest: Manifest) -> str | None:
         """The attached definition must be the one whose key the image carries."""

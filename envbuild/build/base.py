@@ -7,12 +7,13 @@ import json
 import re
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from envbuild.digest import CHUNK, Descriptor, Digest
 from envbuild.errors import BuildError, IntegrityError, SpecError
 from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest, encode
+from envbuild.oci.registry import reread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,14 +158,20 @@ def glibc_version(
         name = f"glibc {layer.digest}"
         known = remembered(name)
         if known is None:
-            with base.open_layer(layer) as stream:
-                known = _find_glibc(decompressed(stream, layer.media_type)) or _NOT_FOUND
-                while stream.read(CHUNK):
-                    pass
+            known = reread(partial(_glibc_of, base, layer)) or _NOT_FOUND
             remember(name, known)
         if known != _NOT_FOUND:
             return known
     return None
+
+
+def _glibc_of(base: BaseImage, layer: Descriptor) -> str | None:
+    with base.open_layer(layer) as stream:
+        try:
+            return _find_glibc(decompressed(stream, layer.media_type))
+        finally:
+            while stream.read(CHUNK):  # to the end, which tells whether these are the layer's bytes
+                pass
 
 
 def _find_glibc(chunks: Iterator[bytes]) -> str | None:

@@ -23,7 +23,7 @@ from envbuild.oci.disk import link_file, temporary
 from envbuild.oci.layout_files import LOCK_FILE, LayoutFiles, blob_path, open_file
 from envbuild.oci.layout_index import REF_NAME
 from envbuild.oci.manifest import MAX_MANIFEST, ImageIndex, is_manifest, parse_descriptor, parse_manifest
-from envbuild.oci.registry import is_fallback_tag
+from envbuild.oci.registry import is_fallback_tag, reread
 from envbuild.reference import Tag
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ class LayoutRegistry:
     ) -> bool:
         """Store a blob unless it is there already, whole and verified; False if it was.
 
+        Content that came wrong over a network is opened and read once more.
+
         Raises:
             IntegrityError: The content is not what the descriptor says; nothing was stored.
             StorageFull: The disk is full; nothing was stored.
@@ -118,12 +120,15 @@ class LayoutRegistry:
         self._files.deadline.check(f"writing a blob to {self.repository}")
         if self._files.has(descriptor):
             return False
+        reread(lambda: self._write(descriptor, content))
+        return True
+
+    def _write(self, descriptor: Descriptor, content: BlobOpener) -> None:
         doing = f"writing a blob to {self.repository}"
         with self._files.writing() as writer, temporary(writer.root, doing) as made:
             with contextlib.closing(content()) as stream:
                 self._files.copy(stream, descriptor, made.write)
             made.commit(writer.blobs, descriptor.digest.hex)
-        return True
 
     def mount_blob(self, descriptor: Descriptor, source: Repository) -> bool:
         """Take a blob over from another layout on the same disk as a hard link.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Protocol, Self
+from typing import IO, TYPE_CHECKING, Protocol, Self, TypeVar
 
 from envbuild.errors import IntegrityError, NotFound, TagMoved
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.reference import Repository, Tag
 
+_Result = TypeVar("_Result")
 BlobOpener = Callable[[], IO[bytes]]
 """Opens a blob's content from its first byte; called again for each retry."""
 
@@ -122,6 +123,26 @@ def is_fallback_tag(tag: Tag) -> bool:
     Source: Distribution Specification, "Referrers Tag Schema"; cosign's ``sha256-<hex>.sig``.
     """
     return re.fullmatch(r"sha256-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?", tag.name) is not None
+
+
+def reread(action: Callable[[], _Result]) -> _Result:
+    """What an action makes of blobs, done once more where their bytes came wrong over a network.
+
+    A proxy or a mirror may have mixed up one answer; bytes that are wrong twice are the repository's own.
+
+    Raises:
+        IntegrityError: They were, or came from no network.
+    """
+    try:
+        return action()
+    except IntegrityError as error:
+        if not error.retryable:
+            raise
+    try:
+        return action()
+    except IntegrityError as error:
+        error.retryable = False
+        raise
 
 
 def find_manifest(registry: Registry, reference: Tag | Digest) -> Manifest | ImageIndex | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
-from typing import IO, TYPE_CHECKING, Final, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from envbuild.digest import VerifyingReader
 from envbuild.errors import IntegrityError, Unauthorized
@@ -24,7 +24,7 @@ from envbuild.oci.exchange import (
     write_manifest,
 )
 from envbuild.oci.push import ChunkedUpload, WholeUpload
-from envbuild.oci.registry import is_fallback_tag
+from envbuild.oci.registry import is_fallback_tag, reread
 from envbuild.oci.stream import BlobSource, BlobStream
 from envbuild.oci.transport import name_of, retrying
 
@@ -41,7 +41,21 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 1000
 _MAX_PAGES: Final = 10_000
+_SMALL: Final = 1 << 20
+"""Bytes of a blob that is read whole before it is given out."""
 _Result = TypeVar("_Result")
+
+
+class _Received(VerifyingReader):
+    """Bytes that came over a network: where they are wrong, they may be right the next time."""
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill ``buffer``; 0 at the verified end."""
+        try:
+            return super().readinto(buffer)
+        except IntegrityError as error:
+            error.retryable = True
+            raise
 
 
 class ServerRegistry:
@@ -157,11 +171,23 @@ class ServerRegistry:
     def open_blob(self, descriptor: Descriptor) -> IO[bytes]:
         """A stream of the blob's bytes that raises before its end if they are not the descriptor's.
 
-        A connection that breaks in mid-stream is taken up again where it broke.
+        A connection that breaks in mid-stream is taken up again where it broke. A small blob whose bytes are
+        wrong is asked for once more; what was given out of a large one cannot be taken back, so that whoever
+        reads it has to begin again (:func:`~envbuild.oci.registry.reread`).
 
         Raises:
             NotFound: There is no such blob.
         """
+        if descriptor.size > _SMALL:
+            return self._stream(descriptor)
+
+        def whole() -> IO[bytes]:
+            with self._stream(descriptor) as stream:
+                return io.BytesIO(stream.read())
+
+        return reread(whole) if self._settings.retries else whole()
+
+    def _stream(self, descriptor: Descriptor) -> IO[bytes]:
         what = f"blob {descriptor.digest} of {self._repository}"
 
         def opened(start: int) -> Response:
@@ -170,11 +196,13 @@ class ServerRegistry:
             )
 
         stream = BlobStream(opened, descriptor, self._settings, self._host.deadline, what)
-        reader = VerifyingReader(stream, descriptor, what)  # type: ignore[arg-type]
+        reader = _Received(stream, descriptor, what)  # type: ignore[arg-type]
         return io.BufferedReader(reader, 1 << 17)
 
     def put_blob(self, descriptor: Descriptor, content: BlobOpener, *, ask: bool = True) -> bool:
         """Store a blob unless it is there already; False if it was. Its bytes are read once for each attempt.
+
+        Content that came wrong over a network is opened and sent once more.
 
         Args:
             descriptor: The blob.
@@ -186,6 +214,10 @@ class ServerRegistry:
         """
         if ask and self.has_blob(descriptor.digest):
             return False
+        reread(lambda: self._send(descriptor, content))
+        return True
+
+    def _send(self, descriptor: Descriptor, content: BlobOpener) -> None:
         what = f"blob {descriptor.digest} to {self._repository}"
         source = BlobSource(content, descriptor, self._host.deadline, what)
         chunk = self._settings.chunk
@@ -197,7 +229,6 @@ class ServerRegistry:
                 pass
         finally:
             source.close()
-        return True
 
     def mount_blob(self, descriptor: Descriptor, source: Repository) -> bool:
         """Take a blob over from another repository of the same host without moving bytes.

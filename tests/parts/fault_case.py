@@ -58,6 +58,8 @@ TRANSIENT: Final = frozenset(
     {"429 seconds", "429 date", "429", "500", "503", "reset", "truncated", "stall", "401 once", "tls"}
 )
 """Those that a repetition heals."""
+WRONG: Final = frozenset({"corrupt", "other body", "wrong length"})
+"""Bodies that are wrong: of a blob, one such answer is healed."""
 
 
 @dataclass

@@ -23,6 +23,7 @@ from envbuild.oci.remote import RemoteRegistry
 from envbuild.oci.whole import missing
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import Resolver
+from parts.fault_case import WRONG
 from parts.fault_proxy import BASIC, TRANSIENT, Case
 from tiny import World
 
@@ -127,6 +128,7 @@ class Laboratory:
         times = 1 if fault == "401 once" else times
         case = Case(operation, fault, times, random=random, foreign=self.foreign)
         must = fault in TRANSIENT and times is not None and not (operation == "auth" and "401" in fault)
+        must = must or (fault in WRONG and operation == "get blob" and times == 1)
         host = self.proxy.tls_host if fault == "tls" else self.proxy.host
         actions = self._actions(operation)
         action = actions[(seed % 4 == 3) * (seed // 4 % len(actions))]
