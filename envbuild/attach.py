@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from envbuild import __version__
 from envbuild.digest import Digest
 from envbuild.lockfile.document import LockEntry, LockFile
 from envbuild.oci.manifest import encode
-from envbuild.oci.referrers import GZIPPED, Artifact, attach, referrers
+from envbuild.oci.referrers import GZIPPED, Artifact, attach, has_referrers_api, referrers
 from envbuild.oci.registry import publish
 from envbuild.progress import Event
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from envbuild.config import Config
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor
+    from envbuild.index import Index
     from envbuild.key import CanonicalForm, Key
     from envbuild.lock import Lock, PipDistribution
     from envbuild.oci.manifest import ImageIndex, Manifest
@@ -37,6 +39,7 @@ CYCLONEDX_TYPE: Final = "application/vnd.cyclonedx+json"
 PROVENANCE: Final = "https://slsa.dev/provenance/v1"
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
 _LEVEL: Final = 3
+_DAY: Final = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,26 @@ class Known:
         absent: Whether the key's tag was looked for a moment ago and was not there.
         has_empty: Whether the config of artifacts, an empty JSON object, is there.
         has_api: Whether there is the referrers API; None where nobody asked.
+        index: Keeps for a day whether there is that API; None where nothing is kept.
     """
 
     stored: bool = False
     absent: bool = False
     has_empty: bool = False
     has_api: bool | None = None
+    index: Index | None = None
+
+    def tells_api(self, target: Registry) -> bool | None:
+        """Whether a registry has the referrers API; None if that is neither known nor kept."""
+        host = target.repository.host
+        if self.has_api is not None or self.index is None or not host:
+            return self.has_api
+        name = f"referrers {host}"
+        answer, _, moment = (self.index.fact(name) or "").partition(" ")
+        if not moment or not 0 <= time.time() - float(moment) < _DAY:
+            answer = "listed" if has_referrers_api(target) else "tagged"
+            self.index.put_fact(name, f"{answer} {int(time.time())}")
+        return answer == "listed"
 
 
 NOTHING: Final = Known()
@@ -157,7 +174,7 @@ def publish_with(
                 deadline=deadline,
                 new_types=True,
                 has_empty=known.has_empty,
-                has_api=known.has_api,
+                has_api=known.tells_api(target),
             )
         except Exception as error:  # noqa: BLE001 - whatever a library for SBOMs raises: the image is there
             progress(Event("push", str(key), "output", text=f"not attached to the image: {error}"))

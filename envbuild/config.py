@@ -54,7 +54,7 @@ class Config:
         base_ttl: Seconds for which a base tag's digest is remembered.
         deep: Whether a hit counts only where all blobs of the image are there.
         attach: Whether lock, definition and provenance are attached to what is built.
-        sbom: Whether SBOMs are attached too.
+        sbom: Whether SBOMs are attached too; needs the extra ``sbom``.
         trust: Which images are trusted, and the key to sign with; None to trust all.
         channel_alias: The URL under which channel names stand.
         insecure: Registry hosts that are spoken to over plain HTTP (loopback hosts always are).

@@ -117,7 +117,8 @@ class LayersBuilder:
             naming = None
             recipe = recipe_like(job, lock_key, manifest, self.registries, self.config.workspace)
             manifest = reannotated(manifest, annotations)
-        has_empty = keep_recipe(target, recipe, self.progress)
+        refuses = upload.refuses_dangling(self.index)
+        has_empty = keep_recipe(target, recipe, self.progress, has_config=refuses)
         seen = publish_built(
             self.config,
             target,
@@ -125,7 +126,7 @@ class LayersBuilder:
             made_of(job, solution.lock, pip.wheels if pip is not None else (), started),
             job.deadline,
             self.progress,
-            Known(stored=upload.has_stored(manifest), has_empty=has_empty),
+            Known(stored=upload.has_stored(manifest), has_empty=has_empty, index=self.index),
         )
         if naming is not None:
             naming.result()

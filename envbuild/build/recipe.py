@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from envbuild.build.assemble import Layer
 from envbuild.build.job import folder_of, job_form
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import EnvbuildError, IntegrityError, SpecError
+from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError
 from envbuild.key import CanonicalForm, Key
 from envbuild.lock import Lock, PackageRecord, PipDistribution
 from envbuild.lockfile.document import distribution_json, package_json
@@ -261,16 +261,24 @@ def put_recipe(target: Registry, recipe: Recipe, *, has_config: bool = False) ->
     Args:
         target: The image's repository.
         recipe: The recipe.
-        has_config: Whether a recipe was put there before.
+        has_config: Whether to take it that the config of artifacts is there: a recipe was put there before,
+            or the registry refuses what lacks it.
     """
     empty = Descriptor.of(_EMPTY, OCI_EMPTY)
     annotations = {RECIPE_ANNOTATION: recipe.to_text()}
     manifest = Manifest.build(empty, (empty,), annotations, artifact_type=ARTIFACT_TYPE)
     if len(manifest.raw) > MAX_MANIFEST:
         return False
-    if not has_config:
-        target.put_blob(empty, lambda: io.BytesIO(_EMPTY))
-    target.put_manifest(manifest, recipe_tag(recipe.form.key))
+    tag = recipe_tag(recipe.form.key)
+    if has_config:
+        try:
+            target.put_manifest(manifest, tag)
+        except NotFound:
+            pass
+        else:
+            return True
+    target.put_blob(empty, lambda: io.BytesIO(_EMPTY))
+    target.put_manifest(manifest, tag)
     return True
 
 

@@ -150,7 +150,7 @@ class Upload:
     def _complete(self, manifest: Manifest, index: Index, jobs: int) -> None:
         wanted = {blob.digest: self._expected.get(blob.digest) for blob in manifest.blobs}
         expected = [each for each in wanted.values() if each is not None]
-        if expected and self._refuses_dangling(index):
+        if expected and self.refuses_dangling(index):
             for _ in range(2):
                 try:
                     self.target.put_manifest(manifest)
@@ -205,8 +205,11 @@ class Upload:
                 stream.close()
         return True
 
-    def _refuses_dangling(self, index: Index) -> bool:
-        """Whether the target is a registry that refuses a manifest whose blobs it lacks; asked once a day."""
+    def refuses_dangling(self, index: Index) -> bool:
+        """Whether the target is a registry that refuses a manifest whose blobs it lacks; asked once a day.
+
+        Then nobody need ask for what should be there: the manifest is put, and after what it lacked again.
+        """
         host = self.target.repository.host
         if not host:
             return False
