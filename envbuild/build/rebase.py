@@ -232,7 +232,7 @@ class Rebaser(Transplant):
         self, job: Job, recipe: Recipe, form: CanonicalForm, source: ImageReference
     ) -> tuple[Digest, str]:
         started = dt.datetime.now(dt.UTC)
-        target = self.registries.open(self.config.workspace).by(job.deadline)
+        target = self.registries.thin(self.config.workspace).by(job.deadline)
         upload = Upload(target, self.progress)
         base = self._with_steps(job, upload)
         self.check(recipe, base)

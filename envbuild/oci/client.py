@@ -96,6 +96,33 @@ class _TimedResponse(http.client.HTTPResponse):
         self._lines.in_head = False
 
 
+class _Connection(http.client.HTTPConnection):
+    """Head and body of a request go out in one piece, which is one system call instead of two."""
+
+    _held: bytes | None = None
+
+    def request(self, *args: Any, **named: Any) -> None:
+        """Send a request."""
+        self._held = b""
+        try:
+            super().request(*args, **named)
+            whole = self._held
+        finally:
+            self._held = None
+        super().send(whole)
+
+    def send(self, data: Any) -> None:
+        """Send bytes, or hold them until the request is whole."""
+        if self._held is None:
+            super().send(data)
+        else:
+            self._held += data
+
+
+class _SecureConnection(_Connection, http.client.HTTPSConnection):
+    """The same with TLS."""
+
+
 def timed_response(settings: Settings, deadline: Deadline) -> Any:
     """A ``response_class`` for ``http.client`` whose every wait ends by the deadline."""
     return functools.partial(_TimedResponse, settings=settings, deadline=deadline)
@@ -134,8 +161,12 @@ class Client:
         *,
         body: bytes | None = None,
         limit: int = 1 << 20,
+        method: str | None = None,
     ) -> Answer:
-        """Send a GET, or a POST if there is a body, and read at most ``limit`` + 1 bytes of the answer.
+        """Send a request and read at most ``limit`` + 1 bytes of the answer.
+
+        Without a ``method`` it is a GET, or a POST if there is a body. A request that stores something is
+        sent again over another connection only if a kept one was found closed.
 
         Raises:
             Trouble: There was no whole answer.
@@ -145,7 +176,8 @@ class Client:
             deadline.check(f"asking {where[1]}")
             connection, kept = self._take(where, deadline)
             try:
-                return self._exchange(connection, where, url, headers, body, limit, deadline)
+                asked = method or ("GET" if body is None else "POST")
+                return self._exchange(connection, asked, url, headers, body, limit, deadline)
             except _STALE as error:
                 connection.close()
                 if not kept:  # a kept connection may have been closed meanwhile: that says nothing
@@ -168,7 +200,7 @@ class Client:
     def _exchange(
         self,
         connection: http.client.HTTPConnection,
-        where: tuple[str, str, int],
+        method: str,
         url: str,
         headers: Mapping[str, str],
         body: bytes | None,
@@ -179,7 +211,7 @@ class Client:
         target = url.partition("://")[2]
         target = target[target.find("/") :] if "/" in target else "/"
         sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
-        connection.request("GET" if body is None else "POST", target.partition("#")[0], body, sent)
+        connection.request(method, target.partition("#")[0], body, sent)
         response = connection.getresponse()
         content = response.read(limit + 1)
         seen = {name.title(): value for name, value in response.headers.items()}
@@ -188,7 +220,7 @@ class Client:
         if len(content) <= limit and response.length:  # read(n) itself says nothing of a body cut short
             raise http.client.IncompleteRead(content, response.length)
         if response.isclosed() and not response.will_close:
-            self._give_back(where, connection)
+            self._give_back(origin(url), connection)
         else:
             response.close()
             connection.close()
@@ -209,8 +241,8 @@ class Client:
         scheme, host, port = where
         timeout = self._settings.connect_within(deadline)
         if scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=timeout, context=tls_context()), False
-        return http.client.HTTPConnection(host, port, timeout=timeout), False
+            return _SecureConnection(host, port, timeout=timeout, context=tls_context()), False
+        return _Connection(host, port, timeout=timeout), False
 
     def _give_back(self, where: tuple[str, str, int], connection: http.client.HTTPConnection) -> None:
         with self._guard:

@@ -44,6 +44,9 @@ class Prober:
     Args:
         settings: How registries are spoken to.
         keychain: Where credentials are found, or the credentials themselves.
+
+    Attributes:
+        client: Sends the requests.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class Prober:
     ) -> None:
         self._settings = settings or Settings()
         self._keychain = keychain or Keychain()
-        self._client = Client(self._settings)
+        self.client = Client(self._settings)
         self._authorities: dict[Repository, Authority] = {}
         self._guard = threading.Lock()
 
@@ -67,7 +70,7 @@ class Prober:
             IntegrityError: The bytes are not what they should be.
             DeadlineExceeded: The time ran out.
         """
-        if _behind_proxy(repository.host):
+        if is_behind_proxy(repository.host):
             return self._through_proxy(repository, reference, deadline)
         what = name_of(repository, reference)
         base_url = self._settings.base_url(repository.host)
@@ -84,7 +87,7 @@ class Prober:
 
     def close(self) -> None:
         """Give back the connections. Closing twice is harmless."""
-        self._client.close()
+        self.client.close()
 
     def __enter__(self) -> Self:
         return self
@@ -120,14 +123,14 @@ class Prober:
         def fetch(
             url: str, headers: Mapping[str, str], body: bytes | None
         ) -> tuple[int, Mapping[str, str], bytes]:
-            token = self._client.request(url, headers, deadline, body=body)
+            token = self.client.request(url, headers, deadline, body=body)
             return token.status, token.headers, token.body
 
         challenge = answer.headers.get("WWW-Authenticate", "")
         return self._get(url, _with(authority.answer(challenge, scopes, header, fetch, what)), deadline)
 
     def _get(self, url: str, headers: Mapping[str, str], deadline: Deadline) -> Answer:
-        return self._client.request(url, headers, deadline, limit=MAX_MANIFEST)
+        return self.client.request(url, headers, deadline, limit=MAX_MANIFEST)
 
     def _through_proxy(
         self, repository: Repository, reference: Tag | Digest, deadline: Deadline
@@ -158,7 +161,7 @@ def _with(header: str | None) -> Mapping[str, str]:
     return MANIFEST_HEADERS if header is None else {**MANIFEST_HEADERS, "Authorization": header}
 
 
-def _behind_proxy(host: str) -> bool:
+def is_behind_proxy(host: str) -> bool:
     """Whether the environment sends requests for a host through a proxy."""
     if is_loopback(host) or not any(name.lower().endswith("_proxy") for name in os.environ):
         return False

@@ -59,12 +59,20 @@ class Registries:
         if repository.is_layout:
             return self.open(repository).by(deadline).get_manifest(reference)
         with self._guard:
-            if self._prober is None:
-                from envbuild.oci.probe import Prober
-
-                self._prober = Prober(self._settings())
-            prober = self._prober
+            prober = self._probing()
         return prober.probe(repository, reference, deadline)
+
+    def thin(self, repository: Repository) -> Registry:
+        """The repository, for whoever sends it thousands of small things; without its mirrors."""
+        from envbuild.oci.probe import is_behind_proxy
+
+        full = self.open(repository)
+        if repository.is_layout or is_behind_proxy(repository.host):
+            return full
+        from envbuild.oci.thin import ThinRegistry
+
+        with self._guard:
+            return ThinRegistry(full, self._probing().client, self._settings())
 
     def close(self) -> None:
         """Give back every connection. Closing twice is harmless."""
@@ -75,6 +83,14 @@ class Registries:
             if self._prober is not None:
                 self._prober.close()
                 self._prober = None
+
+    def _probing(self) -> Prober:
+        """Asks registries over the thin path; the guard is held."""
+        if self._prober is None:
+            from envbuild.oci.probe import Prober
+
+            self._prober = Prober(self._settings())
+        return self._prober
 
     def _settings(self) -> Settings:
         """One for all, so that they share what is known of hosts; the guard is held."""

@@ -9,10 +9,11 @@ import pytest
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import IntegrityError, NotFound, Unauthorized, Unavailable
 from envbuild.oci.auth import Credentials
-from envbuild.oci.client import tls_context
+from envbuild.oci.client import Client, tls_context
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
 from envbuild.oci.registry import find_manifest
 from envbuild.oci.remote import RemoteRegistry
+from envbuild.oci.thin import ThinRegistry
 from envbuild.oci.transport import MissingContent, Settings
 from envbuild.reference import Tag
 from oci_contract import ABSENT, RegistryContract, put, put_image
@@ -106,6 +107,34 @@ class TestToken(_OfDistribution):
     @pytest.fixture
     def backend(self, token_registry: RegistryServer) -> DistributionBackend:
         return DistributionBackend(token_registry, ALICE)
+
+
+class _ThinBackend(DistributionBackend):
+    """Distribution, written to over the thin client."""
+
+    def __init__(self, server: ServerProcess, credentials: Credentials | None = None) -> None:
+        super().__init__(server, credentials)
+        self.client = Client(self._settings)
+
+    def repository(self) -> Registry:
+        """A new one."""
+        return ThinRegistry(super().repository(), self.client, self._settings, self._credentials)
+
+
+class TestThin(_OfDistribution):
+    @pytest.fixture
+    def backend(self, second_registry: RegistryServer) -> Iterator[_ThinBackend]:
+        backend = _ThinBackend(second_registry)
+        yield backend
+        backend.client.close()
+
+
+class TestThinToken(_OfDistribution):
+    @pytest.fixture
+    def backend(self, token_registry: RegistryServer) -> Iterator[_ThinBackend]:
+        backend = _ThinBackend(token_registry, ALICE)
+        yield backend
+        backend.client.close()
 
 
 class TestOcimem(RegistryContract):

@@ -1,0 +1,217 @@
+"""Small requests to a registry server over the thin client: a third of the processor time of requests.
+
+Whoever writes thousands of manifests is bound by what one request costs. What is said to the registry, how
+often, and what is made of its answers is that of :mod:`envbuild.oci.server`, as everywhere; only the
+:class:`~envbuild.oci.exchange.Host` that sends it is another. Large blobs and listings go the usual way.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlsplit
+
+from envbuild.deadline import NO_DEADLINE
+from envbuild.errors import RegistryError
+from envbuild.oci.auth import Authority, Keychain
+from envbuild.oci.server import ServerRegistry
+from envbuild.oci.transport import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from envbuild.deadline import Deadline
+    from envbuild.digest import Descriptor, Digest
+    from envbuild.oci.auth import Credentials
+    from envbuild.oci.client import Answer, Client
+    from envbuild.oci.manifest import ImageIndex, Manifest
+    from envbuild.oci.registry import BlobOpener, Registry
+    from envbuild.oci.transport import Settings
+    from envbuild.reference import Repository, Tag
+
+SMALL: Final = 1 << 20
+"""A blob up to this size is held in memory to be sent."""
+_LIMIT: Final = 5 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """An answer under the names that requests gives its parts."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Addresses:
+    """Where things of a repository are, as oras-py's container knows it."""
+
+    prefix: str
+
+    def manifest_url(self, reference: str) -> str:
+        return f"{self.prefix}/manifests/{reference}"
+
+    def upload_blob_url(self) -> str:
+        return f"{self.prefix}/blobs/uploads/"
+
+
+class _ThinHost:
+    """Sends requests for calls to one repository; see :class:`envbuild.oci.exchange.Host`.
+
+    Args:
+        repository: The repository.
+        client: Sends.
+        settings: How registries are spoken to.
+        keychain: Where credentials are found, or the credentials themselves.
+    """
+
+    def __init__(
+        self, repository: Repository, client: Client, settings: Settings, keychain: Keychain | Credentials
+    ) -> None:
+        self.base_url = settings.base_url(repository.host)
+        self.hostname: str | None = urlsplit(self.base_url).netloc
+        self.container: Any = _Addresses(f"{self.base_url}/v2/{repository.path}")
+        self.headers: dict[str, str] = {}
+        self.scopes: tuple[str, ...] = ()
+        self.settings = settings
+        self.deadline: Deadline = NO_DEADLINE
+        self.lease: Any = None
+        self._client = client
+        self._authority = Authority(repository, self.base_url, keychain)
+
+    def at(self, address: str) -> str:
+        """The URL of an address; it is one already."""
+        return address
+
+    def do_request(
+        self,
+        url: str,
+        method: str = "GET",
+        data: Any = None,
+        headers: dict[str, str] | None = None,
+        json: None = None,  # noqa: ARG002 - the protocol's signature
+        stream: bool = False,  # noqa: ARG002
+    ) -> _Response:
+        """One request with its redirects; no retry, and ``Authorization`` for our own host only.
+
+        Raises:
+            Trouble: There was no answer.
+            Unauthorized: The registry refused what credentials there are.
+        """
+        body = data if data is None or isinstance(data, bytes) else b"".join(data)
+        for _ in range(MAX_REDIRECTS + 1):
+            own = same_origin(url, self.base_url)
+            answer = (self._authorized if own else self._send)(url, method, body, headers or {})
+            if answer.status not in REDIRECTS or method not in {"GET", "HEAD"}:
+                return _Response(answer.status, answer.headers, answer.body)
+            url = redirected(url, answer.headers.get("Location"), f"{method} {urlsplit(url).path}")
+        raise RegistryError(f"{self.hostname} redirects more than {MAX_REDIRECTS} times")
+
+    def get_blob(
+        self, _: Any, digest: str, stream: bool = False, head: bool = False
+    ) -> _Response:  # what is large is not read over this host
+        """Ask for a blob."""
+        method = "HEAD" if head else "GET"
+        return self.do_request(f"{self.container.prefix}/blobs/{digest}", method, stream=stream)
+
+    def body(self, response: _Response, limit: int = _LIMIT) -> bytes:
+        """At most ``limit`` + 1 bytes of a body."""
+        return response.content[: limit + 1]
+
+    def _authorized(self, url: str, method: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+        what = f"{method} {urlsplit(url).path}"
+        header = self._authority.fresh(self.scopes, self._fetch, what)
+        answer = self._send(url, method, body, _with(headers, header))
+        if answer.status != 401:
+            return answer
+        challenge = answer.headers.get("WWW-Authenticate", "")
+        header = self._authority.answer(challenge, self.scopes, header, self._fetch, what)
+        return self._send(url, method, body, _with(headers, header))
+
+    def _send(self, url: str, method: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+        return self._client.request(url, headers, self.deadline, body=body, limit=_LIMIT, method=method)
+
+    def _fetch(
+        self, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        answer = self._client.request(url, headers, self.deadline, body=body)
+        return answer.status, answer.headers, answer.body
+
+
+class ThinRegistry:
+    """One repository whose manifests and small blobs go over the thin client.
+
+    Args:
+        full: The same repository, for all else; whoever opened it closes it.
+        client: Sends requests; whoever made it closes it.
+        settings: How registries are spoken to.
+        keychain: Where credentials are found; None to look where Docker does.
+    """
+
+    def __init__(
+        self,
+        full: Registry,
+        client: Client,
+        settings: Settings,
+        keychain: Keychain | Credentials | None = None,
+    ) -> None:
+        self._full = full
+        host = _ThinHost(full.repository, client, settings, keychain or Keychain())
+        self._thin = ServerRegistry(full.repository, host, settings)
+
+    @property
+    def repository(self) -> Repository:
+        """The repository that this is."""
+        return self._full.repository
+
+    def by(self, deadline: Deadline) -> Self:
+        """The same repository, on the same connections, for a call with that deadline."""
+        view = copy.copy(self)
+        view.__dict__.update(_full=self._full.by(deadline), _thin=self._thin.by(deadline))
+        return view
+
+    def get_manifest(self, reference: Tag | Digest) -> Manifest | ImageIndex:
+        """The manifest that a tag or digest names, hashed and compared."""
+        return self._thin.get_manifest(reference)
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether the blob is in this repository."""
+        return self._thin.has_blob(digest)
+
+    def open_blob(self, descriptor: Descriptor) -> IO[bytes]:
+        """A stream of the blob's bytes that raises before its end if they are not the descriptor's."""
+        return self._full.open_blob(descriptor)
+
+    def put_blob(self, descriptor: Descriptor, content: BlobOpener, *, ask: bool = True) -> bool:
+        """Store a blob unless it is there already; False if it was."""
+        way = self._thin if descriptor.size <= SMALL else self._full
+        return way.put_blob(descriptor, content, ask=ask)
+
+    def mount_blob(self, descriptor: Descriptor, source: Repository) -> bool:
+        """Take a blob over from another repository of the same host without moving bytes."""
+        return self._thin.mount_blob(descriptor, source)
+
+    def put_manifest(self, manifest: Manifest | ImageIndex, tag: Tag | None = None) -> None:
+        """Store a manifest under its digest and, if a tag is given, move the tag to it."""
+        self._thin.put_manifest(manifest, tag)
+
+    def delete_manifest(self, digest: Digest) -> None:
+        """Delete a manifest and every tag on it."""
+        self._full.delete_manifest(digest)
+
+    def tags(self) -> Iterator[Tag]:
+        """Every tag but those of what is attached to images."""
+        return self._full.tags()
+
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...] | None:
+        """What the referrers API lists for a manifest; None where there is no such API."""
+        return self._full.referrers(subject)
+
+    def close(self) -> None:
+        """Nothing is its own."""
+
+
+def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str, str]:
+    return headers if authorization is None else {**headers, "Authorization": authorization}
