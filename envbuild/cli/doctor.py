@@ -6,49 +6,23 @@ import importlib.metadata
 import json
 import platform as machine
 import sqlite3
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from envbuild.cli.diagnosis import Check, attempt, registries
 from envbuild.cli.options import ENGINE, LOOKUP, Command, common
-from envbuild.deadline import Deadline
-from envbuild.errors import EnvbuildError, NotFound
+from envbuild.errors import EnvbuildError
 from envbuild.index import Index
-from envbuild.oci.registries import Registries
-from envbuild.reference import Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from envbuild.cli.options import Common
-    from envbuild.reference import Repository
 
-_ANSWER_SECONDS = 10.0
 _NO_ENGINE = (
     "only Docker steps and `envbuild run` need one: apt-get install docker.io, or set DOCKER_HOST, or start "
     "Podman's: podman system service --time=0"
 )
 _NO_BUILDX = "only build secrets and named builders need it: apt-get install docker-buildx"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What it is.
-        state: ``ok``, ``missing`` (envbuild works without it) or ``broken``.
-        seen: What was seen.
-        hint: What to do, or None.
-        exit_code: What the command exits with if it is broken.
-    """
-
-    name: str
-    state: str
-    seen: str
-    hint: str | None = None
-    exit_code: int = 0
 
 
 @click.command(cls=Command)
@@ -57,13 +31,8 @@ def doctor(options: Common) -> int:
     """Check what envbuild needs on this machine. Nothing is written to any registry."""
     checks = [
         _versions(),
-        _attempt("index", lambda: str(_index(options))),
-        _repository("workspace", options.config.workspace, options),
-        *(
-            [_repository("global", options.config.global_, options)]
-            if options.config.global_ is not None
-            else [Check("global", "missing", "none is configured")]
-        ),
+        attempt("index", lambda: str(_index(options))),
+        *registries(options.config),
         _solver(),
         _engine(options),
         _buildx(options),
@@ -73,17 +42,10 @@ def doctor(options: Common) -> int:
             document = {"name": check.name, "state": check.state, "seen": check.seen, "hint": check.hint}
             click.echo(json.dumps(document))
         else:
-            click.echo(f"{check.state:<8} {check.name:<10} {check.seen}")
+            click.echo(f"{check.state:<8} {check.name:<18} {check.seen}")
             if check.hint:
-                click.echo(f"{'':<20}{check.hint}")
+                click.echo(f"{'':<28}{check.hint}")
     return next((check.exit_code for check in checks if check.state == "broken"), 0)
-
-
-def _attempt(name: str, look: Callable[[], str]) -> Check:
-    try:
-        return Check(name, "ok", look())
-    except EnvbuildError as error:
-        return Check(name, "broken", str(error), error.hint, error.exit_code)
 
 
 def _versions() -> Check:
@@ -98,22 +60,6 @@ def _index(options: Common) -> str:
     stats = index.stats()
     index.close()
     return f"{index.folder}: {stats.images} images, {stats.layers} layers"
-
-
-def _repository(name: str, repository: Repository, options: Common) -> Check:
-    """Whether a repository answers: that it has no such tag is the answer hoped for."""
-    registries = Registries(options.config.insecure)
-
-    def look() -> str:
-        try:
-            registries.probe(repository, Tag("envbuild-doctor"), Deadline.after(_ANSWER_SECONDS))
-        except NotFound:
-            pass
-        finally:
-            registries.close()
-        return f"{repository} answers"
-
-    return _attempt(name, look)
 
 
 def _solver() -> Check:
@@ -144,7 +90,7 @@ def _buildx(options: Common) -> Check:
 
     if options.config.buildx is not None:
         name = options.config.buildx
-        return _attempt("buildx", lambda: str(BuildxBuilder.connect(name).describe()))
+        return attempt("buildx", lambda: str(BuildxBuilder.connect(name).describe()))
     if (version := buildx.version()) is None:
         return Check("buildx", "missing", "the docker command has no buildx, or is not there", _NO_BUILDX)
     named = ", ".join(f"{name} ({driver})" for name, driver in buildx.builders())

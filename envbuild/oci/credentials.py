@@ -79,18 +79,23 @@ class Keychain:
             SpecError: A file or variable that holds credentials cannot be understood.
             Unauthorized: A helper program is missing or failed.
         """
-        if (found := self._from_environment(repository.host)) is not None:
-            return found
+        found = self.located(repository, helpers=helpers)
+        return found[0] if found is not None else None
+
+    def located(self, repository: Repository, *, helpers: bool = True) -> tuple[Credentials, str] | None:
+        """The same, and in words where they are kept: variables, a file, or a helper and who names it."""
+        if (named := self._from_environment(repository.host)) is not None:
+            return named
         for path in self._files():
             if (document := _load(path)) is None:
                 continue
             if (found := _from_helper(document, repository, run=helpers)) is not None:
-                return found
+                return found, f"{_helper(document, repository)}, which {path} names"
             if (found := _from_auths(document, repository, path)) is not None:
-                return found
+                return found, str(path)
         return None
 
-    def _from_environment(self, host: str) -> Credentials | None:
+    def _from_environment(self, host: str) -> tuple[Credentials, str] | None:
         suffix = "_" + re.sub(r"[^A-Z0-9]", "_", host.upper())
         for end in (suffix, ""):
             username = self.environment.get(f"ENVBUILD_USERNAME{end}")
@@ -98,7 +103,7 @@ class Keychain:
             if username is None or password is None:
                 continue
             if end or self._named_host() == host:
-                return Credentials(username, password)
+                return Credentials(username, password), f"ENVBUILD_USERNAME{end} and ENVBUILD_PASSWORD{end}"
         return None
 
     def _named_host(self) -> str:
@@ -195,14 +200,22 @@ def _entry(entry: dict[str, Any], name: str, path: Path) -> Credentials | None:
 
 
 def _from_helper(document: dict[str, Any], repository: Repository, *, run: bool) -> Credentials | None:
+    program = _helper(document, repository) if run else None
+    if program is None:
+        return None
+    server = _HUB_KEY if repository.host == DOCKER_HUB else repository.host
+    return _ask_helper(program, server)
+
+
+def _helper(document: dict[str, Any], repository: Repository) -> str | None:
+    """The helper program for a repository's host."""
     helpers = {_normal(key): value for key, value in _section(document, "credHelpers").items()}
     suffix = helpers.get(repository.host) or document.get("credsStore")
-    if not run or not suffix:
+    if not suffix:
         return None
     if not isinstance(suffix, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", suffix):
         raise SpecError(f"{suffix!r} is not the name of a credential helper")
-    server = _HUB_KEY if repository.host == DOCKER_HUB else repository.host
-    return _ask_helper(f"docker-credential-{suffix}", server)
+    return f"docker-credential-{suffix}"
 
 
 def _ask_helper(program: str, server: str) -> Credentials | None:

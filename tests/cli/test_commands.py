@@ -134,6 +134,8 @@ class TestDoctor:
             "index": "ok",
             "workspace": "ok",
             "global": "missing",
+            "proxy": "missing",
+            "mirrors": "missing",
             "solver": "ok",
             "engine": "missing",
             "buildx": "missing",
@@ -149,7 +151,7 @@ class TestDoctor:
         healthy = call("doctor", *options)
         assert healthy.code == 0
         assert f"{world.config.workspace} answers" in healthy.out
-        assert f"ok       global     {options[1]} answers" in healthy.out
+        assert f"ok       global             {options[1]} answers" in healthy.out
         stoppable_registry.stop()
         broken = call("doctor", *options)
         assert broken.code == 4

@@ -1,0 +1,163 @@
+"""What ``envbuild doctor`` says of registries: whether they answer, and in which way they are asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from envbuild.deadline import Deadline
+from envbuild.digest import Digest
+from envbuild.errors import EnvbuildError, NotFound
+from envbuild.oci.registries import Registries
+from envbuild.reference import Tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from envbuild.config import Config
+    from envbuild.reference import Repository
+
+ANSWER_SECONDS: Final = 10.0
+_NOTHING: Final = Digest("0" * 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What it is.
+        state: ``ok``, ``missing`` (envbuild works without it) or ``broken``.
+        seen: What was seen.
+        hint: What to do, or None.
+        exit_code: What the command exits with if it is broken.
+    """
+
+    name: str
+    state: str
+    seen: str
+    hint: str | None = None
+    exit_code: int = 0
+
+
+def attempt(name: str, look: Callable[[], str]) -> Check:
+    """What was seen, or the error as a check that failed."""
+    try:
+        return Check(name, "ok", look())
+    except EnvbuildError as error:
+        return Check(name, "broken", str(error), error.hint, error.exit_code)
+
+
+def registries(config: Config) -> Iterator[Check]:
+    """The checks of the workspace, of the global repository and of the way to them."""
+    yield from _repository("workspace", config.workspace, config)
+    if config.global_ is None:
+        yield Check("global", "missing", "none is configured")
+    else:
+        yield from _repository("global", config.global_, config)
+    yield _proxies(config)
+    yield from _mirrors(config)
+
+
+def _repository(name: str, repository: Repository, config: Config) -> Iterator[Check]:
+    found = attempt(name, lambda: _answers(repository, config))
+    yield found
+    if repository.is_layout:
+        return
+    yield _credentials(f"{name} login", repository)
+    if found.state == "ok":
+        yield _referrers(f"{name} attached", repository, config)
+
+
+def _answers(repository: Repository, config: Config) -> str:
+    """Whether a repository answers: that it has no such tag is the answer hoped for."""
+    opened = Registries(config.insecure)
+    try:
+        opened.probe(repository, Tag("envbuild-doctor"), Deadline.after(ANSWER_SECONDS))
+    except NotFound:
+        pass
+    finally:
+        opened.close()
+    return f"{repository} answers"
+
+
+def _credentials(name: str, repository: Repository) -> Check:
+    from envbuild.oci.credentials import Keychain
+
+    try:
+        found = Keychain().located(repository)
+    except EnvbuildError as error:
+        return Check(name, "broken", str(error), error.hint, error.exit_code)
+    if found is None:
+        hint = f"if it asks for a login: docker login {repository.host}"
+        return Check(
+            name, "missing", f"nobody keeps one for {repository.host}: it is asked anonymously", hint
+        )
+    return Check(name, "ok", f"from {found[1]}")
+
+
+def _referrers(name: str, repository: Repository, config: Config) -> Check:
+    """Where what is attached to images goes; no answer to this is no fault."""
+    opened = Registries(config.insecure)
+    try:
+        registry = opened.open(repository).by(Deadline.after(ANSWER_SECONDS))
+        listed = registry.referrers(_NOTHING)
+        # Of a repository that is not there some servers say what those without the API say.
+        is_there = listed is not None or next(iter(registry.tags()), None) is not None
+    except EnvbuildError as error:
+        return Check(name, "missing", f"whether there is the referrers API is not known: {error}")
+    finally:
+        opened.close()
+    if not is_there:
+        return Check(name, "missing", "whether there is the referrers API shows when something was pushed")
+    if listed is None:
+        return Check(name, "ok", "no referrers API: what is attached is listed under tags sha256-…")
+    return Check(name, "ok", "listed by the referrers API")
+
+
+def _proxies(config: Config) -> Check:
+    from envbuild.oci.open import Settings
+
+    settings, ways = Settings(insecure_hosts=config.insecure), []
+    for host in _hosts(config):
+        proxy = _proxy(settings.base_url(host))
+        ways.append(f"{host} through {proxy}" if proxy else f"{host} directly")
+    if not any(" through " in way for way in ways):
+        return Check("proxy", "missing", f"none is used{': ' if ways else ''}{', '.join(ways)}")
+    return Check("proxy", "ok", ", ".join(ways))
+
+
+def _hosts(config: Config) -> list[str]:
+    """The servers that are asked, each once."""
+    named = [each for each in (config.workspace, config.global_) if each is not None and not each.is_layout]
+    places = [
+        place.partition("/")[0]
+        for repository in named
+        for place in config.registries.get(repository.host, ())
+    ]
+    return list(dict.fromkeys([*(each.host for each in named), *places]))
+
+
+def _proxy(base_url: str) -> str | None:
+    """The proxy for a server, without its user and password."""
+    import urllib.request
+
+    from envbuild.oci.transport import is_loopback
+
+    parts = urlsplit(base_url)
+    if is_loopback(parts.netloc) or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    proxies = urllib.request.getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if not found:
+        return None
+    scheme, separator, place = found.rpartition("://")
+    return f"{scheme}{separator}{place.rpartition('@')[2]}"
+
+
+def _mirrors(config: Config) -> Iterator[Check]:
+    if not config.registries:
+        yield Check("mirrors", "missing", "none are configured")
+    for host, places in sorted(config.registries.items()):
+        yield Check("mirrors", "ok", f"{host} is read from {', '.join(places)}, then from itself")

@@ -1,0 +1,132 @@
+"""What ``doctor`` says of the way to registries: names and places, never secrets."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cli_calls import Call
+from envbuild.cli import diagnosis
+from envbuild.oci.remote import RemoteRegistry
+from envbuild.reference import Repository, Tag
+from oci_contract import put_image
+from parts.ocimem import OcimemServer
+from parts.registry_server import PASSWORD, USERNAME, RegistryServer
+from tiny import World
+
+SECRET = "C4nary"
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Docker's config file, which is not there yet."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "docker").mkdir()
+    return tmp_path / "docker/config.json"
+
+
+def lines(call: Call, *words: str) -> dict[str, dict[str, str]]:
+    answer = call("doctor", "--json", "--docker-host", "unix:///no.sock", *words)
+    assert SECRET not in answer.out + answer.err
+    assert PASSWORD not in answer.out + answer.err
+    return {document["name"]: document for document in answer.documents}
+
+
+@pytest.mark.usefixtures("world")
+def test_where_a_login_is_kept(
+    call: Call, docker: Path, htpasswd_registry: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = htpasswd_registry.repository()
+    monkeypatch.setenv("ENVBUILD_WORKSPACE", str(repository))
+    found = lines(call)
+    assert found["workspace"]["state"] == "broken"
+    assert found["workspace login"]["state"] == "missing"
+    assert "docker login" in found["workspace login"]["hint"]
+    assert "workspace attached" not in found
+
+    encoded = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
+    docker.write_text(json.dumps({"auths": {repository.host: {"auth": encoded}}}))
+    found = lines(call)
+    assert found["workspace"]["state"] == "ok"
+    assert found["workspace login"]["seen"] == f"from {docker}"
+
+    helper = docker.parent / "docker-credential-ours"
+    helper.write_text(f'#!/bin/sh\necho \'{{"Username": "{USERNAME}", "Secret": "{PASSWORD}"}}\'\n')
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}:/usr/bin:/bin")
+    docker.write_text(json.dumps({"credHelpers": {repository.host: "ours"}}))
+    found = lines(call, "--global", f"{repository.host}/shared")
+    for name in ("workspace", "global"):
+        assert found[name]["state"] == "ok"
+        assert found[f"{name} login"]["seen"] == f"from docker-credential-ours, which {docker} names"
+
+    helper.unlink()
+    found = lines(call)
+    assert found["workspace login"]["state"] == "broken"
+    assert "docker-credential-ours" in found["workspace login"]["seen"]
+
+    name = repository.host.upper().replace(".", "_").replace(":", "_")
+    monkeypatch.setenv(f"ENVBUILD_USERNAME_{name}", USERNAME)
+    monkeypatch.setenv(f"ENVBUILD_PASSWORD_{name}", PASSWORD)
+    assert (
+        lines(call)["workspace login"]["seen"]
+        == f"from ENVBUILD_USERNAME_{name} and ENVBUILD_PASSWORD_{name}"
+    )
+
+
+@pytest.mark.usefixtures("world", "docker")
+def test_where_what_is_attached_goes(call: Call, registry: RegistryServer, ocimem: OcimemServer) -> None:
+    places = [f"{host}/doctor{uuid.uuid4().hex[:12]}" for host in (registry.host, ocimem.host)]
+    words = ("--workspace", places[0], "--global", places[1])
+    assert lines(call, *words)["global attached"]["state"] == "missing"
+    for place in places:
+        opened = RemoteRegistry(Repository.parse(place))
+        opened.put_manifest(put_image(opened, "image"), Tag("v1"))
+        opened.close()
+    found = lines(call, *words)
+    assert found["workspace attached"]["seen"].startswith("no referrers API")
+    assert found["global attached"]["seen"] == "listed by the referrers API"
+    assert "global attached" not in lines(call, "--global", "127.0.0.1:9/nobody")
+
+
+@pytest.mark.usefixtures("docker")
+def test_mirrors_are_shown(world: World, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lines(call)["mirrors"]["state"] == "missing"
+    assert "workspace login" not in lines(call)
+    monkeypatch.setenv("ENVBUILD_REGISTRIES", "docker.io=mirror.example.com/hub,mirror.gcr.io")
+    assert world.root.is_dir()
+    answer = call("doctor").out
+    way = "docker.io is read from mirror.example.com/hub, mirror.gcr.io, then from itself"
+    assert f"ok       mirrors            {way}" in answer
+
+
+def test_the_proxy_of_each_host_is_shown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http", "https", "all", "no"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name}_proxy".upper(), raising=False)
+    config = replace(
+        world.config,
+        workspace=Repository.parse("ours.example.com/team/envs"),
+        global_=Repository.parse("plain.example.com/envs"),
+        insecure=frozenset({"plain.example.com"}),
+        registries={"ours.example.com": ("mirror.example.com/ours", "127.0.0.1:5000")},
+    )
+    found = diagnosis._proxies(config)
+    assert (found.state, "ours.example.com directly" in found.seen) == ("missing", True)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{SECRET}@proxy.example.com:3128")
+    monkeypatch.setenv("HTTP_PROXY", f"user:{SECRET}@other.example.com:8080")
+    monkeypatch.setenv("NO_PROXY", "mirror.example.com")
+    found = diagnosis._proxies(config)
+    assert found.state == "ok"
+    assert found.seen.split(", ") == [
+        "ours.example.com through http://proxy.example.com:3128",
+        "plain.example.com through other.example.com:8080",
+        "mirror.example.com directly",
+        "127.0.0.1:5000 directly",
+    ]
