@@ -23,21 +23,26 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import zstandard
 
+from engine_bases import small_system
+from envbuild.build.secrets import variable_of
 from envbuild.errors import EnvbuildError
 from envbuild.oci.auth import Authority, Credentials, Keychain
-from envbuild.oci.manifest import Manifest
+from envbuild.oci.manifest import OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.reference import Repository
 from envbuild.resolver import Resolver
 from parts.fault_proxy import Case, proxying
+from tiny import make_base_of
 from wheel_world import wheel_world
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from envbuild.progress import Event
+    from parts.docker_engine import DockerEngine
     from parts.fault_proxy import FaultProxy
     from parts.registry_server import RegistryServer
     from tiny import World
@@ -94,6 +99,10 @@ def test_the_harness_finds_secrets() -> None:
     ):
         assert list(secrets.leaks("it", b"before " + content.encode() + b" after")) == ["a place in it"]
     assert list(secrets.leaks("it", b"nothing")) == []
+    for pack in (gzip.compress, zstandard.ZstdCompressor().compress):
+        layer = pack(b"a layer that holds " + b"much " * 1000 + secret.encode())
+        assert [leak for each in unpacked(layer) for leak in secrets.leaks("it", each)] == ["a place in it"]
+    assert list(unpacked(b"nothing")) == []
 
 
 class Machine:
@@ -116,6 +125,7 @@ class Machine:
 
     def settle(self, patch: pytest.MonkeyPatch) -> None:
         """Put secrets where people put them."""
+        self.patch = patch
         new, home = self.secrets.new, self.root / "home"
         (home / ".config/pip").mkdir(parents=True)
         for name in ENVIRONMENT:
@@ -198,6 +208,13 @@ class Machine:
         direct.close()
         return seen
 
+    def layers(self) -> set[str]:
+        """The media types of all layers of all images, which are searched below."""
+        direct = RemoteRegistry(Repository.parse(f"{self.server.host}/{self.name}/envs"))
+        images = [direct.get_manifest(tag) for tag in direct.tags() if tag.name.startswith("k1-")]
+        direct.close()
+        return {layer.media_type for image in images if isinstance(image, Manifest) for layer in image.layers}
+
     def leaks(self) -> list[str]:
         """Every secret in what was said and in every file that was written."""
         found = [leak for where, content in self.said for leak in self.secrets.leaks(where, content)]
@@ -214,8 +231,11 @@ class Machine:
 
 
 def unpacked(content: bytes) -> Iterable[bytes]:
+    """What is in some bytes that are compressed, as layers are; nothing where they are not."""
     with contextlib.suppress(OSError, EOFError, zlib.error):
         yield gzip.decompress(content)
+    with contextlib.suppress(zstandard.ZstdError):
+        yield zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True).read()
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
@@ -262,6 +282,9 @@ def test_no_secret_is_told(machine: Machine, files: str, caplog: pytest.LogCaptu
     # What succeeds
     assert machine.resolve(machine.spec(channel, *offline, "small")) is None
     assert machine.resolve(machine.spec(tokened, *offline, "top", conda=("python", "dep"))) is None
+    packed = machine.spec(tokened, *offline, "top", conda=("python", "dep", "tool"))
+    assert machine.resolve(packed, compression="zstd") is None
+    assert machine.layers() == {OCI_LAYER_GZIP, OCI_LAYER_ZSTD}
     assert machine.listen_to_what_is_attached() >= 4
 
     # What fails, each in its own way
@@ -293,6 +316,41 @@ def test_no_secret_is_told(machine: Machine, files: str, caplog: pytest.LogCaptu
     for record in caplog.records:
         machine.hear(f"log of {record.name}", f"{record.getMessage()} {record.exc_text or ''}")
     assert len(machine.secrets.all) >= 50
+    leaks = machine.leaks()
+    assert not leaks, "\n".join(leaks)
+
+
+@pytest.mark.xdist_group("engine")
+@pytest.mark.usefixtures("buildx")
+def test_no_build_secret_is_told(machine: Machine, files: str, engine: DockerEngine) -> None:
+    """Steps that mount secrets: one that prints them, one that fails, and one that leaves them in a layer."""
+    (machine.root / "home/cli-plugins").symlink_to(machine.root / "docker/cli-plugins")
+    make_base_of(Repository.parse(f"oci:{machine.root}/bases"), "system", small_system(), User="root")
+    channel = f"http://dave:{machine.secrets.new('channel')}@{files}/channels/tiny"
+    values = {name: machine.secrets.new(f"build secret {name}") for name in ("token", "other-token")}
+    for name, value in values.items():
+        machine.patch.setenv(variable_of(name), value)
+    mounts = " ".join(f"--mount=type=secret,id={name}" for name in values)
+    shown = " ".join(f"/run/secrets/{name}" for name in values)
+
+    def resolve(command: str, **changes: Any) -> EnvbuildError | None:
+        document = {
+            "base": f"oci:{machine.root}/bases:system",
+            "steps": [f"RUN {mounts} echo {uuid.uuid4()}; {command}"],
+            "secrets": list(values),
+            "conda": {"channels": [channel], "dependencies": ["tool"]},
+        }
+        path = machine.root / f"{uuid.uuid4().hex}.yaml"
+        path.write_text(json.dumps(document))
+        return machine.resolve(path, docker_host=engine.host, **changes)
+
+    assert resolve(f"cat {shown}; head -c 6 {shown} > /begin") is None
+    assert resolve(f"cat {shown} >&2; touch /done", compression="zstd") is None
+    assert machine.layers() == {OCI_LAYER_GZIP, OCI_LAYER_ZSTD}
+    assert machine.listen_to_what_is_attached() >= 4
+    assert "exit code 9" in str(resolve(f"cat {shown}; exit 9"))
+    assert "secret" in str(resolve(f"cat {shown} > /left"))
+    assert any(b"***" in content for where, content in machine.said if where == "progress")
     leaks = machine.leaks()
     assert not leaks, "\n".join(leaks)
 
