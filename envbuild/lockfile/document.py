@@ -31,6 +31,7 @@ MAX_BYTES: Final = 64 << 20
 START: Final = b'{\n "envbuild_lock": '
 """How every lock begins, whatever its version."""
 
+_END: Final = b"\n}\n"
 _SEAL_DOMAIN: Final = b"envbuild/lockfile/v1\x00"
 _HEX: Final = re.compile("[0-9a-f]{64}")
 _MD5: Final = re.compile("[0-9a-f]{32}")
@@ -92,8 +93,9 @@ class LockFile:
             "definition": self.definition,
             "platforms": {str(entry.lock.platform): _entry_json(entry) for entry in self.entries},
         }
-        document["seal"] = hashlib.sha256(_SEAL_DOMAIN + _encode(document)).hexdigest()
-        return _encode(document)
+        content = _encode(document)
+        seal = hashlib.sha256(_SEAL_DOMAIN + content).hexdigest()
+        return content.removesuffix(_END) + f',\n "seal": "{seal}"'.encode() + _END
 
     @classmethod
     def parse(cls, content: bytes, source: str) -> Self:
