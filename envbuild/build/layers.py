@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     )
     from envbuild.build.compose import Composer, Composition
     from envbuild.build.job import Job
-    from envbuild.build.recipe import Recipe
     from envbuild.build.wheels import Wheels
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
@@ -108,17 +107,19 @@ class LayersBuilder:
         annotations = self._annotations(job, lock_key)
         composition: Composition | None = None
         manifest = self._same_solution(target, lock_key)
+        refuses = upload.refuses_dangling(self.index)
+        keep = partial(keep_recipe, target, progress=self.progress, has_config=refuses)
         if manifest is None:
             assembled, composition = self._compose(job, parts, lock_key, annotations)
+            recipe = recipe_of(job, lock_key, solution.lock, base, assembled, composition, pip)
+            kept = upload.later(partial(keep, recipe))
             manifest = self._after(job, assembled, composition.scripted, solution.lock, upload)
             naming = upload.later(partial(_name, target, manifest, Tag(f"l1-{lock_key}")))
-            recipe: Recipe | None = recipe_of(job, lock_key, solution.lock, base, assembled, composition, pip)
+            has_empty = kept.result()
         else:
             naming = None
-            recipe = recipe_like(job, lock_key, manifest, self.registries, self.config.workspace)
+            has_empty = keep(recipe_like(job, lock_key, manifest, self.registries, self.config.workspace))
             manifest = reannotated(manifest, annotations)
-        refuses = upload.refuses_dangling(self.index)
-        has_empty = keep_recipe(target, recipe, self.progress, has_config=refuses)
         seen = publish_built(
             self.config,
             target,
