@@ -184,7 +184,10 @@ def test_what_a_small_change_asks(world: World, registry: RegistryServer) -> Non
         before = len(registry.requests)
         resolver.resolve(world.spec("tool=2", "thing"))
     asked = [each for each in registry.requests[before:] if f"/{config.workspace.path}/" in each]
-    kinds = sorted(map(_kind, (each for each in asked if "/layers/" not in each)))
+    layers = [each for each in asked if "/layers/" in each]
+    # looked for, then mounted and described
+    assert sorted(map(_kind, layers)) == ["GET manifests 404", "POST blobs/uploads 201", "PUT manifests 201"]
+    kinds = sorted(map(_kind, (each for each in asked if each not in layers)))
     # layer, history and config; the image by its digest and its two tags, and the recipe; one is read back
     image = [*BLOBS, *["PUT manifests 201"] * 4, *["GET manifests 404"] * 5, "GET manifests 200"]
     assert kinds == sorted([*image, *BLOBS, *MANIFESTS, *LIST])

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registries import Registries
+    from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
 
 ARTIFACT_TYPE: Final = "application/vnd.envbuild.layer.v1+json"
@@ -116,6 +117,7 @@ class SharedLayers:
         jobs: How many questions are asked at once.
         deadline: When the call ends.
         progress: Told of what did not work.
+        refuses_dangling: Whether the workspace's host refuses a manifest whose blobs it lacks.
     """
 
     registries: Registries
@@ -124,6 +126,7 @@ class SharedLayers:
     jobs: int
     deadline: Deadline
     progress: Progress
+    refuses_dangling: bool = False
     _broken: set[Repository] = field(default_factory=set)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _has_config: bool = False
@@ -153,10 +156,20 @@ class SharedLayers:
             target = self.registries.open(self.own).by(self._soon())
             if entry.repository != self.own and not target.mount_blob(entry.descriptor, entry.repository):
                 return
-            self._put_config()
-            target.put_manifest(manifest, layer_tag(key))
+            self._put(target, manifest, layer_tag(key))
         except EnvbuildError as error:
             self._give_up(self.own, error)
+
+    def _put(self, target: Registry, manifest: Manifest, tag: Tag) -> None:
+        if self.refuses_dangling:
+            try:
+                target.put_manifest(manifest, tag)
+            except NotFound:
+                pass
+            else:
+                return
+        self._put_config()
+        target.put_manifest(manifest, tag)
 
     def _ask(self, place: Repository, key: str) -> LayerEntry | None:
         if place in self._broken:

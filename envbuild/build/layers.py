@@ -308,7 +308,13 @@ class LayersBuilder:
 
         config = self.config
         shared = SharedLayers(
-            self.registries, config.workspace, config.global_, config.jobs, job.deadline, self.progress
+            self.registries,
+            config.workspace,
+            config.global_,
+            config.jobs,
+            job.deadline,
+            self.progress,
+            upload.refuses_dangling(self.index),
         )
         return Composer(
             upload,
