@@ -204,7 +204,7 @@ class Laboratory:
         config = self.world.other_machine(
             workspace=Repository.parse(f"{place}/envs"), base=f"{place}/base:minimal"
         )
-        with self.resolver(config, _own(self.settings)) as resolver:
+        with self.resolver(config, own(self.settings)) as resolver:
             return resolver.resolve(self.spec, timeout=seconds).reference.digest
 
     def _prepare_hit(self, name: str) -> None:
@@ -214,7 +214,7 @@ class Laboratory:
         """A hit of the local index that must be confirmed, down to the blobs."""
         workspace = Repository.parse(f"{place}/envs")
         config = self.world.other_machine(workspace=workspace, deep=True, index_ttl=0)
-        with self.resolver(config, _own(self.settings)) as resolver:
+        with self.resolver(config, own(self.settings)) as resolver:
             resolver.index.put_image(ImageEntry(str(self.key), workspace.at(self.image), None, time.time()))
             return resolver.resolve(self.spec, timeout=seconds).reference.digest
 
@@ -279,11 +279,11 @@ class Laboratory:
     def remote(self, name: str, **changes: Any) -> RemoteRegistry:
         """A repository behind the proxy."""
         hosts = frozenset({self.proxy.tls_host})
-        settings = replace(_own(self.settings), secure_hosts=hosts, **changes)
+        settings = replace(own(self.settings), secure_hosts=hosts, **changes)
         return RemoteRegistry(Repository.parse(name), settings=settings)
 
 
-def _own(settings: Settings) -> Settings:
+def own(settings: Settings) -> Settings:
     """The same settings, with nothing known of hosts yet."""
     return Settings(
         connect_timeout=settings.connect_timeout,
