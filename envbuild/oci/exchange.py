@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlencode, urljoin
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from envbuild.oci.transport import Settings
     from envbuild.reference import Repository
 
+_NEXT: Final = re.compile(r"<([^<>]*)>\s*;[^<>,]*?\brel\s*=\s*[\"']?next\b(?!-)", re.IGNORECASE)
+"""The address of the next page in a ``Link`` header; source: RFC 8288, section 3."""
 _SKIP: Final = 1 << 17
 _NO_API: Final = frozenset({400, 404, 405, 501})
 Response = Any
@@ -150,7 +153,8 @@ def _tags(body: bytes, what: str) -> list[Tag]:
 
 
 def _next(host: Host, url: str, response: Response, what: str) -> str | None:
-    link = response.links.get("next", {}).get("url")
+    found = _NEXT.search(response.headers.get("Link") or "")
+    link = found[1].strip() if found is not None else ""
     if not link:
         return None
     following: str = urljoin(url, link)

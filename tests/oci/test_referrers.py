@@ -214,7 +214,8 @@ def test_no_api_is_known_by_its_answer(tmp_path: Path, status: int) -> None:
 def two_pages(call: Call, api: Api) -> None:
     first = "page=2" not in call.path
     entry = Descriptor.of(b"first" if first else b"second", SUBJECT.media_type).to_json()
-    link = {"Link": f'<{urlsplit(call.path).path}?page=2>; rel="next"'} if first else {}
+    address = f"<{urlsplit(call.path).path}?page=2>"
+    link = {"Link": f'<x>; rel=prev, {address}; title="n"; rel="next"'} if first else {}
     call.answer(200, api.index([entry]), {"Content-Type": OCI_INDEX, **link})
 
 
