@@ -13,7 +13,7 @@ from envbuild import __version__
 from envbuild.digest import Digest
 from envbuild.lockfile.document import LockEntry, LockFile
 from envbuild.oci.manifest import encode
-from envbuild.oci.referrers import GZIPPED, Artifact, attach, has_referrers_api, referrers
+from envbuild.oci.referrers import GZIPPED, THREADS, Artifact, attach, has_referrers_api, referrers
 from envbuild.oci.registry import publish
 from envbuild.progress import Event
 
@@ -77,6 +77,7 @@ class Known:
         has_empty: Whether the config of artifacts, an empty JSON object, is there.
         has_api: Whether there is the referrers API; None where nobody asked.
         index: Keeps for a day whether there is that API; None where nothing is kept.
+        crowded: Whether many others are published at the same time: threads of its own would only disturb.
     """
 
     stored: bool = False
@@ -84,6 +85,7 @@ class Known:
     has_empty: bool = False
     has_api: bool | None = None
     index: Index | None = None
+    crowded: bool = False
 
     def tells_api(self, target: Registry) -> bool | None:
         """Whether a registry has the referrers API; None if that is neither known nor kept."""
@@ -175,6 +177,7 @@ def publish_with(
                 new_types=True,
                 has_empty=known.has_empty,
                 has_api=known.tells_api(target),
+                threads=1 if known.crowded else THREADS,
             )
         except Exception as error:  # noqa: BLE001 - whatever a library for SBOMs raises: the image is there
             progress(Event("push", str(key), "output", text=f"not attached to the image: {error}"))

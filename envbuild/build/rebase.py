@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 BaseName = ImageReference | TaggedReference | None
 _KEY_TAG: Final = f"k{KEY_SCHEME}-"
+_LAYOUT_THREADS: Final = 32
+"""At least as many rebase into a layout: what waits to be tagged there is tagged in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,8 @@ class Rebaser(Transplant):
             tag, index = found
             return _tried(rebased, f"{workspace}:{tag}")
 
-        with ThreadPoolExecutor(self.config.jobs, thread_name_prefix="rebase") as pool:
+        threads = max(self.config.jobs, _LAYOUT_THREADS) if workspace.is_layout else self.config.jobs
+        with ThreadPoolExecutor(threads, thread_name_prefix="rebase") as pool:
             yield from (done for done in pool.map(image, tags) if done is not None)
             # Their images have tags of their own, and so are there now.
             yield from (done for done in pool.map(several, sorted(indexes, key=str)) if done is not None)
@@ -232,7 +235,7 @@ class Rebaser(Transplant):
         self, job: Job, recipe: Recipe, form: CanonicalForm, source: ImageReference
     ) -> tuple[Digest, str]:
         started = dt.datetime.now(dt.UTC)
-        target = self.registries.thin(self.config.workspace).by(job.deadline)
+        target = self.registries.open(self.config.workspace).by(job.deadline)
         upload = Upload(target, self.progress)
         base = self._with_steps(job, upload)
         self.check(recipe, base)
@@ -256,7 +259,7 @@ class Rebaser(Transplant):
             made_on(job, recipe, form, started, source),
             job.deadline,
             self.progress,
-            Known(stored, absent=True, has_empty=has_empty, has_api=self._has_api(target)),
+            Known(stored, absent=True, has_empty=has_empty, has_api=self._has_api(target), crowded=True),
         )
         return seen.descriptor.digest, lock_key
 

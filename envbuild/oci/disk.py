@@ -53,8 +53,8 @@ def storage_errors(doing: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_folder(name: str | Path, parent: int | None = None) -> Iterator[int]:
-    """A folder's descriptor; under a ``parent`` the folder is made if need be and must not be a link.
+def open_folder(name: str | Path, parent: int | None = None, *, make: bool = True) -> Iterator[int]:
+    """A folder's descriptor; under a ``parent`` it is made, if ``make`` says so, and must not be a link.
 
     Raises:
         StorageError: There is a symbolic link or a file in its place.
@@ -62,8 +62,9 @@ def open_folder(name: str | Path, parent: int | None = None) -> Iterator[int]:
     """
     flags = os.O_RDONLY | os.O_DIRECTORY
     if parent is not None:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, dir_fd=parent)
+        if make:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=parent)
         flags |= os.O_NOFOLLOW
     try:
         descriptor = os.open(name, flags, dir_fd=parent)

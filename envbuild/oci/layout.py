@@ -21,7 +21,6 @@ from envbuild.digest import CHUNK, Digest, VerifyingReader
 from envbuild.errors import IntegrityError, NotFound, SpecError
 from envbuild.oci.disk import link_file, temporary
 from envbuild.oci.layout_files import LOCK_FILE, LayoutFiles, blob_path, open_file
-from envbuild.oci.layout_index import REF_NAME
 from envbuild.oci.manifest import MAX_MANIFEST, ImageIndex, is_manifest, parse_descriptor, parse_manifest
 from envbuild.oci.registry import is_fallback_tag, reread
 from envbuild.reference import Tag
@@ -174,9 +173,8 @@ class LayoutRegistry:
             if tag is None:
                 self._files.store(writer, manifest)
                 return
-            with self._files.locked():  # so that no deletion comes between the manifest and its tag
-                self._files.store(writer, manifest)
-                self._files.move(writer, tag, manifest.descriptor.annotated(**{REF_NAME: tag.name}))
+            self._files.store(writer, manifest)
+            self._files.move(writer, tag, manifest)
 
     def delete_manifest(self, digest: Digest) -> None:
         """Delete a manifest and every tag on it; its blobs stay.
@@ -210,7 +208,7 @@ class LayoutRegistry:
 
     def close(self) -> None:
         """Forget what was read. Closing twice is harmless."""
-        self._files.seen.tags = None
+        self._files.seen.forget()
 
     def _manifest(self, digest: Digest, media_type: str | None) -> Manifest | ImageIndex:
         raw = self._files.read(digest) if self._files.is_layout() else None

@@ -22,10 +22,11 @@ from envbuild.oci.layout_index import (
     MARKER,
     MAX_INDEX,
     NO_TAGS,
+    REF_NAME,
     LayoutIndex,
     is_layout,
-    ref_name,
 )
+from envbuild.oci.layout_turns import Turns, Wish
 from envbuild.oci.manifest import MAX_MANIFEST
 
 if TYPE_CHECKING:
@@ -44,10 +45,43 @@ _SETTLED_SECONDS = 0.1  # longer than the grain of file times, so that equal tim
 
 @dataclass(slots=True)
 class _Seen:
-    """The last settled state of ``index.json``, shared by all views of one layout."""
+    """The last state of ``index.json`` that is sure, shared by all views of one layout."""
 
     tags: tuple[tuple[int, ...], LayoutIndex] | None = None
     is_layout: bool = False
+    turns: Turns = field(default_factory=Turns)
+    own: _Held | None = None
+
+    def wrote(self, root: int, tags: LayoutIndex) -> None:
+        """Remember what was just written, which need not be read again.
+
+        The file is held open, so that no other file gets its inode, and has a time of its own, finer than
+        the grain of those that the kernel gives: whatever is written over it or in its place is told apart.
+        """
+        with contextlib.suppress(OSError):
+            held = _Held(os.open(INDEX_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=root))
+            moment = time.time_ns()
+            os.utime(held.descriptor, ns=(moment, moment))
+            self.tags, self.own = (_state(os.fstat(held.descriptor)), tags), held
+
+    def forget(self) -> None:
+        """Read anew what is asked next."""
+        self.tags = self.own = None
+
+
+class _Held:
+    """A file that is open as long as this is kept."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """What changes with a file's content."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +160,7 @@ class LayoutFiles:
                 return NO_TAGS
             with stream:
                 status = os.fstat(stream.fileno())
-                state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                state = _state(status)
                 if (seen := self.seen.tags) is not None and seen[0] == state:
                     return seen[1]
                 raw = stream.read(MAX_INDEX + 1)
@@ -163,18 +197,25 @@ class LayoutFiles:
     @contextlib.contextmanager
     def writing(self) -> Iterator[_Writer]:
         """The layout's folders, made if need be."""
-        with self.errors("writing to"):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            opened = contextlib.ExitStack()
-        with opened:
+        with contextlib.ExitStack() as opened:
             with self.errors("writing to"):
-                root = opened.enter_context(open_folder(self._folder))
-                if not is_layout(self._folder):
-                    write_file(root, (root, LAYOUT_FILE), MARKER, f"making {self.repository}", flush=True)
-                blobs = opened.enter_context(open_folder("blobs", root))
-                writer = _Writer(root, opened.enter_context(open_folder("sha256", blobs)))
+                writer = self._writer(opened)
             self._make_index(writer)
             yield writer
+
+    def _writer(self, opened: contextlib.ExitStack) -> _Writer:
+        if self.seen.is_layout:
+            with contextlib.suppress(FileNotFoundError):  # all is there, but for who removed it meanwhile
+                return self._opened(opened, make=False)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._opened(opened, make=True)
+
+    def _opened(self, opened: contextlib.ExitStack, *, make: bool) -> _Writer:
+        root = opened.enter_context(open_folder(self._folder))
+        if make and not is_layout(self._folder):
+            write_file(root, (root, LAYOUT_FILE), MARKER, f"making {self.repository}", flush=True)
+        blobs = opened.enter_context(open_folder("blobs", root, make=make))
+        return _Writer(root, opened.enter_context(open_folder("sha256", blobs, make=make)))
 
     def _make_index(self, writer: _Writer) -> None:
         """Write the empty ``index.json`` that a layout must have."""
@@ -191,12 +232,27 @@ class LayoutFiles:
             doing = f"writing a manifest to {self.repository}"
             write_file(writer.root, (writer.blobs, digest.hex), manifest.raw, doing)
 
-    def move(self, writer: _Writer, tag: Tag, descriptor: Descriptor) -> None:
-        """Write a tag; the lock is held."""
-        entry, tags = descriptor.to_json(), self.tags()
-        if tags.named.get(tag.name) != entry:
-            others = [other for other in tags.entries if ref_name(other) != tag.name]
-            self.write_index(writer, tags.holding([*others, entry]))
+    def move(self, writer: _Writer, tag: Tag, manifest: Manifest | ImageIndex) -> None:
+        """Write a tag, in one go with those that other threads are about to write."""
+
+        def write(wishes: list[Wish]) -> None:
+            with self.locked():
+                for wish in wishes:  # again, lest a deletion came between the manifest and its tag
+                    self.store(writer, wish.manifest)
+                self._name(writer, wishes)
+
+        self.seen.turns.grant(Wish(tag, manifest), write, self.deadline, str(self.repository))
+
+    def _name(self, writer: _Writer, wishes: list[Wish]) -> None:
+        """Write tags; the lock is held."""
+        tags = self.tags()
+        entries = {
+            wish.tag.name: wish.manifest.descriptor.annotated(**{REF_NAME: wish.tag.name}).to_json()
+            for wish in wishes
+        }
+        new = {name: entry for name, entry in entries.items() if tags.named.get(name) != entry}
+        if new:
+            self.write_index(writer, tags.naming(new))
 
     def write_index(self, writer: _Writer, tags: LayoutIndex) -> None:
         """Replace ``index.json``; the lock is held."""
@@ -204,6 +260,7 @@ class LayoutFiles:
         with storage_errors(doing):
             sweep(writer.root)
         write_file(writer.root, (writer.root, INDEX_FILE), tags.to_json(), doing, flush=True)
+        self.seen.wrote(writer.root, tags)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

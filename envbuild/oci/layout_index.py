@@ -6,7 +6,7 @@ Source: OCI Image Specification 1.1, "Image Layout" and "Pre-Defined Annotation 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.errors import IntegrityError, StorageError
@@ -34,10 +34,12 @@ class LayoutIndex:
     Attributes:
         document: The whole document with every field that other tools wrote; never changed in place.
         named: The entry of each name; of several entries with one name the first counts, as elsewhere.
+        texts: The entries as JSON, where they were written before: most stay as they are.
     """
 
     document: dict[str, Any]
     named: dict[str, dict[str, Any]]
+    texts: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> LayoutIndex:
@@ -86,9 +88,31 @@ class LayoutIndex:
         """The same document with other entries."""
         return LayoutIndex.of({**self.document, "manifests": entries})
 
+    def naming(self, new: dict[str, dict[str, Any]]) -> LayoutIndex:
+        """The same document with an entry for each of some names, and no other for them."""
+        entries, texts = self.entries, self._texts()
+        if not new.keys().isdisjoint(self.named):
+            kept = [number for number, entry in enumerate(entries) if ref_name(entry) not in new]
+            entries, texts = [entries[number] for number in kept], tuple(texts[number] for number in kept)
+        named = {**self.named, **new}
+        document = {**self.document, "manifests": [*entries, *new.values()]}
+        return replace(self, document=document, named=named, texts=(*texts, *map(_text, new.values())))
+
     def to_json(self) -> bytes:
         """The bytes of ``index.json``, in ASCII: whatever other tools wrote can be written again."""
-        return json.dumps(self.document, separators=(",", ":")).encode()
+        entries = ",".join(self._texts())
+        fields = (
+            f"{_text(name)}:{f'[{entries}]' if name == 'manifests' else _text(value)}"
+            for name, value in self.document.items()
+        )
+        return f"{{{','.join(fields)}}}".encode()
+
+    def _texts(self) -> tuple[str, ...]:
+        return self.texts if self.texts is not None else tuple(map(_text, self.entries))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 NO_TAGS: Final = LayoutIndex.of({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})

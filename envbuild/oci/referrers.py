@@ -42,7 +42,7 @@ GZIPPED: Final = "+gzip"
 """How the media type of a compressed blob ends; source: RFC 8460, section 6.2, and OCI's own layers."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _ATTEMPTS: Final = 8
-_THREADS: Final = 6
+THREADS: Final = 6
 _SMALL: Final = 1 << 18
 """A blob up to this size is sent without a question whether it is there."""
 
@@ -118,7 +118,7 @@ def _api_lists(registry: Registry, subject: Digest) -> tuple[Descriptor, ...] | 
     return tuple({each.digest: each for each in listed or _tagged(registry, subject)}.values())
 
 
-def attach(
+def attach(  # noqa: PLR0913 - what a caller knows is not asked again
     registry: Registry,
     subject: Descriptor,
     artifacts: Iterable[Artifact],
@@ -128,6 +128,7 @@ def attach(
     new_types: bool = False,
     has_empty: bool = False,
     has_api: bool | None = None,
+    threads: int = THREADS,
 ) -> tuple[Descriptor, ...]:
     """Attach artifacts to a manifest, all in one pass; those that are attached already stay as they are.
 
@@ -140,12 +141,13 @@ def attach(
         new_types: Whether to attach only what nothing of its type is attached of.
         has_empty: Whether the blob that every artifact has for a config is in the repository.
         has_api: What :func:`has_referrers_api` said of the registry; None to ask.
+        threads: How much is done at once.
 
     Returns:
         The entries of the artifacts as listings have them.
     """
     registry = registry.by(deadline)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="attach") as pool, ExitStack() as turn:
+    with ThreadPoolExecutor(threads, thread_name_prefix="attach") as pool, ExitStack() as turn:
         listing = pool.submit(_api_lists, registry, subject.digest) if has_api is not False else None
         empty = None if has_empty else pool.submit(_put, registry, EMPTY, OCI_EMPTY, ask=True)
         putting = [

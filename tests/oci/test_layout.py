@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ from envbuild.errors import (
     Unavailable,
 )
 from envbuild.oci.layout import LOCK_FILE, LayoutRegistry
-from envbuild.oci.layout_index import REF_NAME
+from envbuild.oci.layout_files import LayoutFiles
+from envbuild.oci.layout_index import REF_NAME, LayoutIndex
 from envbuild.oci.manifest import OCI_INDEX, ImageIndex, Manifest
 from envbuild.oci.registry import publish
 from envbuild.reference import Repository, Tag
@@ -459,3 +461,80 @@ def test_threads_share_one_instance(registry: LayoutRegistry) -> None:
 
     at_once(8, work)
     assert len(check_whole(registry)) == 80
+
+
+def test_tags_of_many_threads_share_a_write(
+    registry: LayoutRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = put_image(registry, "image")
+    written: list[int] = []
+    write = LayoutFiles.write_index
+
+    def counted(self: LayoutFiles, writer: Any, tags: LayoutIndex) -> None:
+        written.append(len(tags.entries))
+        time.sleep(0.02)
+        write(self, writer, tags)
+
+    monkeypatch.setattr(LayoutFiles, "write_index", counted)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: registry.put_manifest(manifest, Tag(f"t{number}")), range(64)))
+    assert {Tag(f"t{number}") for number in range(64)} <= set(registry.tags())
+    assert len(written) < 32
+    assert written == sorted(written)
+
+
+def test_one_that_cannot_write_leaves_the_others_their_turn(
+    registry: LayoutRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = put_image(registry, "image")
+    failures = iter([OSError(28, "No space left on device")])
+    write = LayoutFiles.write_index
+
+    def failing(self: LayoutFiles, writer: Any, tags: LayoutIndex) -> None:
+        time.sleep(0.02)
+        if (error := next(failures, None)) is not None:
+            raise error
+        write(self, writer, tags)
+
+    monkeypatch.setattr(LayoutFiles, "write_index", failing)
+
+    def put(number: int) -> bool:
+        try:
+            registry.put_manifest(manifest, Tag(f"t{number}"))
+        except OSError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(put, range(8)))
+    assert done.count(False) == 1
+    assert {Tag(f"t{number}") for number, written in enumerate(done) if written} <= set(registry.tags())
+
+
+def test_the_index_is_written_as_json_writes_it(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    path = registry.repository.folder / "index.json"
+    registry.put_manifest(manifest, Tag("one"))
+    document = {
+        "own": {"manifests": [], "ä": "ü"},
+        **json.loads(path.read_text()),
+        "later": [1, None, "\ud800"],
+    }
+    path.write_text(json.dumps(document))
+    for name in ("two", "three", "two", "one"):
+        registry.put_manifest(manifest, Tag(name))
+        raw = path.read_bytes()
+        assert raw == json.dumps(json.loads(raw), separators=(",", ":")).encode()
+    seen = json.loads(path.read_text())
+    assert list(seen) == list(document)
+    assert seen["later"] == document["later"]
+    assert len(seen["manifests"]) == 3
+
+
+def test_what_others_write_right_after_us_is_seen(registry: LayoutRegistry) -> None:
+    manifest = put_image(registry, "image")
+    path = registry.repository.folder / "index.json"
+    for number in range(50):  # in place and of the same size, within the grain of file times
+        registry.put_manifest(manifest, Tag(f"a{number}"))
+        path.write_text(path.read_text().replace(f'"a{number}"', f'"b{number}"'))
+        assert Tag(f"b{number}") in set(registry.tags())
