@@ -39,12 +39,7 @@ class Registries:
         """The repository, ready to be used."""
         with self._guard:
             if repository not in self._opened:
-                from envbuild.oci.open import open_registry
-
-                places = () if repository.is_layout else self._mirrors.get(repository.host, ())
-                self._opened[repository] = open_registry(
-                    repository, settings=self._settings(), mirrors=places
-                )
+                self._opened[repository] = self._open(repository)
             return self._opened[repository]
 
     def probe(
@@ -62,18 +57,6 @@ class Registries:
             prober = self._probing()
         return prober.probe(repository, reference, deadline)
 
-    def thin(self, repository: Repository) -> Registry:
-        """The repository, for whoever sends it thousands of small things; without its mirrors."""
-        from envbuild.oci.probe import is_behind_proxy
-
-        full = self.open(repository)
-        if repository.is_layout or is_behind_proxy(repository.host):
-            return full
-        from envbuild.oci.thin import ThinRegistry
-
-        with self._guard:
-            return ThinRegistry(full, self._probing().client, self._settings())
-
     def close(self) -> None:
         """Give back every connection. Closing twice is harmless."""
         with self._guard:
@@ -83,6 +66,26 @@ class Registries:
             if self._prober is not None:
                 self._prober.close()
                 self._prober = None
+
+    def _open(self, repository: Repository) -> Registry:
+        """Over the thin client, unless mirrors or a proxy stand between; the guard is held."""
+        from envbuild.oci.open import open_registry
+
+        settings = self._settings()
+        places = () if repository.is_layout else self._mirrors.get(repository.host, ())
+
+        def full() -> Registry:
+            return open_registry(repository, settings=settings, mirrors=places)
+
+        if repository.is_layout or repository.is_engine or places:
+            return full()
+        from envbuild.oci.probe import is_behind_proxy
+
+        if is_behind_proxy(repository.host):
+            return full()
+        from envbuild.oci.thin import ThinRegistry
+
+        return ThinRegistry(repository, full, self._probing().client, settings)
 
     def _probing(self) -> Prober:
         """Asks registries over the thin path; the guard is held."""

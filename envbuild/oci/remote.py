@@ -21,6 +21,7 @@ from envbuild.errors import RegistryError, SpecError
 from envbuild.oci.auth import Authority, Keychain
 from envbuild.oci.client import USER_AGENT, tls_context
 from envbuild.oci.late import imported_late
+from envbuild.oci.pools import POOLS
 from envbuild.oci.server import ServerRegistry
 from envbuild.oci.stream import BlobBody
 from envbuild.oci.transport import (
@@ -31,7 +32,7 @@ from envbuild.oci.transport import (
     redirected,
     same_origin,
 )
-from envbuild.oci.wire import POOLS, call, translated
+from envbuild.oci.wire import call, translated
 
 with imported_late("jsonschema"):  # a third of its import time, for checks that we do not ask for
     import oras.provider

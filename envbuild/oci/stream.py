@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from envbuild.digest import VerifyingReader
 from envbuild.errors import StorageError, Unavailable
 from envbuild.oci.transport import Trouble
-from envbuild.oci.wire import FAILURES, call
+from envbuild.oci.wire import call, failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,7 +148,7 @@ class BlobStream:
             try:
                 with call(self._settings, self._deadline):
                     content: bytes = self._response.raw.read(size)
-            except FAILURES as error:
+            except failures() as error:
                 if self._at == self._size:  # all bytes are here: the caller only looks for more
                     return b""
                 self._again(error)

@@ -1,14 +1,17 @@
 """Small requests to a registry server over the thin client: a third of the processor time of requests.
 
-Whoever writes thousands of manifests is bound by what one request costs. What is said to the registry, how
-often, and what is made of its answers is that of :mod:`envbuild.oci.server`, as everywhere; only the
-:class:`~envbuild.oci.exchange.Host` that sends it is another. Large blobs and listings go the usual way.
+Whoever writes thousands of manifests is bound by what one request costs, and a build that makes one small
+layer by the time that oras-py and requests take to import. What is said to the registry, how often, and what
+is made of its answers is that of :mod:`envbuild.oci.server`, as everywhere; only the
+:class:`~envbuild.oci.exchange.Host` that sends it is another. Large blobs go the usual way.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import io
+import threading
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -19,7 +22,7 @@ from envbuild.oci.server import ServerRegistry
 from envbuild.oci.transport import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
@@ -42,6 +45,13 @@ class _Response:
     status_code: int
     headers: Mapping[str, str]
     content: bytes
+    raw: io.BytesIO = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "raw", io.BytesIO(self.content))
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,9 @@ class _Addresses:
 
     def upload_blob_url(self) -> str:
         return f"{self.prefix}/blobs/uploads/"
+
+    def tags_url(self, count: int) -> str:
+        return f"{self.prefix}/tags/list?n={count}"
 
 
 class _ThinHost:
@@ -109,12 +122,10 @@ class _ThinHost:
             url = redirected(url, answer.headers.get("Location"), f"{method} {urlsplit(url).path}")
         raise RegistryError(f"{self.hostname} redirects more than {MAX_REDIRECTS} times")
 
-    def get_blob(
-        self, _: Any, digest: str, stream: bool = False, head: bool = False
-    ) -> _Response:  # what is large is not read over this host
-        """Ask for a blob."""
-        method = "HEAD" if head else "GET"
-        return self.do_request(f"{self.container.prefix}/blobs/{digest}", method, stream=stream)
+    def get_blob(self, _: Any, digest: str, stream: bool = False, head: bool = False) -> _Response:
+        """Ask for a blob; what is large is not read over this host."""
+        url, method = f"{self.container.prefix}/blobs/{digest}", "HEAD" if head else "GET"
+        return self.do_request(url, method, headers=self.headers, stream=stream)
 
     def body(self, response: _Response, limit: int = _LIMIT) -> bytes:
         """At most ``limit`` + 1 bytes of a body."""
@@ -140,11 +151,34 @@ class _ThinHost:
         return answer.status, answer.headers, answer.body
 
 
+class _Full:
+    """The same repository in the usual way, opened for the first that needs it."""
+
+    def __init__(self, opened: Callable[[], Registry]) -> None:
+        self._opened = opened
+        self._registry: Registry | None = None
+        self._guard = threading.Lock()
+
+    def get(self) -> Registry:
+        """The repository."""
+        with self._guard:
+            if self._registry is None:
+                self._registry = self._opened()
+            return self._registry
+
+    def close(self) -> None:
+        """Close it if it was opened."""
+        with self._guard:
+            if self._registry is not None:
+                self._registry.close()
+
+
 class ThinRegistry:
-    """One repository whose manifests and small blobs go over the thin client.
+    """One repository, with all but its large blobs going over the thin client.
 
     Args:
-        full: The same repository, for all else; whoever opened it closes it.
+        repository: The repository.
+        full: Opens the same repository for its large blobs.
         client: Sends requests; whoever made it closes it.
         settings: How registries are spoken to.
         keychain: Where credentials are found; None to look where Docker does.
@@ -152,24 +186,29 @@ class ThinRegistry:
 
     def __init__(
         self,
-        full: Registry,
+        repository: Repository,
+        full: Callable[[], Registry],
         client: Client,
         settings: Settings,
         keychain: Keychain | Credentials | None = None,
     ) -> None:
-        self._full = full
-        host = _ThinHost(full.repository, client, settings, keychain or Keychain())
-        self._thin = ServerRegistry(full.repository, host, settings)
+        self._late = _Full(full)
+        self._deadline = NO_DEADLINE
+        host = _ThinHost(repository, client, settings, keychain or Keychain())
+        self._thin = ServerRegistry(repository, host, settings)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.repository})"
 
     @property
     def repository(self) -> Repository:
         """The repository that this is."""
-        return self._full.repository
+        return self._thin.repository
 
     def by(self, deadline: Deadline) -> Self:
         """The same repository, on the same connections, for a call with that deadline."""
         view = copy.copy(self)
-        view.__dict__.update(_full=self._full.by(deadline), _thin=self._thin.by(deadline))
+        view.__dict__.update(_deadline=deadline, _thin=self._thin.by(deadline))
         return view
 
     def get_manifest(self, reference: Tag | Digest) -> Manifest | ImageIndex:
@@ -182,12 +221,11 @@ class ThinRegistry:
 
     def open_blob(self, descriptor: Descriptor) -> IO[bytes]:
         """A stream of the blob's bytes that raises before its end if they are not the descriptor's."""
-        return self._full.open_blob(descriptor)
+        return self._way(descriptor).open_blob(descriptor)
 
     def put_blob(self, descriptor: Descriptor, content: BlobOpener, *, ask: bool = True) -> bool:
         """Store a blob unless it is there already; False if it was."""
-        way = self._thin if descriptor.size <= SMALL else self._full
-        return way.put_blob(descriptor, content, ask=ask)
+        return self._way(descriptor).put_blob(descriptor, content, ask=ask)
 
     def mount_blob(self, descriptor: Descriptor, source: Repository) -> bool:
         """Take a blob over from another repository of the same host without moving bytes."""
@@ -199,18 +237,22 @@ class ThinRegistry:
 
     def delete_manifest(self, digest: Digest) -> None:
         """Delete a manifest and every tag on it."""
-        self._full.delete_manifest(digest)
+        self._thin.delete_manifest(digest)
 
     def tags(self) -> Iterator[Tag]:
         """Every tag but those of what is attached to images."""
-        return self._full.tags()
+        return self._thin.tags()
 
     def referrers(self, subject: Digest) -> tuple[Descriptor, ...] | None:
         """What the referrers API lists for a manifest; None where there is no such API."""
-        return self._full.referrers(subject)
+        return self._thin.referrers(subject)
 
     def close(self) -> None:
-        """Nothing is its own."""
+        """Give back the connections that are not the client's. Closing twice is harmless."""
+        self._late.close()
+
+    def _way(self, descriptor: Descriptor) -> Registry:
+        return self._thin if descriptor.size <= SMALL else self._late.get().by(self._deadline)
 
 
 def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str, str]:

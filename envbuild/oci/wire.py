@@ -1,20 +1,15 @@
-"""urllib3's connections as :mod:`envbuild.oci.remote` uses them: every wait bounded, every failure typed."""
+"""What an HTTP library raises becomes our errors; which call a thread is making, for connections to know."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import ssl
+import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final
-
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
-from urllib3.exceptions import SSLError as TLSError
+from typing import TYPE_CHECKING, Final
 
 from envbuild.errors import DeadlineExceeded
-from envbuild.oci.client import timed_response
 from envbuild.oci.transport import Trouble
 
 if TYPE_CHECKING:
@@ -23,8 +18,8 @@ if TYPE_CHECKING:
     from envbuild.deadline import Deadline
     from envbuild.oci.transport import Settings
 
-FAILURES: Final = (HTTPError, OSError, http.client.HTTPException)
-"""What urllib3 and requests raise when a connection fails; every error of requests is an OSError."""
+_FAILURES: Final = (OSError, http.client.HTTPException)
+"""What http.client and requests raise when a connection fails; every error of requests is an OSError."""
 
 
 class _Current(threading.local):
@@ -34,18 +29,24 @@ class _Current(threading.local):
     deadline: Deadline | None = None
 
 
-_CURRENT = _Current()
+CURRENT: Final = _Current()
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What is raised when a connection fails; urllib3 is not loaded for the sake of its name alone."""
+    urllib3 = sys.modules.get("urllib3.exceptions")
+    return _FAILURES if urllib3 is None else (*_FAILURES, urllib3.HTTPError)
 
 
 @contextlib.contextmanager
 def call(settings: Settings, deadline: Deadline) -> Iterator[None]:
     """Requests of this thread inside the block belong to a call with that deadline."""
-    before = _CURRENT.settings, _CURRENT.deadline
-    _CURRENT.settings, _CURRENT.deadline = settings, deadline
+    before = CURRENT.settings, CURRENT.deadline
+    CURRENT.settings, CURRENT.deadline = settings, deadline
     try:
         yield
     finally:
-        _CURRENT.settings, _CURRENT.deadline = before
+        CURRENT.settings, CURRENT.deadline = before
 
 
 @contextlib.contextmanager
@@ -58,14 +59,14 @@ def translated(host: str, deadline: Deadline) -> Iterator[None]:
     """
     try:
         yield
-    except FAILURES as error:
+    except failures() as error:
         if deadline.remaining() <= 0:
             raise DeadlineExceeded(
                 f"the deadline passed while waiting for {host}",
                 hint="raise --timeout, or try again: finished work is kept",
             ) from None
         trouble = Trouble(f"{host} could not be asked: {_cause(error)}")
-        trouble.retryable = not isinstance(error, TLSError) and not _is_untrusted(error)
+        trouble.retryable = not _is_untrusted(error)
         raise trouble from None
 
 
@@ -80,53 +81,10 @@ def _cause(error: BaseException) -> str:
 
 
 def _is_untrusted(error: BaseException) -> bool:
-    if isinstance(error, ssl.SSLCertVerificationError):
+    urllib3 = sys.modules.get("urllib3.exceptions")
+    if isinstance(error, ssl.SSLCertVerificationError) or (urllib3 and isinstance(error, urllib3.SSLError)):
         return True
     inner = [
         each for each in (getattr(error, "reason", None), *error.args) if isinstance(each, BaseException)
     ]
     return any(_is_untrusted(each) for each in inner if each is not error)
-
-
-def _bounded(connection: Any) -> None:
-    """Waits for the answer end by the deadline of the thread's call."""
-    if _CURRENT.settings is not None and _CURRENT.deadline is not None:
-        connection.response_class = timed_response(_CURRENT.settings, _CURRENT.deadline)
-
-
-def _patient(connection: Any) -> None:
-    """Sending may take as long as reading: the time for connecting is over once the connection stands."""
-    if _CURRENT.settings is not None and _CURRENT.deadline is not None and connection.sock is not None:
-        connection.sock.settimeout(_CURRENT.settings.read_within(_CURRENT.deadline))
-
-
-class _Plain(HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        _patient(self)
-
-    def getresponse(self) -> Any:
-        _bounded(self)
-        return super().getresponse()
-
-
-class _Secure(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _patient(self)
-
-    def getresponse(self) -> Any:
-        _bounded(self)
-        return super().getresponse()
-
-
-class _PlainPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Plain
-
-
-class _SecurePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _Secure
-
-
-POOLS: Final = {"http": _PlainPool, "https": _SecurePool}
-"""For ``PoolManager.pool_classes_by_scheme``."""

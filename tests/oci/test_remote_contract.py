@@ -118,7 +118,8 @@ class _ThinBackend(DistributionBackend):
 
     def repository(self) -> Registry:
         """A new one."""
-        return ThinRegistry(super().repository(), self.client, self._settings, self._credentials)
+        full = super().repository()
+        return ThinRegistry(full.repository, lambda: full, self.client, self._settings, self._credentials)
 
 
 class TestThin(_OfDistribution):

@@ -34,7 +34,7 @@ QUICK = Settings(connect_timeout=2, read_timeout=2, retries=1)
 
 def test_an_image_goes_to_the_second_registry(ocimem: OcimemServer) -> None:
     registries = Registries(frozenset())
-    registry = registries.thin(ocimem.repository("thin"))
+    registry = registries.open(ocimem.repository("thin"))
     manifest = put_image(registry, "image")
     registry.put_manifest(manifest, Tag("image"))
     assert registry.get_manifest(Tag("image")) == manifest
@@ -44,7 +44,7 @@ def test_an_image_goes_to_the_second_registry(ocimem: OcimemServer) -> None:
 
 def test_a_small_blob_and_a_manifest_are_three_requests(registry: RegistryServer) -> None:
     registries = Registries(frozenset())
-    target = registries.thin(registry.repository("thin"))
+    target = registries.open(registry.repository("thin"))
     before = len(registry.requests)
     blob = Descriptor.of(b"small", OCI_LAYER)
     target.put_blob(blob, lambda: io.BytesIO(b"small"), ask=False)
@@ -56,7 +56,7 @@ def test_a_small_blob_and_a_manifest_are_three_requests(registry: RegistryServer
 
 def test_a_large_blob_goes_the_usual_way(registry: RegistryServer) -> None:
     registries = Registries(frozenset())
-    target = registries.thin(registry.repository("thin"))
+    target = registries.open(registry.repository("thin"))
     content = b"x" * (SMALL + 1)
     large = Descriptor.of(content, OCI_LAYER)
     assert target.put_blob(large, lambda: io.BytesIO(content))
@@ -68,13 +68,13 @@ def test_a_large_blob_goes_the_usual_way(registry: RegistryServer) -> None:
 def test_a_layout_has_no_thin_way(tmp_path: Path) -> None:
     registries = Registries(frozenset())
     layout = Repository.parse(f"oci:{tmp_path}/layout")
-    assert registries.thin(layout) is registries.open(layout)
+    assert registries.open(layout) is registries.open(layout)
     registries.close()
 
 
 def test_bytes_that_are_not_the_descriptors_are_not_stored(registry: RegistryServer) -> None:
     registries = Registries(frozenset())
-    target = registries.thin(registry.repository("thin"))
+    target = registries.open(registry.repository("thin"))
     blob = Descriptor.of(b"right", OCI_LAYER)
     with pytest.raises(IntegrityError):
         target.put_blob(blob, lambda: io.BytesIO(b"wrong"), ask=False)
@@ -88,11 +88,11 @@ def broken(request: pytest.FixtureRequest) -> Iterator[ThinRegistry]:
         call.answer(request.param, b"{}", {"WWW-Authenticate": 'Basic realm="x"'})
 
     with serving(handle) as server:
-        full = RemoteRegistry(Repository.parse(f"{server.host}/team/envs"), settings=QUICK)
-        client = Client(QUICK)
-        yield ThinRegistry(full, client, QUICK, Keychain())
+        repository, client = Repository.parse(f"{server.host}/team/envs"), Client(QUICK)
+        yield ThinRegistry(
+            repository, lambda: RemoteRegistry(repository, settings=QUICK), client, QUICK, Keychain()
+        )
         client.close()
-        full.close()
 
 
 @pytest.mark.parametrize(

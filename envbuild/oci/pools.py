@@ -1,0 +1,55 @@
+"""urllib3's connections as :mod:`envbuild.oci.remote` uses them: every wait bounded."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from envbuild.oci.client import timed_response
+from envbuild.oci.wire import CURRENT
+
+
+def _bounded(connection: Any) -> None:
+    """Waits for the answer end by the deadline of the thread's call."""
+    if CURRENT.settings is not None and CURRENT.deadline is not None:
+        connection.response_class = timed_response(CURRENT.settings, CURRENT.deadline)
+
+
+def _patient(connection: Any) -> None:
+    """Sending may take as long as reading: the time for connecting is over once the connection stands."""
+    if CURRENT.settings is not None and CURRENT.deadline is not None and connection.sock is not None:
+        connection.sock.settimeout(CURRENT.settings.read_within(CURRENT.deadline))
+
+
+class _Plain(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _patient(self)
+
+    def getresponse(self) -> Any:
+        _bounded(self)
+        return super().getresponse()
+
+
+class _Secure(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _patient(self)
+
+    def getresponse(self) -> Any:
+        _bounded(self)
+        return super().getresponse()
+
+
+class _PlainPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _Secure
+
+
+POOLS: Final = {"http": _PlainPool, "https": _SecurePool}
+"""For ``PoolManager.pool_classes_by_scheme``."""
