@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from cli_calls import Call
 from tiny import World
+
+if TYPE_CHECKING:
+    from parts.registry_server import RegistryServer
 
 ALLOWED = {"cachetools", "click", "cython_runtime", "envbuild", "yaml"}
 """What a hit may load beside the standard library; PyYAML's parser in C brings the runtime of Cython."""
@@ -54,3 +58,15 @@ def test_help_needs_no_resolver() -> None:
     assert code == 0
     assert "envbuild.resolver" not in modules
     assert "yaml" not in modules
+
+
+def test_a_build_of_small_layers_imports_no_second_http_client(
+    world: World, registry: RegistryServer
+) -> None:
+    words = ("--workspace", str(registry.repository("small")), "--base", str(world.config.base))
+    words += ("--channel-alias", world.config.channel_alias)
+    code, modules, out = imported("resolve", str(world.spec("tool=1", "first")), *words)
+    assert code == 0
+    assert "@sha256:" in out
+    assert modules & {"oras", "requests", "urllib3"} == set()
+    assert {"envbuild.oci.thin", "envbuild.build.compose"} <= modules
