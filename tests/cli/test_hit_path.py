@@ -63,8 +63,8 @@ def test_help_needs_no_resolver() -> None:
 def test_a_build_of_small_layers_imports_no_second_http_client(
     world: World, registry: RegistryServer
 ) -> None:
-    words = ("--workspace", str(registry.repository("small")), "--base", str(world.config.base))
-    words += ("--channel-alias", world.config.channel_alias)
+    words = ["--workspace", str(registry.repository("small")), "--base", str(world.config.base)]
+    words += ["--channel-alias", world.config.channel_alias]
     code, modules, out = imported("resolve", str(world.spec("tool=1", "first")), *words)
     assert code == 0
     assert "@sha256:" in out
