@@ -66,7 +66,7 @@ def translated(host: str, deadline: Deadline) -> Iterator[None]:
                 hint="raise --timeout, or try again: finished work is kept",
             ) from None
         trouble = Trouble(f"{host} could not be asked: {_cause(error)}")
-        trouble.retryable = not _is_untrusted(error)
+        trouble.retryable = not _is_tls(error) and not _is_untrusted(error)
         raise trouble from None
 
 
@@ -80,9 +80,14 @@ def _cause(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _is_untrusted(error: BaseException) -> bool:
+def _is_tls(error: BaseException) -> bool:
+    """Whether urllib3 gave TLS up; what is but the reason of another error may pass, as garbled bytes do."""
     urllib3 = sys.modules.get("urllib3.exceptions")
-    if isinstance(error, ssl.SSLCertVerificationError) or (urllib3 and isinstance(error, urllib3.SSLError)):
+    return urllib3 is not None and isinstance(error, urllib3.SSLError)
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    if isinstance(error, ssl.SSLCertVerificationError):
         return True
     inner = [
         each for each in (getattr(error, "reason", None), *error.args) if isinstance(each, BaseException)

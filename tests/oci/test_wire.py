@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import socket
+import ssl
 
 import pytest
+import urllib3
 
+from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
 from envbuild.errors import Unavailable
 from envbuild.oci.remote import RemoteRegistry
+from envbuild.oci.transport import Trouble
+from envbuild.oci.wire import translated
 from envbuild.reference import Repository
 
 
@@ -21,3 +26,22 @@ def test_a_refused_connection_is_told_in_words() -> None:
             registry.get_manifest(Digest("a" * 64))
         registry.close()
     assert str(caught.value) == f"{host} could not be asked: [Errno 111] Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("reason", "retryable"),
+    [
+        (ssl.SSLError("bad record mac"), True),
+        (ssl.SSLCertVerificationError("self-signed certificate"), False),
+    ],
+)
+def test_garbled_bytes_may_pass_and_a_certificate_that_is_not_trusted_does_not(
+    reason: ssl.SSLError, retryable: bool
+) -> None:
+    pool = urllib3.HTTPSConnectionPool("registry.example.com")
+    error = urllib3.exceptions.MaxRetryError(pool, "/v2/", urllib3.exceptions.SSLError(reason))
+    for each in (error, reason):
+        with pytest.raises(Trouble, match=str(reason.args[0])) as caught, translated("a host", NO_DEADLINE):
+            raise each
+        assert caught.value.retryable is retryable
+    pool.close()
