@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -182,9 +183,12 @@ def publish_with(
         except Exception as error:  # noqa: BLE001 - whatever a library for SBOMs raises: the image is there
             progress(Event("push", str(key), "output", text=f"not attached to the image: {error}"))
 
-    with ThreadPoolExecutor(1, thread_name_prefix="attach") as beside:
-        if config.attach:
-            beside.submit(attached)
+    if config.attach and known.crowded:
+        attached()  # a kill before the tag leaves work to do, one after it would leave an image without
+    with ExitStack() as beside:
+        if config.attach and not known.crowded:
+            pool = beside.enter_context(ThreadPoolExecutor(1, thread_name_prefix="attach"))
+            pool.submit(attached)
         seen = publish(target, manifest, key.tag, stored=True, absent=known.absent)
     rule = trust.rule(target.repository) if trust is not None else None
     if seen.descriptor.digest != manifest.descriptor.digest and rule is not None and rule.require_signed:
