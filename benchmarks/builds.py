@@ -192,7 +192,7 @@ def run(repeats: int) -> None:
     try:
         for number in range(repeats):
             place = folder / str(number)
-            bench = Bench(place, engine, RegistryServer(place / "registry"), folder / "packages")
+            bench = Bench(place, engine, RegistryServer(place / "registry", cached=True), folder / "packages")
             bench.start()
             _round(bench, seen)
             bench.stop()

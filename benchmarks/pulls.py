@@ -89,7 +89,9 @@ def run(repeats: int) -> None:
     given = DockerEngine.given()
     builder = given or DockerEngine.in_folder(folder / "engine")
     puller = DockerEngine.in_folder(folder / "puller")
-    bench = Bench(folder / "round", builder, RegistryServer(folder / "registry"), folder / "packages")
+    bench = Bench(
+        folder / "round", builder, RegistryServer(folder / "registry", cached=True), folder / "packages"
+    )
     bench.folder.mkdir()
     try:
         if given is None:

@@ -156,7 +156,7 @@ def _print(medians: dict[str, Cost]) -> None:
 
 @contextlib.contextmanager
 def _serving(folder: Path) -> Iterator[RegistryServer]:
-    server = RegistryServer(folder)
+    server = RegistryServer(folder, cached=True)
     server.start()
     try:
         yield server

@@ -119,7 +119,7 @@ class Bench:
 def run(repeats: int) -> None:
     """Print the table of registry hits."""
     folder = Path(tempfile.mkdtemp(prefix="envbuild-bench-"))
-    server = RegistryServer(folder / "registry")
+    server = RegistryServer(folder / "registry", cached=True)
     server.start()
     try:
         bench = Bench.make(server, folder)

@@ -28,6 +28,8 @@ class RegistryServer(ServerProcess):
         authenticated: Whether to ask for :data:`USERNAME` and :data:`PASSWORD`.
         certificate: What to speak HTTPS with, as ``localhost``; plain HTTP without it.
         tokens: Who gives out the tokens that are asked for, if any.
+        cached: Whether it remembers which blobs it has, as Debian's own configuration has it. What is removed
+            behind its back, or through another repository, is then thought to be there.
     """
 
     def __init__(
@@ -37,9 +39,10 @@ class RegistryServer(ServerProcess):
         authenticated: bool = False,
         certificate: Certificate | None = None,
         tokens: TokenServer | None = None,
+        cached: bool = False,
     ) -> None:
         super().__init__(folder)
-        self.authenticated = authenticated
+        self.authenticated, self._cached = authenticated, cached
         self._certificate, self._tokens = certificate, tokens
         if certificate is not None:
             self.scheme, self.name = "https", "localhost"
@@ -69,6 +72,8 @@ class RegistryServer(ServerProcess):
             },
             "http": http,
         }
+        if self._cached:
+            configuration["storage"]["cache"] = {"blobdescriptor": "inmemory"}
         if self.authenticated:
             configuration["auth"] = {
                 "htpasswd": {"realm": "envbuild tests", "path": str(self.folder / "htpasswd")}
