@@ -33,14 +33,8 @@ class _Plain(HTTPConnection):
         return super().getresponse()
 
 
-class _Secure(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _patient(self)
-
-    def getresponse(self) -> Any:
-        _bounded(self)
-        return super().getresponse()
+class _Secure(_Plain, HTTPSConnection):
+    """The same with TLS."""
 
 
 class _PlainPool(urllib3.HTTPConnectionPool):

@@ -236,11 +236,15 @@ cli.main()
 """
 
 
+def ended(program: str) -> tuple[int, str, str]:
+    """The exit code of a program and what it printed on both streams."""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    return done.returncode, done.stdout, done.stderr
+
+
 def test_a_signal_that_comes_in_a_callback_is_not_lost() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SWALLOWED], check=False, capture_output=True, text=True, timeout=50
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (143, "interrupted\n", "")
+    assert ended(SWALLOWED) == (143, "interrupted\n", "")
 
 
 LATE = """
@@ -257,10 +261,7 @@ cli.main()
 
 
 def test_a_signal_after_the_answer_is_told_by_the_exit_code_alone() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LATE], check=False, capture_output=True, text=True, timeout=50
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (143, "answer\n", "")
+    assert ended(LATE) == (143, "answer\n", "")
 
 
 def until(condition: object, seconds: float = 30.0) -> None:
