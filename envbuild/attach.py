@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ CYCLONEDX_TYPE: Final = "application/vnd.cyclonedx+json"
 PROVENANCE: Final = "https://slsa.dev/provenance/v1"
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
 _LEVEL: Final = 3
-_DAY: Final = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,11 @@ class Known:
         host = target.repository.host
         if self.has_api is not None or self.index is None or not host:
             return self.has_api
-        name = f"referrers {host}"
-        answer, _, moment = (self.index.fact(name) or "").partition(" ")
-        if not moment or not 0 <= time.time() - float(moment) < _DAY:
-            answer = "listed" if has_referrers_api(target) else "tagged"
-            self.index.put_fact(name, f"{answer} {int(time.time())}")
-        return answer == "listed"
+
+        def ask() -> str:
+            return "listed" if has_referrers_api(target) else "tagged"
+
+        return self.index.daily(f"referrers {host}", ask) == "listed"
 
 
 NOTHING: Final = Known()
@@ -168,20 +165,7 @@ def publish_with(
         sign_built(target, manifest, trust, locks=config.cache_dir, deadline=deadline)
 
     def attached() -> None:
-        try:
-            attach(
-                target,
-                manifest.descriptor,
-                artifacts(),
-                locks=config.cache_dir,
-                deadline=deadline,
-                new_types=True,
-                has_empty=known.has_empty,
-                has_api=known.tells_api(target),
-                threads=1 if known.crowded else THREADS,
-            )
-        except Exception as error:  # noqa: BLE001 - whatever a library for SBOMs raises: the image is there
-            progress(Event("push", str(key), "output", text=f"not attached to the image: {error}"))
+        _attach(config, target, manifest.descriptor, key, artifacts, deadline, progress, known)
 
     if config.attach and known.crowded:
         attached()  # a kill before the tag leaves work to do, one after it would leave an image without
@@ -196,6 +180,33 @@ def publish_with(
 
         check_rule(target, seen, rule)
     return seen
+
+
+def _attach(
+    config: Config,
+    target: Registry,
+    subject: Descriptor,
+    key: Key,
+    artifacts: Callable[[], Iterable[Artifact]],
+    deadline: Deadline,
+    progress: Progress,
+    known: Known,
+) -> None:
+    """Attach what is known of an image, or tell why not."""
+    try:
+        attach(
+            target,
+            subject,
+            artifacts(),
+            locks=config.cache_dir,
+            deadline=deadline,
+            new_types=True,
+            has_empty=known.has_empty,
+            has_api=known.tells_api(target),
+            threads=1 if known.crowded else THREADS,
+        )
+    except Exception as error:  # noqa: BLE001 - whatever a library for SBOMs raises: the image is there
+        progress(Event("push", str(key), "output", text=f"not attached to the image: {error}"))
 
 
 def describe(made: Made, target: Registry, subject: Descriptor, *, sboms: bool) -> Iterator[Artifact]:

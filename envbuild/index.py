@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MEMORY_SECONDS: Final = 2.0
 """How long a row is answered from memory before the file is asked again."""
 _MEMORY_ROWS: Final = 8192
+_DAY: Final = 86_400.0
 MAX_FORM: Final = 256 << 10
 """The longest canonical form that is remembered, in characters."""
 _T = TypeVar("_T")
@@ -136,6 +138,14 @@ class Index:
     def put_fact(self, name: str, value: str) -> None:
         """Remember a fact about immutable content."""
         self._put("fact", [(name, {"value": value})])
+
+    def daily(self, name: str, ask: Callable[[], str]) -> str:
+        """What a host is like, in one word, asked again when the answer is a day old."""
+        answer, _, moment = (self.fact(name) or "").partition(" ")
+        if not moment or not 0 <= time.time() - float(moment) < _DAY:
+            answer = ask()
+            self.put_fact(name, f"{answer} {int(time.time())}")
+        return answer
 
     def form(self, key: str) -> dict[str, Any] | None:
         """The canonical form of a key, or None."""

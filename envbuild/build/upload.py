@@ -6,7 +6,6 @@ import contextlib
 import io
 import secrets
 import threading
-import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 SMALL: Final = 1 << 18
 """A blob up to this size that was just made is sent at once: to ask whether it is there costs as much."""
-_PROBE_SECONDS: Final = 86_400.0
 _THREADS: Final = 4
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -213,12 +211,7 @@ class Upload:
         host = self.target.repository.host
         if not host:
             return False
-        name = f"dangling {host}"
-        answer, _, moment = (index.fact(name) or "").partition(" ")
-        if not moment or not 0 <= time.time() - float(moment) < _PROBE_SECONDS:
-            answer = self._probe_dangling()
-            index.put_fact(name, f"{answer} {int(time.time())}")
-        return answer == "refused"
+        return index.daily(f"dangling {host}", self._probe_dangling) == "refused"
 
     def _probe_dangling(self) -> str:
         nothing = Descriptor(OCI_LAYER_GZIP, Digest(secrets.token_hex(32)), 1)
