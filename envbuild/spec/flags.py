@@ -31,7 +31,7 @@ _MOUNT_NAMES = {
 }
 _MOUNT_SWITCHES = frozenset({"readonly", "readwrite", "required"})
 _REPEATED = frozenset({"exclude", "mount"})
-_FLAG_WORD = re.compile(r"(?:\\.|\"[^\"\\]*\"|'[^'\\]*'|[^\s\"'\\])++(?=\s|\Z)")
+_FLAG_WORD = re.compile(r"(?>(?:\\.|\"[^\"\\]*\"|'[^'\\]*'|[^\s\"'\\])+)(?=\s|\Z)")
 
 
 def unknown(mark: Mark, what: str, name: str, known: Iterable[str]) -> NoReturn:

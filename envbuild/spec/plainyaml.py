@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from envbuild.spec.node import Node
 
 # A plain text has no indicator at its start, no ': ' and no ' #'.
-_PLAIN = r"[A-Za-z0-9_][!-9;-~]*+(?:(?::(?=[!-~])| ++(?=[!\"$-~]))[!-9;-~]*+)*+"
+_PLAIN = r"[A-Za-z0-9_][!-9;-~]*+(?>(?:(?::(?=[!-~])| ++(?=[!\"$-~]))[!-9;-~]*+)*)"
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_./-]*+"
 _LINE = re.compile(
     r"^( *+)(- ++)?(?:([A-Za-z_][A-Za-z0-9_]{0,99}+)(:(?: ++|$)))?"
-    rf"(?:({_PLAIN})|(\"[ !#-\[\]-~]*+\"|'[ -&(-~]*+'|\[{_WORD}(?:, *+{_WORD})*+\]))?"
+    rf"(?:({_PLAIN})|(\"[ !#-\[\]-~]*+\"|'[ -&(-~]*+'|\[{_WORD}(?>(?:, *+{_WORD})*)\]))?"
     r" *+(?:(?<![^ \n])#.*)?$",
     re.MULTILINE,
 )

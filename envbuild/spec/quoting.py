@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from envbuild.spec.document import Mark
 
 _TOKEN = r"(?:\\.|\"(?:\\.|[^\"\\])*\"|'[^']*'|[^\s\"'\\])"  # noqa: S105 - a token of a grammar
-_WORD = re.compile(rf"{_TOKEN}++")
-_LINE = re.compile(rf"(?:\s|{_TOKEN})*+")
+_WORD = re.compile(rf"(?>{_TOKEN}+)")
+_LINE = re.compile(rf"(?>(?:\s|{_TOKEN})*)")
 _QUOTED = re.compile(r"\\(.)|\"((?:\\.|[^\"\\])*)\"|'([^']*)'")
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!-]"
 _VARIABLE = re.compile(rf"\$(?:({_NAME})|\{{({_NAME})((?:[:+?#%/-][^{{}}\"'\\]*)?)\}})")

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     _Members: TypeAlias = tuple[str, str | None, Fields, str, Channel | None, str | None, Mark | None]
 
 # Versions that are spelled as the canonical spelling has them, but for zeros at the ends of their parts.
-_PART = "(?:0|[1-9][0-9]{0,17}+)(?:[a-z]++(?:0|[1-9][0-9]{0,17}+))*+[a-z]*+"
-_VERSION = rf"{_PART}(?:\.{_PART})*+"
+_PART = "(?:0|[1-9][0-9]{0,17}+)(?>(?:[a-z]++(?:0|[1-9][0-9]{0,17}+))*)[a-z]*+"
+_VERSION = rf"{_PART}(?>(?:\.{_PART})*)"
 _NAME = r"[a-z0-9_][a-z0-9_.-]*+"
-_PLACE = r"(?:([A-Za-z0-9_][A-Za-z0-9_.-]*+)::)?+"
+_PLACE = r"(?>(?:([A-Za-z0-9_][A-Za-z0-9_.-]*+)::)?)"
 _OPERATOR = "==?|>=?|<=?|!=|~="
 _BOUND = rf"([<>]=?) *+({_VERSION})"
 _ONE = re.compile(
@@ -34,10 +34,10 @@ _ONE = re.compile(
 )
 _TERM = rf"(?:{_OPERATOR}) *+{_VERSION}(?:\.\*)?"
 # These are compiled when they are first used: many definitions need none of them.
-_SEVERAL = rf"{_PLACE}({_NAME}) *+({_TERM}(?: *+, *+{_TERM})++)"
+_SEVERAL = rf"{_PLACE}({_NAME}) *+({_TERM}(?>(?: *+, *+{_TERM})+))"
 _EITHER = (
     rf"{_PLACE}({_NAME})(?: *+(?={_OPERATOR})| ++)((?:{_OPERATOR}|) *+{_VERSION}(?:\.\*)?"
-    rf"(?: *+\| *+(?:{_OPERATOR}|) *+{_VERSION}(?:\.\*)?)++)"
+    rf"(?>(?: *+\| *+(?:{_OPERATOR}|) *+{_VERSION}(?:\.\*)?)+))"
 )
 _TERMS = rf"({_OPERATOR}|) *+({_VERSION})(\.\*)?"
 _ZERO = r"(?<=[a-z])0(?=\.|\Z)"

@@ -12,15 +12,15 @@ from envbuild.spec.version import shortest
 
 _NUMBER = "(?:0|[1-9][0-9]{0,17}+)"
 # PEP 440's normal form, without an epoch and a local part.
-_RELEASE = rf"{_NUMBER}(?:\.{_NUMBER})*+"
-_TAIL = rf"(?:(?:a|b|rc){_NUMBER})?+(?:\.post{_NUMBER})?+(?:\.dev{_NUMBER})?+"
+_RELEASE = rf"{_NUMBER}(?>(?:\.{_NUMBER})*)"
+_TAIL = rf"(?>(?:(?:a|b|rc){_NUMBER})?)(?>(?:\.post{_NUMBER})?)(?>(?:\.dev{_NUMBER})?)"
 _OPERATOR = "==|>=|<=|!=|<|>"
 _TERM = rf"(?:{_OPERATOR}) *+{_RELEASE}{_TAIL}"
 _NAME = "[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"
 # Without dots, so that no file's name is among them.
 _ONE = re.compile(
-    rf"({_NAME})(?:\[({_NAME}(?:, *+{_NAME})*+)\])? *+"
-    rf"(?:({_OPERATOR}) *+({_RELEASE})({_TAIL})((?: *+, *+{_TERM})*+))?"
+    rf"({_NAME})(?:\[({_NAME}(?>(?:, *+{_NAME})*))\])? *+"
+    rf"(?:({_OPERATOR}) *+({_RELEASE})({_TAIL})((?>(?: *+, *+{_TERM})*)))?"
 )
 _TERMS = re.compile(rf"({_OPERATOR}) *+({_RELEASE})({_TAIL})")
 _RUN = re.compile(r"[-_]+")
