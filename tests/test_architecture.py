@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from fnmatch import fnmatch
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -39,6 +40,7 @@ ORDER = (
     "lookup",
     "sbom",
     "attach",
+    "publishing",
     "verify",
     "promote",
     "build",
@@ -191,3 +193,11 @@ def test_a_conda_file_needs_no_parser_of_other_forms(tmp_path: Path) -> None:
     )
     others = {f"envbuild.spec.{name}" for name in ("pip", "steps", "dockerfile", "azureml")}
     assert others & set(done.stdout.split()) == set()
+
+
+def test_no_folder_of_tests_is_passed_over(pytestconfig: pytest.Config) -> None:
+    tests = Path(__file__).parent
+    passed_over = pytestconfig.getini("norecursedirs")
+    folders = {part for file in tests.rglob("test_*.py") for part in file.relative_to(tests).parts[:-1]}
+    assert "build" in folders
+    assert [name for name in folders if any(fnmatch(name, each) for each in passed_over)] == []
