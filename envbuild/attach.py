@@ -1,10 +1,8 @@
-"""Publishing what was built: signed before it is tagged, with lock, provenance and SBOM attached after."""
+"""What is attached to an image: the canonical form of its definition, lock, provenance and SBOMs."""
 
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -13,22 +11,15 @@ from envbuild import __version__
 from envbuild.digest import Digest
 from envbuild.lockfile.document import LockEntry, LockFile
 from envbuild.oci.manifest import encode
-from envbuild.oci.referrers import GZIPPED, THREADS, Artifact, attach, has_referrers_api, referrers
-from envbuild.oci.registry import publish
-from envbuild.progress import Event
+from envbuild.oci.referrers import GZIPPED, Artifact, referrers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
-    from envbuild.config import Config
-    from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor
-    from envbuild.index import Index
-    from envbuild.key import CanonicalForm, Key
+    from envbuild.key import CanonicalForm
     from envbuild.lock import Lock, PipDistribution
-    from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.oci.registry import Registry
-    from envbuild.progress import Progress
     from envbuild.reference import ImageReference
 
 LOCK_TYPE: Final = "application/vnd.envbuild.lock.v1+json"
@@ -64,149 +55,6 @@ class Made:
     started: datetime
     definition: str = ""
     origin: ImageReference | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of the repository that is published to, so that it is not asked again.
-
-    Attributes:
-        stored: Whether the manifest is there under its digest.
-        absent: Whether the key's tag was looked for a moment ago and was not there.
-        has_empty: Whether the config of artifacts, an empty JSON object, is there.
-        has_api: Whether there is the referrers API; None where nobody asked.
-        index: Keeps for a day whether there is that API; None where nothing is kept.
-        crowded: Whether many others are published at the same time: threads of its own would only disturb.
-    """
-
-    stored: bool = False
-    absent: bool = False
-    has_empty: bool = False
-    has_api: bool | None = None
-    index: Index | None = None
-    crowded: bool = False
-
-    def tells_api(self, target: Registry) -> bool | None:
-        """Whether a registry has the referrers API; None if that is neither known nor kept."""
-        host = target.repository.host
-        if self.has_api is not None or self.index is None or not host:
-            return self.has_api
-
-        def ask() -> str:
-            return "listed" if has_referrers_api(target) else "tagged"
-
-        return self.index.daily(f"referrers {host}", ask) == "listed"
-
-
-NOTHING: Final = Known()
-
-
-def publish_built(
-    config: Config,
-    target: Registry,
-    manifest: Manifest,
-    made: Made,
-    deadline: Deadline,
-    progress: Progress,
-    known: Known = NOTHING,
-) -> Manifest | ImageIndex:
-    """Publish an image with what is known of it; as :func:`publish_with`.
-
-    Args:
-        config: The settings.
-        target: The workspace.
-        manifest: The image, whose blobs are there.
-        made: What it was made from.
-        deadline: When to give up.
-        progress: Told of what could not be attached.
-        known: What need not be asked.
-    """
-
-    def artifacts() -> Iterator[Artifact]:
-        return describe(made, target, manifest.descriptor, sboms=config.sbom)
-
-    return publish_with(config, target, manifest, made.form.key, artifacts, deadline, progress, known)
-
-
-def publish_with(
-    config: Config,
-    target: Registry,
-    manifest: Manifest | ImageIndex,
-    key: Key,
-    artifacts: Callable[[], Iterable[Artifact]],
-    deadline: Deadline,
-    progress: Progress,
-    known: Known = NOTHING,
-) -> Manifest | ImageIndex:
-    """Sign an image or an index if there is a key for that, tag it with its key, attach what is known of it.
-
-    One that was there first wins, if it is trusted. What cannot be attached is told and does not matter.
-
-    Args:
-        config: The settings.
-        target: The workspace.
-        manifest: The image or index; what it names is there.
-        key: Its key.
-        artifacts: Makes what is attached.
-        deadline: When to give up.
-        progress: Told of what could not be attached.
-        known: What need not be asked.
-
-    Raises:
-        Untrusted: Another image that the policy does not accept has the key's tag.
-        SpecError: The key to sign with cannot be used.
-    """
-    trust = config.trust
-    if not known.stored:
-        target.put_manifest(manifest)
-    if trust is not None:
-        from envbuild.trust import sign_built
-
-        sign_built(target, manifest, trust, locks=config.cache_dir, deadline=deadline)
-
-    def attached() -> None:
-        _attach(config, target, manifest.descriptor, key, artifacts, deadline, progress, known)
-
-    if config.attach and known.crowded:
-        attached()  # a kill before the tag leaves work to do, one after it would leave an image without
-    with ExitStack() as beside:
-        if config.attach and not known.crowded:
-            pool = beside.enter_context(ThreadPoolExecutor(1, thread_name_prefix="attach"))
-            pool.submit(attached)
-        seen = publish(target, manifest, key.tag, stored=True, absent=known.absent)
-    rule = trust.rule(target.repository) if trust is not None else None
-    if seen.descriptor.digest != manifest.descriptor.digest and rule is not None and rule.require_signed:
-        from envbuild.trust import check_rule
-
-        check_rule(target, seen, rule)
-    return seen
-
-
-def _attach(
-    config: Config,
-    target: Registry,
-    subject: Descriptor,
-    key: Key,
-    artifacts: Callable[[], Iterable[Artifact]],
-    deadline: Deadline,
-    progress: Progress,
-    known: Known,
-) -> None:
-    """Attach what is known of an image, or tell why not."""
-    try:
-        attach(
-            target,
-            subject,
-            artifacts(),
-            locks=config.cache_dir,
-            deadline=deadline,
-            new_types=True,
-            has_empty=known.has_empty,
-            has_api=known.tells_api(target),
-            threads=1 if known.crowded else THREADS,
-        )
-    except Exception as error:  # noqa: BLE001 - whatever a library for SBOMs raises: the image is there
-        progress(Event("push", str(key), "output", text=f"not attached to the image: {error}"))
 
 
 def describe(made: Made, target: Registry, subject: Descriptor, *, sboms: bool) -> Iterator[Artifact]:

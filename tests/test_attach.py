@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from envbuild import attach
+from envbuild import attach, publishing
 from envbuild.digest import Digest
 from envbuild.errors import Unavailable
 from envbuild.lockfile.document import LockFile
@@ -178,7 +178,7 @@ def test_attaching_that_fails_is_told_and_does_not_matter(
     def fail(*_: object, **__: object) -> None:
         raise Unavailable("the registry went away")
 
-    monkeypatch.setattr(attach, "attach", fail)
+    monkeypatch.setattr(publishing, "attach", fail)
     events: list[Event] = []
     with Resolver(world.config, progress=events.append) as resolver:
         assert resolver.resolve(world.spec("first")).source is Source.BUILT

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from envbuild import attach
+from envbuild import attach, publishing
 from envbuild.build.assemble import Layer
 from envbuild.build.recipe import Recipe, put_recipe, recipe_tag
 from envbuild.digest import Descriptor, Digest
@@ -206,7 +206,7 @@ def test_a_recipe_brings_the_config_that_the_repository_lacks(
 def test_whether_there_is_an_api_is_asked_once_a_day(
     target: RemoteRegistry, registry: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = attach.Known(index=Index(tmp_path))
+    known = publishing.Known(index=Index(tmp_path))
     before = len(registry.requests)
     assert known.tells_api(target) is False
     assert known.tells_api(target) is False

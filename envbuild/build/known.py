@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -27,6 +26,7 @@ from envbuild.oci.manifest import (
     OCI_LAYER_ZSTD,
     Manifest,
 )
+from envbuild.oci.referrers import EMPTY, put_artifact
 from envbuild.progress import Event
 from envbuild.reference import Repository, Tag
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registries import Registries
-    from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
 
 ARTIFACT_TYPE: Final = "application/vnd.envbuild.layer.v1+json"
@@ -45,7 +44,6 @@ FILES_ANNOTATION: Final = "io.envbuild.files"
 FOLDERS_ANNOTATION: Final = "io.envbuild.folders"
 ACTIVATION_ANNOTATION: Final = "io.envbuild.activation"
 
-_EMPTY: Final = b"{}"
 _LAYER_TYPES: Final = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD})
 _DOCKER_HUB: Final = "docker.io"
 _PATIENCE: Final = 30.0
@@ -78,7 +76,7 @@ def describe(key: str, entry: LayerEntry) -> Manifest:
     }
     if entry.activation:
         annotations[ACTIVATION_ANNOTATION] = entry.activation
-    config = Descriptor.of(_EMPTY, OCI_EMPTY)
+    config = Descriptor.of(EMPTY, OCI_EMPTY)
     return Manifest.build(config, (entry.descriptor,), annotations, artifact_type=ARTIFACT_TYPE)
 
 
@@ -156,20 +154,11 @@ class SharedLayers:
             target = self.registries.open(self.own).by(self._soon())
             if entry.repository != self.own and not target.mount_blob(entry.descriptor, entry.repository):
                 return
-            self._put(target, manifest, layer_tag(key))
+            has_config = self.refuses_dangling or self._has_config
+            put_artifact(target, manifest, layer_tag(key), has_config=has_config)
+            self._has_config = True
         except EnvbuildError as error:
             self._give_up(self.own, error)
-
-    def _put(self, target: Registry, manifest: Manifest, tag: Tag) -> None:
-        if self.refuses_dangling:
-            try:
-                target.put_manifest(manifest, tag)
-            except NotFound:
-                pass
-            else:
-                return
-        self._put_config()
-        target.put_manifest(manifest, tag)
 
     def _ask(self, place: Repository, key: str) -> LayerEntry | None:
         if place in self._broken:
@@ -184,13 +173,6 @@ class SharedLayers:
         except EnvbuildError as error:
             self._give_up(place, error)
             return None
-
-    def _put_config(self) -> None:
-        with self._guard:
-            if not self._has_config:
-                target = self.registries.open(self.own).by(self._soon())
-                target.put_blob(Descriptor.of(_EMPTY, OCI_EMPTY), lambda: io.BytesIO(_EMPTY))
-                self._has_config = True
 
     def _soon(self) -> Deadline:
         return Deadline.after(self.deadline.remaining(_PATIENCE))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from envbuild.attach import Known, publish_built
 from envbuild.build.assemble import (
     BASE_DIGEST_ANNOTATION,
     SCHEME_ANNOTATION,
@@ -31,6 +30,7 @@ from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
 from envbuild.oci.registry import find_manifest
 from envbuild.progress import Event
+from envbuild.publishing import Known, Publisher
 from envbuild.reference import Tag
 from envbuild.storage import private_folder
 
@@ -107,30 +107,22 @@ class LayersBuilder:
         annotations = self._annotations(job, lock_key)
         composition: Composition | None = None
         manifest = self._same_solution(target, lock_key)
-        refuses = upload.refuses_dangling(self.index)
-        keep = partial(keep_recipe, target, progress=self.progress, has_config=refuses)
+        known = Known(has_empty=upload.refuses_dangling(self.index), index=self.index)
+        keep = partial(keep_recipe, target, progress=self.progress, has_config=known.has_empty)
         if manifest is None:
             assembled, composition = self._compose(job, parts, lock_key, annotations)
             recipe = recipe_of(job, lock_key, solution.lock, base, assembled, composition, pip)
-            kept = upload.later(partial(keep, recipe))
+            upload.later(partial(keep, recipe))
             manifest = self._after(job, assembled, composition.scripted, solution.lock, upload)
-            naming = upload.later(partial(_name, target, manifest, Tag(f"l1-{lock_key}")))
-            has_empty = kept.result()
+            whole = assembled if manifest is assembled.manifest else None
+            store = partial(self._store, manifest, whole, upload, Tag(f"l1-{lock_key}"))
         else:
-            naming = None
-            has_empty = keep(recipe_like(job, lock_key, manifest, self.registries, self.config.workspace))
-            manifest = reannotated(manifest, annotations)
-        seen = publish_built(
-            self.config,
-            target,
-            manifest,
-            made_of(job, solution.lock, pip.wheels if pip is not None else (), started),
-            job.deadline,
-            self.progress,
-            Known(stored=upload.has_stored(manifest), has_empty=has_empty, index=self.index),
-        )
-        if naming is not None:
-            naming.result()
+            keep(recipe_like(job, lock_key, manifest, self.registries, self.config.workspace))
+            manifest, store = reannotated(manifest, annotations), None
+        made = made_of(job, solution.lock, pip.wheels if pip is not None else (), started)
+        publisher = Publisher(self.config, target, job.deadline, self.progress, known)
+        seen = publisher.publish_built(manifest, made, store)
+        upload.settle()
         return Built(
             seen.descriptor.digest,
             lock_key,
@@ -256,13 +248,15 @@ class LayersBuilder:
     def _after(
         self, job: Job, assembled: Assembled, scripted: frozenset[str], lock: Lock, upload: Upload
     ) -> Manifest:
-        """The manifest, complete in the target, of an image with all run that needs the environment."""
-        upload.put_bytes(assembled.manifest.config, assembled.config, "config")
-        upload.complete(assembled.manifest, self.index, self.config.jobs)
+        """The manifest of an image with all run that needs the environment; its blobs are in the target.
+
+        Where nothing runs it is the manifest of what was assembled, and nothing is put.
+        """
         steps = job.spec.steps_after
         has_steps = steps is not None and bool(steps.instructions)
         if not has_steps and not scripted:
             return assembled.manifest
+        self._complete(assembled, upload)
         from envbuild.build.steps import StepsBuilder
 
         image = BaseImage(None, assembled.manifest, assembled.config, upload.target)
@@ -278,6 +272,25 @@ class LayersBuilder:
         return Manifest.build(
             Descriptor.of(config, OCI_CONFIG), (*image.manifest.layers, *layers), image.manifest.annotations
         )
+
+    def _complete(self, assembled: Assembled, upload: Upload) -> None:
+        upload.put_bytes(assembled.manifest.config, assembled.config, "config")
+        upload.complete(assembled.manifest, self.index, self.config.jobs)
+
+    def _store(self, manifest: Manifest, assembled: Assembled | None, upload: Upload, tag: Tag) -> None:
+        """Put the manifest, and begin to name it by its solution.
+
+        Args:
+            manifest: The image.
+            assembled: The image with its config, where that is not complete in the target yet.
+            upload: Puts it.
+            tag: Names the solution.
+        """
+        if assembled is not None:
+            self._complete(assembled, upload)
+        else:
+            upload.target.put_manifest(manifest)
+        upload.later(partial(_name, upload.target, manifest, tag))
 
     def _environment(
         self, job: Job, base: BaseImage, composition: Composition, own: dict[str, str] | None = None

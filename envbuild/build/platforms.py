@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from envbuild.attach import LOCK_TYPE, lock_artifact, provenance, provenance_artifact, publish_with
+from envbuild.attach import LOCK_TYPE, lock_artifact, provenance, provenance_artifact
 from envbuild.errors import IntegrityError
 from envbuild.lockfile.document import LockFile
 from envbuild.lookup import KEY_ANNOTATION
@@ -14,6 +14,7 @@ from envbuild.oci.copy import copy_image
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.progress import silent
+from envbuild.publishing import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,7 +73,7 @@ def publish_index(
     def artifacts() -> Iterator[Artifact]:
         return _describe(index, key, target, started)
 
-    seen = publish_with(config, target, index, key, artifacts, deadline, progress)
+    seen = Publisher(config, target, deadline, progress).publish(index, key, artifacts)
     return workspace.at(seen.descriptor.digest)
 
 

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from envbuild.attach import Known, publish_built
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, reannotated
 from envbuild.build.job import Job
 from envbuild.build.platforms import publish_index
@@ -21,6 +20,7 @@ from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
 from envbuild.oci.manifest import ImageIndex
 from envbuild.oci.referrers import has_referrers_api
 from envbuild.platform import Platform
+from envbuild.publishing import Known, Publisher
 from envbuild.reference import ImageReference, Tag, TaggedReference
 
 if TYPE_CHECKING:
@@ -248,19 +248,13 @@ class Rebaser(Transplant):
             stored = True
         else:
             manifest, stored = reannotated(manifest, annotations), False
-        known = "empty" in self._seen
-        has_empty = keep_recipe(target, recipe.on(form, lock_key), self.progress, has_config=known)
+        has_empty = "empty" in self._seen
+        has_empty = keep_recipe(target, recipe.on(form, lock_key), self.progress, has_config=has_empty)
         if has_empty:
             self._seen["empty"] = True
-        seen = publish_built(
-            self.config,
-            target,
-            manifest,
-            made_on(job, recipe, form, started, source),
-            job.deadline,
-            self.progress,
-            Known(stored, absent=True, has_empty=has_empty, has_api=self._has_api(target), crowded=True),
-        )
+        known = Known(stored, absent=True, has_empty=has_empty, has_api=self._has_api(target), crowded=True)
+        publisher = Publisher(self.config, target, job.deadline, self.progress, known)
+        seen = publisher.publish_built(manifest, made_on(job, recipe, form, started, source))
         return seen.descriptor.digest, lock_key
 
     def _has_api(self, target: Registry) -> bool | None:

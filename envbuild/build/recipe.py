@@ -9,7 +9,6 @@ hashes to it.
 from __future__ import annotations
 
 import base64
-import io
 import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from envbuild.build.assemble import Layer
 from envbuild.build.job import folder_of, job_form
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError
+from envbuild.errors import EnvbuildError, IntegrityError, SpecError
 from envbuild.key import CanonicalForm, Key
 from envbuild.lock import Lock, PackageRecord, PipDistribution
 from envbuild.lockfile.document import distribution_json, package_json
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_EMPTY, Manifest, encode
+from envbuild.oci.referrers import EMPTY, put_artifact
 from envbuild.platform import Platform
 from envbuild.progress import Event
 from envbuild.reference import Tag
@@ -48,7 +48,6 @@ VERSION: Final = 2
 MAX_RECIPE: Final = 32 << 20
 """The largest recipe that is read, in bytes without compression."""
 _LEVEL: Final = 9
-_EMPTY: Final = b"{}"
 BUILD_AGAIN: Final = "resolve its definition with --base, which builds what is missing"
 
 
@@ -261,24 +260,14 @@ def put_recipe(target: Registry, recipe: Recipe, *, has_config: bool = False) ->
     Args:
         target: The image's repository.
         recipe: The recipe.
-        has_config: Whether to take it that the config of artifacts is there: a recipe was put there before,
-            or the registry refuses what lacks it.
+        has_config: As :func:`envbuild.oci.referrers.put_artifact` takes it.
     """
-    empty = Descriptor.of(_EMPTY, OCI_EMPTY)
+    empty = Descriptor.of(EMPTY, OCI_EMPTY)
     annotations = {RECIPE_ANNOTATION: recipe.to_text()}
     manifest = Manifest.build(empty, (empty,), annotations, artifact_type=ARTIFACT_TYPE)
     if len(manifest.raw) > MAX_MANIFEST:
         return False
-    tag = recipe_tag(recipe.form.key)
-    if has_config:
-        try:
-            target.put_manifest(manifest, tag)
-        except NotFound:
-            pass
-        else:
-            return True
-    target.put_blob(empty, lambda: io.BytesIO(_EMPTY))
-    target.put_manifest(manifest, tag)
+    put_artifact(target, manifest, recipe_tag(recipe.form.key), has_config=has_config)
     return True
 
 

@@ -66,7 +66,6 @@ class Upload:
         self._expected: dict[Digest, _Expected] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._pending: list[Future[Any]] = []
-        self._stored: set[Digest] = set()
 
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="upload")
@@ -88,7 +87,7 @@ class Upload:
             self._sent(descriptor, title)
 
     def later(self, action: Callable[[], _Out]) -> Future[_Out]:
-        """Do something beside all else; :meth:`complete` waits for it, and fails where it failed."""
+        """Do something beside all else; :meth:`settle` and :meth:`complete` wait for it."""
         if self._pool is not None:
             future = self._pool.submit(action)
             with self._guard:
@@ -98,9 +97,12 @@ class Upload:
         future.set_result(action())
         return future
 
-    def has_stored(self, manifest: Manifest) -> bool:
-        """Whether :meth:`complete` put that very manifest into the target."""
-        return manifest.descriptor.digest in self._stored
+    def settle(self) -> None:
+        """Wait for all that :meth:`later` began; fails where it failed."""
+        with self._guard:
+            pending, self._pending = self._pending, []
+        for future in pending:
+            future.result()
 
     def put_bytes(self, descriptor: Descriptor, content: bytes, title: str) -> None:
         """Store a small blob that is held in memory, unless it is there."""
@@ -138,12 +140,8 @@ class Upload:
         Raises:
             IntegrityError: A blob is nowhere and cannot be made.
         """
-        with self._guard:
-            pending, self._pending = self._pending, []
-        for future in pending:
-            future.result()
+        self.settle()
         self._complete(manifest, index, jobs)
-        self._stored.add(manifest.descriptor.digest)
 
     def _complete(self, manifest: Manifest, index: Index, jobs: int) -> None:
         wanted = {blob.digest: self._expected.get(blob.digest) for blob in manifest.blobs}

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Final
 
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import IntegrityError, TagMoved
+from envbuild.errors import IntegrityError, NotFound, TagMoved
 from envbuild.oci.manifest import OCI_EMPTY, ImageIndex, Manifest
 from envbuild.oci.registry import find_manifest
 from envbuild.reference import Tag
 from envbuild.storage import key_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Future
     from contextlib import AbstractContextManager
     from pathlib import Path
@@ -128,19 +128,21 @@ def attach(  # noqa: PLR0913 - what a caller knows is not asked again
     new_types: bool = False,
     has_empty: bool = False,
     has_api: bool | None = None,
+    ready: Callable[[], None] | None = None,
     threads: int = THREADS,
 ) -> tuple[Descriptor, ...]:
     """Attach artifacts to a manifest, all in one pass; those that are attached already stay as they are.
 
     Args:
-        registry: The repository, in which the subject is.
+        registry: The repository, in which the subject is, or will be when ``ready`` returns.
         subject: The descriptor of the manifest.
         artifacts: What to attach.
         locks: The folder of the local cache, whose locks make writers take turns.
         deadline: When to give up.
         new_types: Whether to attach only what nothing of its type is attached of.
-        has_empty: Whether the blob that every artifact has for a config is in the repository.
+        has_empty: As :func:`put_artifact` takes it.
         has_api: What :func:`has_referrers_api` said of the registry; None to ask.
+        ready: Waits until the subject is in the repository; blobs are put before, manifests after.
         threads: How much is done at once.
 
     Returns:
@@ -168,11 +170,36 @@ def attach(  # noqa: PLR0913 - what a caller knows is not asked again
         wanted = [
             artifact.manifest(subject) for artifact, _ in putting if artifact.artifact_type not in types
         ]
-        list(pool.map(registry.put_manifest, wanted))
+        if ready is not None:
+            ready()
+        list(pool.map(lambda each: put_artifact(registry, each, has_config=True), wanted))
         entries = tuple(map(_entry, wanted))
         if tagged is not None and entries:
             _enlist_under_tag(registry, subject.digest, entries, present or ())
     return entries
+
+
+def put_artifact(
+    registry: Registry, manifest: Manifest, tag: Tag | None = None, *, has_config: bool = False
+) -> None:
+    """Put the manifest of an artifact, and before it its config, the empty JSON object.
+
+    Args:
+        registry: The repository.
+        manifest: The manifest, whose layers are there.
+        tag: Its tag, if any.
+        has_config: Whether to take it that the config is there: it was put there before, or the registry
+            refuses a manifest that lacks it.
+    """
+    if has_config:
+        try:
+            registry.put_manifest(manifest, tag)
+        except NotFound:
+            pass
+        else:
+            return
+    _put(registry, EMPTY, OCI_EMPTY, ask=True)
+    registry.put_manifest(manifest, tag)
 
 
 def enlist(

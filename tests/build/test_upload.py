@@ -159,12 +159,9 @@ def test_what_may_wait_is_done_before_the_manifest_and_fails_it(tmp_path: Path, 
         threading.Timer(0.05, go.set).start()
         upload.complete(manifest, index, 2)
         assert later.done()
-        assert upload.has_stored(manifest)
-        assert not upload.has_stored(MANIFEST)
         upload.later(lambda: 1 // 0)
         with pytest.raises(ZeroDivisionError):
             upload.complete(MANIFEST, index, 2)
-    assert not upload.has_stored(MANIFEST)
     assert Upload(target, silent).later(lambda: 5).result() == 5
 
 
