@@ -178,6 +178,7 @@ def _blob(layout: Path, digest: str) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.xdist_group("engine")
 def test_apt_installs_in_the_minimal_base(bases: Bases, engine: DockerEngine, tmp_path: Path) -> None:
     archive, image = tmp_path / "image.tar", "fixture-minimal:latest"
     copy = ["skopeo", "copy", "--quiet", "--insecure-policy"]

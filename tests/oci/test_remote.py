@@ -153,6 +153,7 @@ class TestRealServer:
         with pytest.raises(StorageError, match="Permission denied"):
             target.put_blob(ABSENT, opened)
 
+    @pytest.mark.xdist_group("engine")
     def test_engine_pulls_what_was_put(self, registry: RegistryServer, engine: DockerEngine) -> None:
         target = RemoteRegistry(registry.repository("pulled"))
         tar = io.BytesIO()

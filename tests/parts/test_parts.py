@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import os
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from parts.docker_engine import DockerEngine
@@ -58,6 +61,14 @@ def test_ocimem_has_the_referrers_api(ocimem: OcimemServer) -> None:
     assert f"GET {path} 404" in ocimem.requests
 
 
+@pytest.mark.xdist_group("engine")
 def test_engine_runs(engine: DockerEngine) -> None:
     assert engine.answers()
     assert engine.docker("version", "--format", "{{.Server.Version}}").stdout.strip()
+
+
+@pytest.mark.xdist_group("engine")
+def test_tests_of_the_engine_are_one_group(request: pytest.FixtureRequest) -> None:
+    """Two at a time would take each other's containers for their own; another pytest may lose the group."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@engine")
