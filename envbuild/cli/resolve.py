@@ -149,7 +149,7 @@ def _each(specs: tuple[str, ...], options: Common, where: Outputs, action: Actio
                 code = code or error.exit_code
             else:
                 display.pause()
-                if image.source is Source.BUILT:
+                if image.source is Source.BUILT and not options.quiet:
                     for line in warnings(resolver, loaded):
                         display.note(line)
                 for line in (summary(image, subject), *delivered):
