@@ -67,7 +67,7 @@ class Compression:
 
         return cls("gzip", 2, f"isa-l {isal.ISAL_VERSION}", OCI_LAYER_GZIP, 1 << 20)
 
-    def compress(self, block: bytes) -> bytes:
+    def compress(self, block: bytes | bytearray | memoryview) -> bytes:
         """One block as a whole gzip member or zstd frame."""
         if self.name == "zstd":
             import zstandard
@@ -273,8 +273,8 @@ class _Blocks:
         self._out = out
         self._compression = compression
         self._pool = pool
-        self._pieces: list[bytes] = []
-        self._held = 0
+        self._block = bytearray(compression.block)
+        self._filled = 0
         self._raw = hashlib.sha256()
         self._raw_size = 0
         self._packed = hashlib.sha256()
@@ -283,16 +283,21 @@ class _Blocks:
 
     def write(self, content: bytes) -> None:
         """Take what comes next in the archive."""
-        self._pieces.append(content)
-        self._held += len(content)
-        if self._held >= self._compression.block:
-            self._cut()
+        size, rest = len(self._block), memoryview(content)
+        while rest:
+            taken = rest[: size - self._filled]
+            self._block[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+            rest = rest[len(taken) :]
+            if self._filled == size:
+                self._pack(self._block)
+                self._block, self._filled = bytearray(size), 0
 
     def finish(self) -> tuple[Descriptor, Digest, int]:
         """Write what is left; the layer's descriptor, the archive's digest and size."""
-        if self._held:
-            self._block(b"".join(self._pieces))
-            self._pieces, self._held = [], 0
+        if self._filled:
+            self._pack(memoryview(self._block)[: self._filled])
+            self._filled = 0
         while self._ahead:
             self._emit(self._ahead.popleft().result())
         digest = Digest(self._packed.hexdigest())
@@ -305,16 +310,7 @@ class _Blocks:
             future.cancel()
         self._ahead.clear()
 
-    def _cut(self) -> None:
-        size = self._compression.block
-        content = b"".join(self._pieces)
-        whole = len(content) - len(content) % size
-        for at in range(0, whole, size):
-            self._block(content[at : at + size])
-        self._pieces = [content[whole:]]
-        self._held = len(content) - whole
-
-    def _block(self, block: bytes) -> None:
+    def _pack(self, block: bytearray | memoryview) -> None:
         if self._pool is None:
             self._hash(block)
             self._emit(self._compression.compress(block))
@@ -324,7 +320,7 @@ class _Blocks:
         self._ahead.append(self._pool.submit(self._compression.compress, block))
         self._hash(block)
 
-    def _hash(self, block: bytes) -> None:
+    def _hash(self, block: bytearray | memoryview) -> None:
         self._raw.update(block)
         self._raw_size += len(block)
 
