@@ -94,7 +94,7 @@ class Bench:
             "ENVBUILD_CACHE_DIR": str(self.folder / cache),
             "PYTHONDONTWRITEBYTECODE": "",
         }
-        return self._sending(lambda: timed(command, settings))
+        return self._sending(lambda: timed(command, settings, self.folder))
 
     def library(self, spec: str | Path, base: str) -> Figure:
         """The same through the library: a kept resolver with a repository and an index of its own."""
