@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,14 @@ from builder_contract import same, text_of
 from engine_bases import base_of, content_of, files_of, fresh, leftovers, small_system, tar_of
 from envbuild.build.engine import Engine
 from envbuild.build.steps_image import Limits
+from envbuild.cli import run
 from envbuild.errors import BuildError, BuildLimit
 from envbuild.progress import Event
 from envbuild.reference import Repository
 from envbuild.resolver import Resolver
 from parts.podman_engine import PodmanEngine
 from parts.registry_server import RegistryServer
-from tiny import make_base_of
+from tiny import World, make_base_of
 from wheel_world import spec, wheel_world
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -114,3 +116,32 @@ def test_images_are_the_same_and_run(tmp_path: Path, podman: PodmanEngine, regis
     said = podman.podman("run", "--rm", reference, "cat", "/opt/after").stdout
     podman.podman("rmi", reference)
     assert said == "before\nby the script\n"
+
+
+def test_an_image_is_loaded_and_runs(
+    tmp_path: Path, podman: PodmanEngine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world = World.make(tmp_path)
+    bases = Repository.parse(f"oci:{tmp_path}/bases")
+    make_base_of(bases, "small", small_system())
+    spec = world.spec("tool=1")
+    for name in ("WORKSPACE", "CHANNEL_ALIAS", "CACHE_DIR"):
+        monkeypatch.setenv(f"ENVBUILD_{name}", str(getattr(world.config, name.lower())))
+    monkeypatch.setenv("DOCKER_HOST", podman.host)
+    for way in ((), ("--docker-host", podman.host)):
+        assert run(["resolve", str(spec), "--base", f"{bases}:small", "--load", *way]) == 0
+        answer = capfd.readouterr()
+        found = re.search(
+            r"loaded into the engine as (envbuild:[0-9a-f]{12}), sha256:([0-9a-f]{64})", answer.err
+        )
+        assert found is not None, answer.err
+        name, identity = found.groups()
+        assert name.removeprefix("envbuild:") == answer.out.strip().rpartition("@sha256:")[2][:12]
+        try:
+            shown = json.loads(podman.podman("image", "inspect", name).stdout)[0]
+            said = podman.podman("run", "--rm", name, "cat", "/opt/env/share/tool/data").stdout
+        finally:
+            podman.podman("rmi", name, check=False)
+        assert shown["Id"] == identity
+        assert "CONDA_PREFIX=/opt/env" in shown["Config"]["Env"]
+        assert said.strip() == "one"
