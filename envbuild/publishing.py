@@ -131,6 +131,7 @@ class Publisher:
                 pool.submit(attached)
             self._put(manifest, store)
             stored.set_result(None)
+            self._sign(manifest)  # which may attach too, and waits for its turn
             if self.config.attach and self.known.crowded:
                 attached()  # a kill before the tag leaves work to do, one after it an image without
             seen = publish(self.target, manifest, key.tag, stored=True, absent=self.known.absent)
@@ -138,11 +139,12 @@ class Publisher:
         return seen
 
     def _put(self, manifest: Manifest | ImageIndex, store: Callable[[], None] | None) -> None:
-        """Store a manifest, and sign it if there is a key for that."""
         if store is not None:
             store()
         elif not self.known.stored:
             self.target.put_manifest(manifest)
+
+    def _sign(self, manifest: Manifest | ImageIndex) -> None:
         if self.config.trust is not None:
             from envbuild.trust import sign_built
 
