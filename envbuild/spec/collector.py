@@ -214,7 +214,7 @@ class Collector:
             public_url(value, mark)
             self._links.append(value)
         else:
-            self._local_links.append(read_local(value, mark, folder))
+            self._local_links.append(read_local(value, mark, folder, project=False))
 
     def _include(self, value: str, mark: Mark, folder: Path | None, *, constraint: bool) -> None:
         if is_remote(value):

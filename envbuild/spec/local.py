@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _PROJECT_RULES = (
     "**/.git\n**/.hg\n**/.svn\n**/.venv\n**/__pycache__\n**/*.py[co]\n**/*.egg-info\n.dockerignore\n"
 )
+_PROJECT_FILES = ("pyproject.toml", "setup.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +60,26 @@ def local_path(value: str, mark: Mark, folder: Path | None) -> Path:
         fail(mark, f"{value[:80]!r} is no path: {error}", "write a plain path")
 
 
-def read_local(value: str, mark: Mark, folder: Path | None) -> LocalSource:
+def read_local(value: str, mark: Mark, folder: Path | None, *, project: bool) -> LocalSource:
     """Read a wheel, an archive or a folder.
 
+    Args:
+        value: A path or a ``file:`` URL, as written.
+        mark: Where it is written.
+        folder: What a relative path is relative to.
+        project: Whether a folder must hold a Python project.
+
     Raises:
-        SpecError: It is not there, cannot be read or is too large.
+        SpecError: It is not there, is no project though it must be, cannot be read or is too large.
     """
     path = local_path(value.split("#", 1)[0], mark, folder)
     if is_folder(path):
+        if project and not any((path / name).is_file() for name in _PROJECT_FILES):
+            fail(
+                mark,
+                f"the folder {value[:80]!r} is no Python project",
+                f"looked for {' or '.join(_PROJECT_FILES)} in {path}; check the path",
+            )
         files = collect(path, [Source("", "pip", mark)], rules=IgnoreRules.parse(_PROJECT_RULES))
         return LocalSource(path, "", files)
     try:

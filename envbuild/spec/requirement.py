@@ -250,7 +250,9 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
         fail(mark, f"the variable {found[0]}: the key cannot know its value", "write its value")
     parsed = parse_requirement(text, mark, hashes)
     if parsed.url and parsed.url.startswith("file:"):
-        return parsed._replace(url=None, fetch_url=None, local=read_local(parsed.url, mark, folder))
+        return parsed._replace(
+            url=None, fetch_url=None, local=read_local(parsed.url, mark, folder, project=True)
+        )
     return parsed
 
 
@@ -263,7 +265,7 @@ def _local_requirement(
         return None
     if not (tail := _PATH_TAIL.fullmatch(head, found.end())):
         fail(mark, f"{text[:80]!r} is not understood as a path", "write ./PATH, ./PATH[EXTRA] or a URL")
-    local = read_local(found["path"].strip(), mark, folder)
+    local = read_local(found["path"].strip(), mark, folder, project=True)
     return PipRequirement(
         name_from_url(local.name)[0],
         _extras(tail[1]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -248,6 +249,16 @@ def test_projects_count_by_content_without_what_builds_leave_behind(tmp_path: Pa
     assert parse("./p[dev]", folder=tmp_path).canonical() != first.canonical()
     (tmp_path / "p/a.py").write_text("x")
     assert parse("-e ./p[dev]", folder=tmp_path).canonical() != first.canonical()
+
+
+@pytest.mark.parametrize("spelling", ["/", "-e .", "./data"])
+def test_a_folder_that_is_no_project_is_refused_unread(tmp_path: Path, spelling: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/huge").write_bytes(b"")
+    os.truncate(tmp_path / "data/huge", 2 << 30)
+    with pytest.raises(SpecError, match="is no Python project") as refused:
+        parse(spelling, folder=tmp_path)
+    assert "looked for pyproject.toml or setup.py in /" in str(refused.value.hint)
 
 
 def test_local_links_count_by_content(tmp_path: Path) -> None:
