@@ -14,13 +14,14 @@ import threading
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from envbuild.oci.transport import Trouble, origin
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
+    from email.message import Message
 
     from envbuild.deadline import Deadline
     from envbuild.oci.transport import Settings
@@ -29,6 +30,9 @@ _KEPT: Final = 16
 """Idle connections that are kept for one host."""
 _STALE: Final = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 USER_AGENT: Final = "envbuild"
+_CHALLENGE: Final = "Www-Authenticate"
+_BUFFER: Final = 64 << 10
+"""Bytes that are received at once: most manifests with their answer's head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class _TimedResponse(http.client.HTTPResponse):
     ) -> None:
         super().__init__(sock, *args, **named)
         raw = self.fp.detach()
-        self.fp = self._lines = _WholeLines(_TimedStream(raw, sock, settings, deadline))
+        self.fp = self._lines = _WholeLines(_TimedStream(raw, sock, settings, deadline), _BUFFER)
 
     def begin(self) -> None:
         """Read the status and the headers."""
@@ -214,9 +218,7 @@ class Client:
         connection.request(method, target.partition("#")[0], body, sent)
         response = connection.getresponse()
         content = response.read(limit + 1)
-        seen = {name.title(): value for name, value in response.headers.items()}
-        if challenges := response.headers.get_all("WWW-Authenticate"):
-            seen["Www-Authenticate"] = ", ".join(challenges)
+        seen = Headers.of(response.headers)
         if len(content) <= limit and response.length:  # read(n) itself says nothing of a body cut short
             raise http.client.IncompleteRead(content, response.length)
         if response.isclosed() and not response.will_close:
@@ -224,7 +226,7 @@ class Client:
         else:
             response.close()
             connection.close()
-        return Answer(response.status, Headers(seen), content)
+        return Answer(response.status, seen, content)
 
     def _take(
         self, where: tuple[str, str, int], deadline: Deadline
@@ -254,6 +256,16 @@ class Client:
 
 class Headers(dict[str, str]):
     """Headers by name, whatever the name's case."""
+
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        """Of an answer: several challenges become one, of others that stand twice the last counts."""
+        seen = cls()
+        for name, value in message.raw_items():
+            title = name.title()
+            twice = title == _CHALLENGE and title in seen
+            seen[title] = f"{seen[title]}, {value}" if twice else value
+        return seen
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a header, or the default."""

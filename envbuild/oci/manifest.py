@@ -268,31 +268,34 @@ def parse_descriptor(entry: Any, what: str) -> Descriptor:
     """
     if not isinstance(entry, dict):
         raise IntegrityError(f"{what} has something other than a descriptor: {entry!r}")
-    media_type, digest, size = entry.get("mediaType"), entry.get("digest"), entry.get("size")
-    if not isinstance(media_type, str) or type(size) is not int or not isinstance(digest, str):
-        raise IntegrityError(f"{what} has a descriptor without media type, digest or size: {entry!r}")
-    if not 0 <= size < _SIZES:
-        raise IntegrityError(f"{what} has a descriptor of {size:.3g} bytes")
     try:
-        plain = _plain(media_type, digest, size)
+        plain = _plain(entry.get("mediaType"), entry.get("digest"), entry.get("size"))
+    except TypeError:
+        raise IntegrityError(
+            f"{what} has a descriptor without media type, digest or size: {entry!r}"
+        ) from None
     except SpecError as error:
         raise IntegrityError(f"{what}: {error}") from None
     if len(entry) == 3:  # as nearly all are, and a hit reads a hundred of them
         return plain
     artifact_type = entry.get("artifactType")
     return Descriptor(
-        media_type,
+        plain.media_type,
         plain.digest,
-        size,
+        plain.size,
         _annotations(entry, what),
         _platform(entry.get("platform")),
         artifact_type if isinstance(artifact_type, str) else None,
     )
 
 
-@functools.lru_cache(8192)
-def _plain(media_type: str, digest: str, size: int) -> Descriptor:
+@functools.lru_cache(8192, typed=True)
+def _plain(media_type: Any, digest: Any, size: Any) -> Descriptor:
     """Images share layers, and a resolver that is kept sees the same image again and again."""
+    if not isinstance(media_type, str) or type(size) is not int or not isinstance(digest, str):
+        raise TypeError
+    if not 0 <= size < _SIZES:
+        raise SpecError(f"a descriptor of {size:.3g} bytes")
     return Descriptor(media_type, Digest.parse(digest), size)
 
 

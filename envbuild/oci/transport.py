@@ -6,6 +6,7 @@ RFC 9110 (``Retry-After``), "Exponential Backoff And Jitter" for the pauses.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import re
@@ -257,6 +258,7 @@ def same_origin(url: str, base_url: str) -> bool:
     return origin(url) == origin(base_url)
 
 
+@functools.lru_cache(256)
 def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port of a URL."""
     parts = urlsplit(url)
