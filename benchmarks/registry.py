@@ -157,12 +157,13 @@ def _block(question: Callable[[], None], before: Callable[[], None]) -> Figure:
 def _process(bench: Bench, turns: int) -> list[str]:
     peer = [sys.executable, "-c", PROCESS, bench.url, ", ".join(ACCEPT)]
     own = [sys.executable, "-m", "envbuild", "resolve", "--quiet", "--no-build", str(SPEC)]
-    timed(own, bench.settings)
+    folder = bench.resolver.config.cache_dir
+    timed(own, bench.settings, folder)
     seen: dict[str, list[Figure]] = {"raw": [], "ours": []}
     for _ in range(turns):
-        seen["raw"].append(timed(peer))
+        seen["raw"].append(timed(peer, cwd=folder))
         bench.forget()
-        seen["ours"].append(timed(own, bench.settings))
+        seen["ours"].append(timed(own, bench.settings, folder))
     return _row("a process", median(seen["raw"]), median(seen["ours"]))
 
 
