@@ -1,7 +1,7 @@
-"""What a machine that has the old image fetches of the new one: ``docker pull`` with an engine of its own.
+"""What a machine that has the old image fetches of the new one, with each store of ``pullers.py``.
 
 Bytes are those of the registry server's access log. Docker's store names a layer by all that is below it, so
-whatever is above a changed layer is fetched again; the table shows how much that is.
+whatever is above a changed layer is fetched again; the tables show how much that is.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import shutil
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builds import ENVS, Bench
 from channelfolder import channel
@@ -26,12 +27,24 @@ from envbuild.spec.environment import load
 from measure import table
 from parts.docker_engine import DockerEngine
 from parts.registry_server import RegistryServer
+from pullers import Containerd, Docker, Podman
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from envbuild.reference import ImageReference
+    from pullers import Puller
 
+ZSTD = "envbuild, zstd"
+SETTINGS: dict[str, dict[str, Any]] = {
+    "envbuild": {},
+    "envbuild, 40 layers": {"max_layers": 40},
+    ZSTD: {"compression": "zstd"},
+}
+HEAD = (
+    "what changed", "image", "pull", "ratio", "fetched", "layers", "changed or above", "changed", "above",
+    "fetched / (changed + above)",
+)  # fmt: skip
 CASES = (
     ("one small package changed", "changed.yml", "minimal"),
     ("pandas changed", "pandas.yml", "minimal"),
@@ -53,103 +66,113 @@ class Pull:
 
 
 @dataclass(frozen=True, slots=True)
-class Puller:
-    """An engine that has nothing but what it pulls.
+class Images:
+    """One environment as several images in the registry.
 
     Attributes:
-        engine: The engine.
-        registry: Where it pulls from.
+        theirs: The single-layer image that BuildKit builds.
+        ours: envbuild's, by what is set.
     """
 
-    engine: DockerEngine
-    registry: RegistryServer
-
-    def update(self, old: str, new: str) -> Pull:
-        """Pull one image after another; gives the cost of the second."""
-        self.engine.docker("image", "prune", "--all", "--force")
-        self.engine.docker("pull", "--quiet", old)
-        before = sum(self._answered())
-        started = time.perf_counter()
-        self.engine.docker("pull", "--quiet", new)
-        seconds = time.perf_counter() - started
-        return Pull(seconds, sum(self._answered()) - before)
-
-    def _answered(self) -> Iterator[int]:
-        """Sizes of the answers to GET requests."""
-        self.registry.requests  # noqa: B018 - waits until the log is written
-        for line in (self.registry.folder / "access.log").read_text().splitlines():
-            parts = line.split('"')
-            if len(parts) > 2 and parts[1].startswith("GET "):
-                yield int(parts[2].split()[1])
+    theirs: str
+    ours: Mapping[str, ImageReference]
 
 
 def run(repeats: int) -> None:
-    """Print the table of pulls."""
+    """Print a table of pulls for each store."""
     folder = Path(tempfile.mkdtemp(prefix="envbuild-bench-"))
     given = DockerEngine.given()
     builder = given or DockerEngine.in_folder(folder / "engine")
-    puller = DockerEngine.in_folder(folder / "puller")
     bench = Bench(
         folder / "round", builder, RegistryServer(folder / "registry", cached=True), folder / "packages"
     )
     bench.folder.mkdir()
+    pullers = (Docker(folder / "docker"), Podman(folder / "podman"), Containerd(folder / "containerd"))
     try:
         if given is None:
             builder.start()
-        puller.start()
         bench.start()
-        _run(bench, Puller(puller, bench.registry), max(repeats, 1))
+        images = _images(bench)
+        for puller in pullers:
+            try:
+                puller.start()
+                _measure(puller, bench, images, max(repeats, 1))
+            finally:
+                puller.stop()
     finally:
         bench.stop()
-        puller.stop()
         if given is None:
             builder.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(bench: Bench, puller: Puller, repeats: int) -> None:
+def _images(bench: Bench) -> list[Images]:
+    """The old environment's images, then those of each case."""
+    found = []
+    with ExitStack() as stack:
+        resolvers = {
+            name: stack.enter_context(
+                Resolver(
+                    Config(
+                        workspace=Repository.parse(f"{bench.registry.host}/envs-{number}"),
+                        channel_alias=channel().parent.as_uri(),
+                        cache_dir=bench.folder / f"cache-{number}",
+                        **settings,
+                    )
+                )
+            )
+            for number, (name, settings) in enumerate(SETTINGS.items())
+        }
+        for _, spec, base in (("", "environment.yml", "minimal"), *CASES):
+            bench.theirs(f"scientific/{spec}", base)
+            definition = load(ENVS / "scientific" / spec, base=f"{bench.registry.host}/bases:{base}")
+            ours = {name: resolver.build(definition).reference for name, resolver in resolvers.items()}
+            found.append(Images(f"{bench.registry.host}/docker:{bench.pushes}", ours))
+    return found
+
+
+def _measure(puller: Puller, bench: Bench, images: list[Images], repeats: int) -> None:
+    """Print one store's table."""
+    old, *others = images
     rows = []
-    config = Config(
-        workspace=Repository.parse(f"{bench.registry.host}/envs"),
-        channel_alias=channel().parent.as_uri(),
-        cache_dir=bench.folder / "cache",
-    )
-    registry = RemoteRegistry(config.workspace)
-    with Resolver(config) as resolver:
-        old = _both(bench, resolver, "environment.yml", "minimal")
-        for title, spec, base in CASES:
-            new = _both(bench, resolver, spec, base)
-            theirs, ours = (
-                _median([puller.update(str(before), str(after)) for _ in range(repeats)])
-                for before, after in zip(old, new, strict=True)
-            )
-            changed, above = _forced(registry, old[1], new[1])
-            rows.append(
-                [
-                    title,
-                    f"{theirs.seconds:.2f} s",
-                    f"{ours.seconds:.2f} s",
-                    f"{theirs.seconds / ours.seconds:.1f}×",
-                    f"{theirs.fetched / 1e6:.2f} MB",
-                    f"{ours.fetched / 1e6:.2f} MB",
-                    f"{changed / 1e6:.2f} MB",
-                    f"{above / 1e6:.2f} MB",
-                    f"{ours.fetched / max(changed + above, 1):.2f}",
-                ]
-            )
-    registry.close()
-    head = [
-        "what changed", "one layer", "envbuild", "ratio", "fetched", "fetched of envbuild's",
-        "changed layers", "above them", "fetched / (changed + above)",
-    ]  # fmt: skip
-    table(f"`docker pull` where the old image is there (median of {max(repeats, 1)})", head, rows)
+    for (title, _, _), new in zip(CASES, others, strict=True):
+        pairs = {"one layer, by BuildKit": (old.theirs, new.theirs)}
+        pairs |= {name: (str(old.ours[name]), str(reference)) for name, reference in new.ours.items()}
+        if not puller.zstd:
+            del pairs[ZSTD]
+        pulls = {
+            name: _median([_update(puller, bench.registry, *pair) for _ in range(repeats)])
+            for name, pair in pairs.items()
+        }
+        theirs = next(iter(pulls.values()))
+        for name, pull in pulls.items():
+            row = [title, name, f"{pull.seconds:.2f} s", f"{theirs.seconds / pull.seconds:.1f}×"]
+            row += [f"{pull.fetched / 1e6:.2f} MB"]
+            if name in new.ours:
+                row += _forced(old.ours[name], new.ours[name], pull.fetched)
+            rows.append([*row, *[""] * (len(HEAD) - len(row))])
+    table(f"{puller.title} where the old image is there (median of {repeats})", HEAD, rows)
 
 
-def _both(bench: Bench, resolver: Resolver, spec: str, base: str) -> tuple[str, ImageReference]:
-    """The single-layer image that BuildKit builds, and envbuild's, both in the registry."""
-    bench.theirs(f"scientific/{spec}", base)
-    definition = load(ENVS / "scientific" / spec, base=f"{bench.registry.host}/bases:{base}")
-    return f"{bench.registry.host}/docker:{bench.pushes}", resolver.resolve(definition).reference
+def _update(puller: Puller, registry: RegistryServer, old: str, new: str) -> Pull:
+    """Pull an image where the old one is; gives the cost, and leaves the old one there."""
+    puller.pull(old)
+    before = sum(_answered(registry))
+    started = time.perf_counter()
+    puller.pull(new)
+    seconds = time.perf_counter() - started
+    fetched = sum(_answered(registry)) - before
+    puller.forget(new)
+    return Pull(seconds, fetched)
+
+
+def _answered(registry: RegistryServer) -> Iterator[int]:
+    """Sizes of the answers to GET requests."""
+    registry.requests  # noqa: B018 - waits until the log is written
+    for line in (registry.folder / "access.log").read_text().splitlines():
+        parts = line.split('"')
+        if len(parts) > 2 and parts[1].startswith("GET "):
+            yield int(parts[2].split()[1])
 
 
 def _median(pulls: list[Pull]) -> Pull:
@@ -159,18 +182,23 @@ def _median(pulls: list[Pull]) -> Pull:
     )
 
 
-def _forced(registry: RemoteRegistry, old: ImageReference, new: ImageReference) -> tuple[int, int]:
-    """Bytes of the layers that are new, and of the others that lie above the lowest of them."""
+def _forced(old: ImageReference, new: ImageReference, fetched: int) -> list[str]:
+    """Layers, those above the lowest one that changed, their bytes, and what was fetched beside these."""
+    registry = RemoteRegistry(old.repository)
     before, after = (registry.get_manifest(each.digest) for each in (old, new))
+    registry.close()
     if not isinstance(before, Manifest) or not isinstance(after, Manifest):
         raise SystemExit("one of the images is no image")
-    same = sum(
-        1
-        for _ in takewhile(
-            lambda pair: pair[0].digest == pair[1].digest, zip(before.layers, after.layers, strict=False)
-        )
-    )
+    pairs = zip(before.layers, after.layers, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0].digest == pair[1].digest, pairs))
     known = {layer.digest for layer in before.layers}
-    fetched = after.layers[same:]
-    changed = sum(layer.size for layer in fetched if layer.digest not in known)
-    return changed, sum(layer.size for layer in fetched) - changed
+    above = after.layers[same:]
+    changed = sum(layer.size for layer in above if layer.digest not in known)
+    rest = sum(layer.size for layer in above) - changed
+    return [
+        str(len(after.layers)),
+        str(len(above)),
+        f"{changed / 1e6:.2f} MB",
+        f"{rest / 1e6:.2f} MB",
+        f"{fetched / max(changed + rest, 1):.2f}",
+    ]
