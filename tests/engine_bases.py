@@ -40,15 +40,18 @@ def tar_of(files: dict[str, bytes], *, links: dict[str, str] | None = None) -> b
     return content.getvalue()
 
 
+def with_libraries(path: Path, place: str) -> dict[str, bytes]:
+    """A program at a place in a root file system, and the libraries that it needs."""
+    listed = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=False).stdout
+    libraries = re.findall(r"(/\S+) \(0x", listed)
+    return {place: path.read_bytes()} | {each.lstrip("/"): Path(each).read_bytes() for each in libraries}
+
+
 def small_system() -> bytes:
     """A root file system of a shell and a few of this machine's programs, with the libraries they need."""
     files = {"etc/passwd": ACCOUNTS, "etc/group": b"root:x:0:\nsomebody:x:1000:\n"}
     for name in PROGRAMS:
-        path = Path(program(name, "coreutils"))
-        files[f"bin/{name}"] = path.read_bytes()
-        listed = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=True).stdout
-        for library in re.findall(r"(/\S+) \(0x", listed):
-            files[library.removeprefix("/")] = Path(library).read_bytes()
+        files |= with_libraries(Path(program(name, "coreutils")), f"bin/{name}")
     return tar_of(files, links={"bin/sh": "dash"})
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from builder_contract import config_of, same, text_of
 from cli_calls import ENVBUILD
-from engine_bases import base_of, content_of, files_of, fresh, small_system, tar_of
+from engine_bases import base_of, content_of, files_of, fresh, small_system, tar_of, with_libraries
 from envbuild.build import buildx
 from envbuild.build.buildx_builder import BuildxBuilder
 from envbuild.build.steps_image import Limits, StepsBase
@@ -24,7 +24,8 @@ from envbuild.oci.manifest import Manifest, encode
 from envbuild.progress import Event
 from envbuild.reference import Repository
 from envbuild.resolver import Resolver
-from parts.buildkit import VARIABLE, BuildKit, buildkitd
+from parts.buildkit import VARIABLE, BoxedBuildKit, BuildKit, buildkitd
+from parts.docker_engine import DockerEngine
 from parts.processes import gone_within
 from parts.programs import program
 from tiny import make_base_of
@@ -33,9 +34,9 @@ from wheel_world import spec, wheel_world
 pytestmark = [pytest.mark.xdist_group("engine"), pytest.mark.usefixtures("buildx")]
 
 
-def create(name: str, endpoint: str) -> None:
+def create(name: str, endpoint: str, driver: str = "remote") -> None:
     docker = program("docker", "docker.io")
-    command = [docker, "buildx", "create", "--name", name, "--driver", "remote", endpoint]
+    command = [docker, "buildx", "create", "--name", name, "--driver", driver, endpoint]
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -84,22 +85,41 @@ def test_without_buildx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert "docker-buildx" in (caught.value.hint or "")
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuildKit]:
-    if buildkitd() is None:
+@pytest.fixture(scope="module", params=["remote", "docker-container"])
+def daemon(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """A running BuildKit: the driver that reaches it, and where."""
+    if (found := buildkitd()) is None:
         pytest.skip(
             f"BuildKit's daemon is in no Debian package: put buildkitd on the PATH, or name it in {VARIABLE}"
         )
-    own = BuildKit(tmp_path_factory.mktemp("buildkit"))
-    own.start()
-    yield own
-    own.stop()
+    folder = tmp_path_factory.mktemp("buildkit")
+    if request.param == "remote":
+        own = BuildKit(folder)
+        own.start()
+        yield request.param, own.endpoint
+        own.stop()
+        return
+    root = folder / "root.tar"
+    files = {
+        f"usr/bin/{name}": Path(found).with_name(name).read_bytes() for name in ("buildkitd", "buildctl")
+    }
+    root.write_bytes(tar_of(files | with_libraries(Path(program("runc", "runc")), "usr/bin/runc")))
+    engine: DockerEngine = request.getfixturevalue("engine")
+    boxed = BoxedBuildKit(engine, "far")
+    try:
+        boxed.start(root)
+        yield request.param, engine.host
+    finally:
+        boxed.stop()
 
 
 @pytest.fixture
-def far(daemon: BuildKit, buildx: None) -> BuildxBuilder:
-    """A builder with the driver ``remote``; there is no engine."""
-    create("far", daemon.endpoint)
+def far(daemon: tuple[str, str], buildx: None) -> BuildxBuilder:
+    """A builder that is not the engine's own."""
+    driver, endpoint = daemon
+    create("far", endpoint, driver)
     return BuildxBuilder.connect("far")
 
 

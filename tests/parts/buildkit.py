@@ -8,8 +8,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parts.programs import program
+
+if TYPE_CHECKING:
+    from parts.docker_engine import DockerEngine
 
 VARIABLE = "ENVBUILD_TEST_BUILDKITD"
 _START_SECONDS = 60
@@ -54,3 +58,40 @@ class BuildKit:
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(30)
+
+
+class BoxedBuildKit:
+    """A BuildKit in a container of an engine, where buildx's driver ``docker-container`` looks for it.
+
+    buildx would start it with all privileges there are, which a machine for tests may not have; it needs few.
+
+    Args:
+        engine: The engine.
+        builder: The name of the builder that it is for.
+    """
+
+    def __init__(self, engine: DockerEngine, builder: str) -> None:
+        self._engine = engine
+        self._container = f"buildx_buildkit_{builder}0"
+        self._image = f"envbuild-test-buildkit:{builder}"
+
+    def start(self, root: Path) -> None:
+        """Start it from an archive of a root file system, and wait until it answers."""
+        entry = 'ENTRYPOINT ["/usr/bin/buildkitd", "--oci-worker-net=host"]'
+        self._engine.docker("import", "--change", entry, str(root), self._image)
+        options = ["--detach", "--name", self._container, "--network=host", "--tmpfs=/tmp"]
+        options += ["--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN"]
+        options += ["--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--volume=/var/lib/buildkit"]
+        options += [f"--security-opt={each}=unconfined" for each in ("seccomp", "apparmor", "systempaths")]
+        self._engine.docker("run", *options, self._image)
+        limit = time.monotonic() + _START_SECONDS
+        while self._engine.docker(
+            "exec", self._container, "buildctl", "debug", "workers", check=False
+        ).returncode:
+            assert time.monotonic() < limit, self._engine.docker("logs", self._container).stderr
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """End and delete it."""
+        self._engine.docker("rm", "--force", "--volumes", self._container, check=False)
+        self._engine.docker("image", "rm", self._image, check=False)
