@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import envbuild.build.choose
+import envbuild.build.layers
 import envbuild.resolver
 from envbuild.build.job import Built, Job
+from envbuild.build.solving import solve_conda
 from envbuild.deadline import Deadline
 from envbuild.errors import TagMoved
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.registry import publish
 from envbuild.oci.remote import RemoteRegistry
-from envbuild.resolver import Resolver, Source
+from envbuild.resolver import ResolvedImage, Resolver, Source
 from envbuild.storage import key_lock
 from oci_contract import put_image
 from tiny import World
@@ -144,6 +146,27 @@ def test_a_peer_on_another_machine(
     random = Random(62)
     found = [race(world, registry, monkeypatch, random, same_machine=False, longest=0.1) for _ in range(8)]
     assert all(builds <= 1 for builds, _ in found)
+
+
+def test_a_peer_that_ends_while_we_solve(
+    world: World, registry: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its layers and its image are found by the lock key: we make nothing."""
+    spec, workspace = world.spec("tool==1.0"), registry.repository("solving")
+    peers: list[ResolvedImage] = []
+
+    def solve(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.setattr(envbuild.build.layers, "solve_conda", solve_conda)
+        with Resolver(world.other_machine(workspace=workspace)) as peer:
+            peers.append(peer.resolve(spec))
+        return solve_conda(*arguments, **named)
+
+    monkeypatch.setattr(envbuild.build.layers, "solve_conda", solve)
+    with Resolver(world.other_machine(workspace=workspace)) as resolver:
+        ours = resolver.resolve(spec)
+    assert [peer.layers_made for peer in peers] == [1]
+    assert ours.reference == peers[0].reference
+    assert ours.layers_made == 0
 
 
 @pytest.mark.nightly
