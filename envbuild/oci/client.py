@@ -261,7 +261,7 @@ class Headers(dict[str, str]):
     def of(cls, message: Message) -> Self:
         """Of an answer: several challenges become one, of others that stand twice the last counts."""
         seen = cls()
-        for name, value in message.raw_items():
+        for name, value in message.items():
             title = name.title()
             twice = title == _CHALLENGE and title in seen
             seen[title] = f"{seen[title]}, {value}" if twice else value

@@ -92,7 +92,7 @@ def daemon(
     """A running BuildKit: the driver that reaches it, and where."""
     if (found := buildkitd()) is None:
         pytest.skip(
-            f"BuildKit's daemon is in no Debian package: put buildkitd on the PATH, or name it in {VARIABLE}"
+            f"no Debian package has BuildKit: put buildkitd and buildctl on the PATH, or set {VARIABLE}"
         )
     folder = tmp_path_factory.mktemp("buildkit")
     if request.param == "remote":
