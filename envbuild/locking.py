@@ -13,6 +13,7 @@ from envbuild.lockfile import base_text
 from envbuild.lockfile.document import LockEntry, LockFile
 
 if TYPE_CHECKING:
+    from envbuild.build.bases import Named
     from envbuild.platform import Platform
     from envbuild.resolver import Resolver
     from envbuild.spec.environment import EnvironmentSpec
@@ -37,19 +38,23 @@ def make_lock(
     """
     spec = resolver.load(spec)
     deadline = Deadline.after(resolver.config.timeout if timeout is None else timeout)
-    entries = [_entry(resolver, spec, platform, folder, deadline) for platform in spec.platforms]
+    named = resolver.bases.named(spec.require_base(), deadline)
+    entries = [_entry(resolver, spec, named, platform, folder, deadline) for platform in spec.platforms]
     source = Path(spec.source)
     return LockFile.of(source.name if source.is_file() else "", entries)
 
 
 def _entry(
-    resolver: Resolver, spec: EnvironmentSpec, platform: Platform, folder: Path, deadline: Deadline
+    resolver: Resolver,
+    spec: EnvironmentSpec,
+    named: Named | None,
+    platform: Platform,
+    folder: Path,
+    deadline: Deadline,
 ) -> LockEntry:
-    base = resolver.bases.image(spec.require_base(), platform, deadline)
-    named = resolver.bases.digest(
-        spec.require_base(), platform, deadline
-    )  # of an index, where that is pinned
-    form = CanonicalForm.of(spec, named, platform)
+    digest = resolver.bases.digest(spec.require_base(), platform, deadline, named)
+    base = resolver.bases.image(spec.require_base(), platform, deadline, digest)
+    form = CanonicalForm.of(spec, digest, platform)
     stepped, steps = with_known_steps(
         spec,
         base,

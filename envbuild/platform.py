@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +16,9 @@ _SUBDIRS: dict[tuple[str, str, str | None], str] = {
     ("linux", "riscv64", None): "linux-riscv64",
 }
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_PLAIN = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
+"""The variant that is meant where none is named."""
+_LEVEL = re.compile(r"v([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,36 @@ class Platform:
         except KeyError:
             raise SpecError(f"platform {self} has no Conda subdir", hint=f"use one of {_known()}") from None
 
+    def suits(self, offered: Platform) -> tuple[int, int] | None:
+        """How well an image for another platform serves this one; the greatest answer is the best image.
+
+        As container engines have it: a processor runs what was made for an older variant of its architecture
+        and never what was made for a newer one; where no variant is named, ``amd64`` means ``v1``, ``arm64``
+        means ``v8`` and ``arm`` means ``v7``. On all other architectures the variants must be equal.
+
+        Returns:
+            The offered variant as numbers; None where the image does not serve.
+        """
+        architecture = _MACHINES.get(offered.architecture, offered.architecture)
+        if (offered.os, architecture) != (self.os, self.architecture):
+            return None
+        wanted, seen = _level(self), _level(offered)
+        if wanted is None or seen is None:
+            return (0, 0) if self.variant == offered.variant else None
+        return seen if seen <= wanted else None
+
     def to_json(self) -> dict[str, str]:
         """The JSON object of an image index's entry."""
         entry = {"architecture": self.architecture, "os": self.os}
         return {**entry, "variant": self.variant} if self.variant else entry
+
+
+def _level(platform: Platform) -> tuple[int, int] | None:
+    """A variant as numbers, where the variants of its architecture are in order."""
+    architecture = _MACHINES.get(platform.architecture, platform.architecture)
+    plain = _PLAIN.get(architecture)
+    found = _LEVEL.fullmatch(platform.variant or plain) if plain is not None else None
+    return (int(found[1]), int(found[2] or 0)) if found is not None else None
 
 
 def _known() -> str:

@@ -19,10 +19,11 @@ from envbuild.progress import Event, silent
 from envbuild.storage import key_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
+    from envbuild.build.bases import Named
     from envbuild.config import Config
     from envbuild.digest import Digest
     from envbuild.key import Key
@@ -139,10 +140,7 @@ class Resolver:
         self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None
     ) -> dict[Platform, CanonicalForm]:
         """The canonical form of a definition for each of its platforms, sorted by platform."""
-        deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
-        return {
-            each: self._request(part, deadline.remaining()).form for each, part in self.parts(spec).items()
-        }
+        return {each: request.form for each, request in self._requests(spec, timeout).items()}
 
     def parts(self, spec: EnvironmentSpec | Path | str) -> dict[Platform, EnvironmentSpec]:
         """A definition taken apart: for each of its platforms, sorted, the definition for that one."""
@@ -174,18 +172,11 @@ class Resolver:
         """
         started = time.monotonic()
         spec = self.load(spec)
-        if len(spec.platforms) > 1:
-            return self._several(
-                spec, timeout, lambda part, left: self.resolve(part, build=build, timeout=left)
-            )
-        request = self._request(spec, timeout)
-        image = self._find(request)
-        if image is None:
-            if not build:
-                raise CacheMiss(
-                    f"no registry holds {request.key.tag}", hint="resolve without --no-build to build it"
-                )
-            image = self._build_once(request)
+        requests = self._requests(spec, timeout)
+        if len(requests) > 1:
+            image = self._several(requests, lambda request: self._resolved(request, build=build))
+        else:
+            image = self._resolved(requests[spec.platforms[0]], build=build)
         return replace(image, seconds=time.monotonic() - started)
 
     def build(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> ResolvedImage:
@@ -195,33 +186,29 @@ class Resolver:
         """
         started = time.monotonic()
         spec = self.load(spec)
-        if len(spec.platforms) > 1:
-            return self._several(spec, timeout, lambda part, left: self.build(part, timeout=left))
-        request = self._request(spec, timeout)
-        with key_lock(self.config.cache_dir, str(request.key), request.deadline):
-            image = self._build(request)
+        requests = self._requests(spec, timeout)
+        if len(requests) > 1:
+            image = self._several(requests, self._built)
+        else:
+            image = self._built(requests[spec.platforms[0]])
         return replace(image, seconds=time.monotonic() - started)
 
     def _several(
-        self,
-        spec: EnvironmentSpec,
-        timeout: float | None,
-        action: Callable[[EnvironmentSpec, float], ResolvedImage],
+        self, requests: Mapping[Platform, _Request], action: Callable[[_Request], ResolvedImage]
     ) -> ResolvedImage:
         """The index of a definition for several platforms: found, or made of the image of each."""
         from envbuild.build.platforms import publish_index
 
-        started = time.monotonic()
-        deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
-        parts = self.parts(spec)
-        key = self.key(spec, timeout=deadline.remaining())
+        platforms = tuple(requests)
+        deadline = requests[platforms[0]].deadline
+        key = index_key({each: request.key for each, request in requests.items()})
         hit = Lookup(self.config, self.index, self.registries, self.progress).find(key, deadline)
         if hit is not None:
             if hit.source == "global" and self.config.promote:
                 hit = self._promote(hit, key, deadline)
-            found = ResolvedImage(hit.reference, key, None, Source(hit.source), spec.platforms[0], 0.0)
+            found = ResolvedImage(hit.reference, key, None, Source(hit.source), platforms[0], 0.0)
         else:
-            images = {each: action(part, deadline.remaining()) for each, part in parts.items()}
+            images = {each: action(request) for each, request in requests.items()}
             reference = publish_index(
                 key,
                 {each: image.reference for each, image in images.items()},
@@ -232,19 +219,43 @@ class Resolver:
             )
             self.index.put_image(ImageEntry(str(key), reference, None, time.time()))
             found = _together(reference, key, tuple(images.values()))
-        return replace(found, platforms=spec.platforms, seconds=time.monotonic() - started)
+        return replace(found, platforms=platforms)
 
     def _request(self, spec: EnvironmentSpec | Path | str, timeout: float | None) -> _Request:
+        spec = self.load(spec)
+        platform = _one_platform(spec)
+        return self._requests(spec, timeout)[platform]
+
+    def _requests(
+        self, spec: EnvironmentSpec | Path | str, timeout: float | None
+    ) -> dict[Platform, _Request]:
+        """What is asked for on each platform; the base's tag is asked once for all of them."""
         deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
-        loaded = self.load(spec)
-        platform = _one_platform(loaded)
-        locked = lockfile.apply(loaded, platform, self.locks)
-        if locked.note is not None and (loaded.source, locked.note) not in self._told:
-            self._told.add((loaded.source, locked.note))
-            self.progress(Event("resolve", loaded.source, "output", text=locked.note))
-        digest = self.bases.digest(locked.spec.require_base(), platform, deadline)
-        form = CanonicalForm.of(locked.spec, digest, platform)
-        return _Request(locked.spec, form, form.key, platform, deadline, locked.entry, digest)
+        named: Named | None = None
+        found = {}
+        for platform, part in self.parts(spec).items():
+            locked = lockfile.apply(part, platform, self.locks)
+            if locked.note is not None and (part.source, locked.note) not in self._told:
+                self._told.add((part.source, locked.note))
+                self.progress(Event("resolve", part.source, "output", text=locked.note))
+            base = locked.spec.require_base()
+            named = named or self.bases.named(base, deadline)
+            digest = self.bases.digest(base, platform, deadline, named)
+            form = CanonicalForm.of(locked.spec, digest, platform)
+            found[platform] = _Request(locked.spec, form, form.key, platform, deadline, locked.entry, digest)
+        return found
+
+    def _resolved(self, request: _Request, *, build: bool) -> ResolvedImage:
+        image = self._find(request)
+        if image is None and not build:
+            raise CacheMiss(
+                f"no registry holds {request.key.tag}", hint="resolve without --no-build to build it"
+            )
+        return image or self._build_once(request)
+
+    def _built(self, request: _Request) -> ResolvedImage:
+        with key_lock(self.config.cache_dir, str(request.key), request.deadline):
+            return self._build(request)
 
     def _find(self, request: _Request) -> ResolvedImage | None:
         lookup = Lookup(self.config, self.index, self.registries, self.progress)

@@ -117,11 +117,12 @@ def _images(
 ) -> list[Manifest]:
     if isinstance(manifest, Manifest):
         return [manifest]
-    parts = [
-        registry.get_manifest(entry.digest)
-        for entry in manifest.manifests
-        if wanted is None or entry.platform in wanted
-    ]
+    entries = manifest.manifests
+    if wanted is not None:
+        entries = tuple(
+            entry for each in sorted(wanted) if (entry := manifest.for_platform(each)) is not None
+        )
+    parts = [registry.get_manifest(entry.digest) for entry in entries]
     return [part for part in parts if isinstance(part, Manifest)]
 
 

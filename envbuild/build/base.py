@@ -61,9 +61,13 @@ class BaseImage:
             SpecError: The image is not for this platform.
             IntegrityError: Bytes are not what their digest says.
         """
-        manifest = registry.get_manifest(reference)
+        return cls.of(registry, registry.get_manifest(reference), platform)
+
+    @classmethod
+    def of(cls, registry: Registry, manifest: Manifest | ImageIndex, platform: Platform) -> BaseImage:
+        """The same from a manifest or an index that was read."""
         if isinstance(manifest, ImageIndex):
-            manifest = _choose(registry, manifest, reference, platform)
+            manifest = _choose(registry, manifest, platform)
         with registry.open_blob(manifest.config) as stream:
             content = read_all(stream, MAX_CONFIG, f"the config of {registry.repository}")
         base = cls(registry.repository.at(manifest.descriptor.digest), manifest, content, registry)
@@ -117,12 +121,12 @@ class BaseImage:
         return self.registry.open_blob(layer)
 
 
-def _choose(registry: Registry, index: ImageIndex, reference: Tag | Digest, platform: Platform) -> Manifest:
+def _choose(registry: Registry, index: ImageIndex, platform: Platform) -> Manifest:
     entry = index.for_platform(platform)
     if entry is None:
         offered = sorted({str(entry.platform) for entry in index.manifests if entry.platform})
         raise SpecError(
-            f"the base {registry.repository} at {reference} has no image for {platform}",
+            f"the base {registry.repository.at(index.descriptor.digest)} has no image for {platform}",
             hint=f"it has {', '.join(offered) or 'no platforms'}: choose another base or --platform",
         )
     manifest = registry.get_manifest(entry.digest)

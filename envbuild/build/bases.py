@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, NotFound, SpecError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from envbuild.build.base import BaseImage
     from envbuild.deadline import Deadline
     from envbuild.index import Index
+    from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.oci.registries import Registries
     from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
@@ -26,6 +27,18 @@ MAX_REMEMBERED: Final = 1 << 18
 
 BaseReference = ImageReference | TaggedReference | None
 """A pinned base, a tag of one, or ``scratch``."""
+
+
+class Named(NamedTuple):
+    """What the tag of a base named when it was asked.
+
+    Attributes:
+        digest: The digest of an image, or of an index over several.
+        manifest: That image or index, where it was read just now.
+    """
+
+    digest: Digest
+    manifest: Manifest | ImageIndex | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +57,47 @@ class Bases:
     ttl: float
     docker_host: str | None = None
 
-    def digest(self, reference: BaseReference, platform: Platform, deadline: Deadline) -> Digest | None:
+    def named(self, reference: BaseReference, deadline: Deadline) -> Named | None:
+        """What a tag names, asked at most once within :attr:`ttl`; None for all bases that need no asking.
+
+        Raises:
+            SpecError: The repository answers that there is no such base.
+        """
+        if not isinstance(reference, TaggedReference) or reference.repository.is_engine:
+            return None
+        known = self.index.base(str(reference))
+        if known is not None and 0 <= time.time() - known.resolved_at < self.ttl:
+            return Named(known.digest)
+        return self.asked(reference, deadline)
+
+    def asked(self, reference: TaggedReference, deadline: Deadline) -> Named:
+        """What a tag names now; remembered for :meth:`named`.
+
+        Raises:
+            SpecError: The repository answers that there is no such base.
+        """
+        try:
+            manifest = self.registries.open(reference.repository).by(deadline).get_manifest(reference.tag)
+        except NotFound as error:
+            raise _missing(reference, error) from None
+        found = Named(manifest.descriptor.digest, manifest)
+        self.index.put_base(str(reference), BaseEntry(found.digest, time.time()))
+        return found
+
+    def digest(
+        self, reference: BaseReference, platform: Platform, deadline: Deadline, named: Named | None = None
+    ) -> Digest | None:
         """The digest that stands for a base in a key; None for ``scratch``.
 
         A pinned base stands for itself and needs no network. A tag is resolved to the digest of the
-        platform's manifest, and that is remembered for a while; an engine is asked each time.
+        platform's manifest; an engine is asked each time.
+
+        Args:
+            reference: The base.
+            platform: The platform.
+            deadline: When to give up.
+            named: What the tag names, where it was asked already: the platforms of one definition must come
+                from one answer.
 
         Raises:
             SpecError: The repository answers that there is no such base.
@@ -58,15 +107,13 @@ class Bases:
             return None
         if isinstance(reference, ImageReference):
             return reference.digest
-        if reference.repository.is_engine:
+        if (named := named or self.named(reference, deadline)) is None:
             return self.image(reference, platform, deadline).digest
-        name = f"{reference} {platform}"
-        known = self.index.base(name)
-        if known is not None and 0 <= time.time() - known.resolved_at < self.ttl:
-            return known.digest
-        digest = self.image(reference, platform, deadline).digest
-        if digest is not None:
-            self.index.put_base(name, BaseEntry(digest, time.time()))
+        name = f"choice {reference.repository}@{named.digest} {platform}"
+        if known := self.index.fact(name):
+            return Digest.parse(known)
+        digest = self._read(reference, platform, deadline, named).digest
+        self.index.put_fact(name, str(digest))
         return digest
 
     def image(
@@ -82,7 +129,8 @@ class Bases:
             reference: The base.
             platform: The platform.
             deadline: When to give up.
-            digest: What the base's tag was resolved to: a tag that moved since does not matter.
+            digest: What the base's tag was resolved to, an image or an index: a tag that moved since does not
+                matter.
 
         Raises:
             SpecError: The repository answers that there is no such base.
@@ -91,19 +139,28 @@ class Bases:
 
         if reference is None:
             return BaseImage.scratch(platform)
-        registry, wanted = self._place(reference, digest, deadline)
+        return self._read(reference, platform, deadline, Named(digest) if digest is not None else None)
+
+    def _read(
+        self,
+        reference: ImageReference | TaggedReference,
+        platform: Platform,
+        deadline: Deadline,
+        named: Named | None,
+    ) -> BaseImage:
+        from envbuild.build.base import BaseImage
+
+        registry, wanted = self._place(reference, named.digest if named is not None else None, deadline)
         name = f"base {registry.repository}@{wanted} {platform}"
         if not isinstance(wanted, Tag) and (known := self._known(name, registry, platform)) is not None:
             return known
         try:
-            image = BaseImage.read(registry, wanted, platform)
+            manifest = named.manifest if named is not None else None
+            image = BaseImage.of(registry, manifest or registry.get_manifest(wanted), platform)
         except NotFound as error:
-            if digest is not None:  # what the tag named is gone: ask for the tag again
-                self.index.put_base(f"{reference} {platform}", BaseEntry(digest, 0.0))
-            raise SpecError(
-                f"the base {reference} does not exist: {error.message}",
-                hint="check its name and tag, or give another with --base",
-            ) from None
+            if named is not None:  # what the tag named is gone: ask for the tag again
+                self.index.put_base(str(reference), BaseEntry(named.digest, 0.0))
+            raise _missing(reference, error) from None
         for each in {wanted, image.digest}:
             if isinstance(each, Digest):
                 self._remember(f"base {registry.repository}@{each} {platform}", image)
@@ -151,3 +208,10 @@ class Bases:
         except (ValueError, IntegrityError, SpecError):
             return None
         return base
+
+
+def _missing(reference: ImageReference | TaggedReference, error: NotFound) -> SpecError:
+    return SpecError(
+        f"the base {reference} does not exist: {error.message}",
+        hint="check its name and tag, or give another with --base",
+    )

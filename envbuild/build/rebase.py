@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from envbuild.build.base import BaseImage
-    from envbuild.build.bases import Bases
+    from envbuild.build.bases import Bases, Named
     from envbuild.build.recipe import Recipe
     from envbuild.deadline import Deadline
     from envbuild.digest import Digest
@@ -226,10 +226,21 @@ class Rebaser(Transplant):
         name = (str(base), str(platform))
         with self._once:
             if name not in self._bases:
-                image = self.bases.image(base, platform, deadline)
+                named = self._asked(base, deadline)
+                image = self.bases.image(base, platform, deadline, named.digest if named else None)
                 digest = base.digest if isinstance(base, ImageReference) else image.digest
                 self._bases[name] = (digest, image)
             return self._bases[name]
+
+    def _asked(self, base: BaseName, deadline: Deadline) -> Named | None:
+        """What the base's tag names: one answer for all images and platforms."""
+        if not isinstance(base, TaggedReference) or base.repository.is_engine:
+            return None
+        name = f"tag {base}"
+        if name not in self._seen:
+            self._seen[name] = self.bases.asked(base, deadline)
+        named: Named = self._seen[name]
+        return named
 
     def _publish(
         self, job: Job, recipe: Recipe, form: CanonicalForm, source: ImageReference

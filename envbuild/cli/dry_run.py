@@ -15,6 +15,7 @@ from envbuild.cli.answers import as_json as as_document
 from envbuild.cli.options import amount
 from envbuild.cli.progress import shown
 from envbuild.deadline import Deadline
+from envbuild.digest import Digest
 from envbuild.errors import CacheMiss, EnvbuildError
 from envbuild.key import index_key
 from envbuild.lockfile import apply
@@ -90,12 +91,14 @@ def _part(
 
 
 def _preview(resolver: Resolver, platform: Platform, part: EnvironmentSpec) -> Preview:
-    key = resolver.key(part)
+    form = resolver.form(part)
     deadline = Deadline.after(resolver.config.timeout)
     locked = apply(part, platform, resolver.locks)
-    base = resolver.bases.image(locked.spec.require_base(), platform, deadline)
+    wanted = locked.spec.require_base()
+    seen = Digest.parse(form.fields["base"]) if wanted is not None else None
+    base = resolver.bases.image(wanted, platform, deadline, seen)
     previewer = Previewer(resolver.config, resolver.index, resolver.registries, resolver.progress)
-    return previewer.preview(Job(locked.spec, key, platform, base, deadline, locked.entry))
+    return previewer.preview(Job(locked.spec, form.key, platform, base, deadline, locked.entry))
 
 
 def _tell(spec: str, found: Found, *, as_json: bool) -> None:

@@ -121,14 +121,17 @@ class ImageIndex:
         return Descriptor.of(self.raw, self.media_type)
 
     def for_platform(self, platform: Platform) -> Descriptor | None:
-        """The entry for a platform, or None; a variant matters only where the caller names one."""
-        for entry in self.manifests:
-            seen = entry.platform
-            if seen is None or (seen.os, seen.architecture) != (platform.os, platform.architecture):
-                continue
-            if platform.variant in {None, seen.variant}:
-                return entry
-        return None
+        """The entry that serves a platform best, or None: the one way in which an index is read.
+
+        Of equal ones the first counts. What has no platform, or an unknown one as the attestations that stand
+        beside images, serves none.
+        """
+        suited = [
+            (level, -place, entry)
+            for place, entry in enumerate(self.manifests)
+            if entry.platform is not None and (level := platform.suits(entry.platform)) is not None
+        ]
+        return max(suited)[2] if suited else None
 
     @classmethod
     def build(

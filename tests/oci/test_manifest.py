@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -209,8 +210,38 @@ def test_for_platform() -> None:
     assert index.for_platform(LINUX_AMD64) == amd64
     assert index.for_platform(Platform("linux", "arm64")) == v8
     assert index.for_platform(Platform("linux", "arm", "v7")) == v7
+    assert index.for_platform(Platform("linux", "arm", "v8")) == v7
+    assert index.for_platform(Platform("linux", "arm", "v5")) is None
     assert index.for_platform(Platform("linux", "s390x")) is None
     assert index.for_platform(Platform("windows", "amd64")) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "offered", "expected"),
+    [
+        ("linux/amd64", ["linux/amd64/v3", "linux/amd64"], 1),
+        ("linux/amd64", ["linux/amd64/v3", "linux/amd64/v2", "linux/amd64/v1"], 2),
+        ("linux/amd64", ["linux/amd64/v2"], None),
+        ("linux/amd64/v3", ["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"], 1),
+        ("linux/amd64/v3", ["linux/amd64", "linux/amd64/v3"], 1),
+        ("linux/arm64", ["linux/arm64/v9", "linux/arm64/v8"], 1),
+        ("linux/arm64", ["linux/arm64/v8.2", "linux/arm64"], 1),
+        ("linux/arm64/v8.2", ["linux/arm64/v8", "linux/arm64/v8.1"], 1),
+        ("linux/arm64", ["unknown/unknown", "linux/aarch64"], 1),
+        ("linux/amd64", ["linux/amd64", "linux/amd64/v1"], 0),
+        ("linux/amd64", ["linux/amd64/best", "linux/x86_64"], 1),
+        ("linux/riscv64", ["linux/riscv64/rva23", "linux/riscv64"], 1),
+        ("linux/riscv64", ["linux/riscv64/rva23"], None),
+        ("linux/amd64", ["windows/amd64"], None),
+    ],
+)
+def test_the_best_entry_that_a_variant_allows(asked: str, offered: list[str], expected: int | None) -> None:
+    entries = tuple(
+        replace(Descriptor.of(str(place).encode(), OCI_MANIFEST), platform=Platform(*text.split("/")))
+        for place, text in enumerate(offered)
+    )
+    found = ImageIndex.build(entries, {}).for_platform(Platform(*asked.split("/")))
+    assert found == (entries[expected] if expected is not None else None)
 
 
 def test_is_manifest() -> None:
