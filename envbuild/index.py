@@ -6,18 +6,21 @@ asked for over and over are answered from memory for a moment.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import EnvbuildError
+from envbuild.errors import EnvbuildError, StorageFull
 from envbuild.reference import ImageReference, Repository
-from envbuild.sealed import SealedFile
+from envbuild.sealed import BUSY_SECONDS, SealedFile
 from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
@@ -87,21 +90,33 @@ class IndexStats(NamedTuple):
 
 
 class Index:
-    """The index in a cache folder. Safe for many threads and processes.
+    """The index in a cache folder. Safe for many threads and processes, forked ones too.
 
-    Reads of a broken or foreign file answer "not known"; writes that fail for want of space raise
-    :class:`~envbuild.errors.StorageFull`.
+    No call fails for the file's sake: of a broken or foreign one nothing is known, and where nothing can be
+    written, rows are kept for as long as this index is.
+
+    Args:
+        folder: The cache folder; it is made if need be.
+        patience: Seconds for which to wait for other processes at most, if it is less than usual.
+        warn: Told once why nothing is written.
 
     Raises:
-        StorageError: The folder is not ours, is a symbolic link, or cannot be written.
+        StorageError: The folder is not ours, is a symbolic link, or cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = private_folder(folder)
-        self.path = self.folder / "index.sqlite"
+    def __init__(
+        self, folder: Path, *, patience: float | None = None, warn: Callable[[str], None] | None = None
+    ) -> None:
+        self.folder = folder
+        with contextlib.suppress(StorageFull):  # hits need no folder
+            private_folder(folder)
+        self.path = folder / "index.sqlite"
         self._lock = threading.RLock()
         self._memory: TTLCache[tuple[str, str], Any] = TTLCache(_MEMORY_ROWS, MEMORY_SECONDS)
-        self._file = SealedFile(self.path)
+        self._unwritten: LRUCache[tuple[str, str], Any] = LRUCache(_MEMORY_ROWS)
+        limit = BUSY_SECONDS if patience is None else min(patience, BUSY_SECONDS)
+        self._file = SealedFile(self.path, patience=limit, warn=warn)
+        _indexes.add(self)
 
     def image(self, key: str, repository: Repository) -> ImageEntry | None:
         """The image of a key in a repository, or None."""
@@ -115,8 +130,11 @@ class Index:
     def evict_image(self, key: str, repository: Repository) -> None:
         """Forget the image of a key in a repository."""
         with self._lock:
-            self._memory.pop(("image", f"{key} {repository}"), None)
-            self._file.delete("image", f"{key} {repository}")
+            row = ("image", f"{key} {repository}")
+            self._memory.pop(row, None)
+            self._unwritten.pop(row, None)
+            if not self._file.delete(*row):
+                self._unwritten[row] = None
 
     def images(self) -> Iterator[ImageEntry]:
         """Every image that is known, newest confirmation first."""
@@ -173,13 +191,21 @@ class Index:
     def stats(self) -> IndexStats:
         """The index in numbers."""
         counts = self._file.counts()
-        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            size = 0
         return IndexStats(counts.get("image", 0), counts.get("layer", 0), counts.get("base", 0), size)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything.
+
+        Raises:
+            StorageError: The file cannot be deleted.
+        """
         with self._lock:
             self._memory.clear()
+            self._unwritten.clear()
             self._file.clear()
 
     def close(self) -> None:
@@ -189,18 +215,36 @@ class Index:
     def _get(self, kind: str, name: str, build: Callable[[str, Any], _T]) -> _T | None:
         with self._lock:
             held: _T | None = self._memory.get((kind, name))
-            if held is None and (body := self._file.get(kind, name)) is not None:
+            if held is None and (body := self._body(kind, name)) is not None:
                 held = _built(build, name, body)
                 if held is not None:
                     self._memory[kind, name] = held
             return held
 
+    def _body(self, kind: str, name: str) -> Any:
+        row = (kind, name)
+        return self._unwritten[row] if row in self._unwritten else self._file.get(kind, name)
+
     def _put(self, kind: str, values: Iterable[tuple[str, Any]]) -> None:
         values = tuple(values)
         with self._lock:
-            for name, _ in values:
+            kept = self._file.put(kind, values)
+            for name, body in values:
                 self._memory.pop((kind, name), None)
-            self._file.put(kind, values)
+                self._unwritten.pop((kind, name), None)
+                if not kept:
+                    self._unwritten[kind, name] = body
+
+
+_indexes: weakref.WeakSet[Index] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for index in _indexes:
+        index._lock = threading.RLock()  # noqa: SLF001 - a thread that is not here may hold it
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _built(build: Callable[[str, Any], _T], name: str, body: Any) -> _T | None:

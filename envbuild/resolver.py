@@ -89,7 +89,7 @@ class Resolver:
         self.config = config
         self.progress = progress
         self.locks = locks or lockfile.LockPolicy()
-        self.index = Index(config.cache_dir)
+        self.index = Index(config.cache_dir, patience=config.timeout, warn=self._remark)
         self.registries = Registries(config.insecure, config.registries)
         self._told: set[tuple[str, str]] = set()
         self.bases = Bases(self.registries, self.index, config.base_ttl, config.docker_host)
@@ -109,6 +109,9 @@ class Resolver:
         """Give back connections and files. Closing twice is harmless."""
         self.registries.close()
         self.index.close()
+
+    def _remark(self, text: str) -> None:
+        self.progress(Event("resolve", "index", "output", text=text))
 
     def load(self, spec: EnvironmentSpec | Path | str) -> EnvironmentSpec:
         """A definition, with the configured base where it names none.

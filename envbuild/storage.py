@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import stat
 from typing import IO, TYPE_CHECKING
 
-from envbuild.errors import DeadlineExceeded, StorageError
+from envbuild.errors import DeadlineExceeded, StorageError, StorageFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from envbuild.deadline import Deadline
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 TEMPORARY = ".envbuild-tmp-"
 _unfinished: dict[str, int] = {}
 
@@ -25,17 +27,22 @@ def private_folder(folder: Path) -> Path:
 
     Raises:
         StorageError: It is a symbolic link, belongs to somebody else, or cannot be made.
+        StorageFull: There is no room for it.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         seen = folder.lstat()
     except OSError as error:
-        hint = "give a folder of your own with --cache-dir or ENVBUILD_CACHE_DIR"
-        raise StorageError(f"the cache folder {folder} cannot be used: {error}", hint=hint) from None
+        kind = StorageFull if error.errno in FULL else StorageError
+        hint = "free some space, or " if kind is StorageFull else ""
+        raise kind(
+            f"the cache folder {folder} cannot be used: {error.strerror}",
+            hint=f"{hint}give a folder of your own with --cache-dir or ENVBUILD_CACHE_DIR",
+        ) from None
     if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
-        kind = "is a symbolic link" if stat.S_ISLNK(seen.st_mode) else "does not belong to you"
+        what = "is a symbolic link" if stat.S_ISLNK(seen.st_mode) else "does not belong to you"
         raise StorageError(
-            f"the cache folder {folder} {kind}", hint="remove it, or choose another with --cache-dir"
+            f"the cache folder {folder} {what}", hint="remove it, or choose another with --cache-dir"
         )
     if stat.S_IMODE(seen.st_mode) & 0o077:
         with contextlib.suppress(OSError):
@@ -64,7 +71,11 @@ def key_lock(folder: Path, key: str, deadline: Deadline) -> Iterator[None]:
             hint="raise --timeout; the other build goes on",
         ) from None
     except OSError as error:
-        raise StorageError(f"the lock {lock.lock_file} cannot be used: {error}") from None
+        full = error.errno in FULL
+        raise (StorageFull if full else StorageError)(
+            f"the lock {lock.lock_file} cannot be used: {error.strerror}",
+            hint="free some space, or give another folder with --cache-dir" if full else None,
+        ) from None
     try:
         yield
     finally:

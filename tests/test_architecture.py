@@ -37,6 +37,7 @@ ORDER = (
     "config",
     "sealed",
     "index",
+    "cleaning",
     "lookup",
     "sbom",
     "attach",

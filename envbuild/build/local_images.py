@@ -76,10 +76,6 @@ class LocalImages:
                 )
             return self._layout, self._brought(engine.http, str(seen["Id"]), deadline)
 
-    def forget(self) -> None:
-        """Delete the layout; what is wanted again is read from the engine again."""
-        shutil.rmtree(self.cache_dir / FOLDER, ignore_errors=True)
-
     @property
     def _layout(self) -> LayoutRegistry:
         return LayoutRegistry(Repository("", str(private_folder(self.cache_dir) / FOLDER)))

@@ -26,7 +26,10 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _open(cache_dir: str | None) -> AbstractContextManager[Index]:
-    return contextlib.closing(Index(Config.load(cache_dir=cache_dir).cache_dir))
+    index = Index(
+        Config.load(cache_dir=cache_dir).cache_dir, warn=lambda text: click.echo(f"index: {text}", err=True)
+    )
+    return contextlib.closing(index)
 
 
 def _numbers(index: Index) -> dict[str, Any]:
@@ -72,15 +75,19 @@ def ls(cache_dir: str | None, as_json: bool) -> None:
 @_folder
 @_json
 def clear(cache_dir: str | None, as_json: bool) -> None:
-    """Forget everything, and bases that were read from an engine. No image is deleted."""
-    from envbuild.build.local_images import LocalImages
+    """Forget everything, and delete all that the cache holds. No image is deleted."""
+    from envbuild.cleaning import clear_cache
 
     with _open(cache_dir) as index:
         forgotten = _numbers(index)
-        index.clear()
-        LocalImages(index.folder).forget()
+        freed = clear_cache(index)
     if as_json:
         del forgotten["bytes"]
-        click.echo(json.dumps({"forgotten": forgotten}))
-    else:
-        click.echo(f"forgot {forgotten['images']} images and {forgotten['layers']} layers", err=True)
+        click.echo(json.dumps({"forgotten": forgotten, "freed": freed}))
+        return
+    images, layers = forgotten["images"], forgotten["layers"]
+    click.echo(
+        f"forgot {images} {'image' if images == 1 else 'images'} and "
+        f"{layers} {'layer' if layers == 1 else 'layers'}; freed {amount(freed)}",
+        err=True,
+    )
