@@ -370,8 +370,8 @@ def test_a_key_holds_no_address_no_seed_and_no_locale(tmp_path: Path) -> None:
 
 def test_credentials_are_not_in_the_form() -> None:
     content = (
-        "base: debian\nconda:\n  dependencies: [a]\n"
-        "  channels: ['https://me:s3cr3t@conda.example.com/t/t0k3n/c']\n"
+        "base: debian\nconda:\n  dependencies: [a, 'https://e.example.com/b/t/t0k3n/c::d', 'e[url=\"https://e.example.com/b/t/t0k3n/c/noarch/e-1-0.conda\"]']\n"
+        "  channels: ['https://me:s3cr3t@conda.example.com/t/t0k3n/c', 'https://example.com/a/t/t0k3n/c']\n"
         "pip: ['--index-url https://me:s3cr3t@pypi.example.com/simple', a]\n"
     )
     form = CanonicalForm.of(spec(content), BASE, LINUX_AMD64)

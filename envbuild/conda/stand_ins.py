@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
@@ -30,8 +31,8 @@ class StandIn:
 
     Attributes:
         name: The host that stands for it.
-        private: ``scheme://user:password@host/t/token``.
-        public: ``scheme://host``.
+        private: ``scheme://user:password@host/folder/t/token``.
+        public: ``scheme://host/folder``.
     """
 
     name: str
@@ -47,7 +48,7 @@ class StandIn:
     def place(self) -> str:
         """Where requests go: the token is in the path, user and password are in a header."""
         parts = urlsplit(self.private)
-        return f"{self.public}{parts.path}"
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def authorization(self) -> str | None:
         """The header with user and password, or None."""
@@ -86,7 +87,7 @@ class StandIns:
         for public, url in map(_split, urls):
             if url == public or public in names:
                 continue
-            path = urlsplit(public).path
+            path = _common_end(urlsplit(url).path, urlsplit(public).path)
             private = url.removesuffix(path)
             stand_in = found.setdefault(private, StandIn(_name(private), private, public.removesuffix(path)))
             names[public] = stand_in.url + path
@@ -128,6 +129,16 @@ class StandIns:
 
     def __repr__(self) -> str:
         return f"StandIns({', '.join(each.public for each in self.all)})"
+
+
+def _common_end(private: str, public: str) -> str:
+    """The path behind the token, which both have; the whole path where there is no token in it."""
+    segments: list[str] = []
+    pairs = zip(reversed(private.split("/")), reversed(public.split("/")), strict=False)
+    for segment, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs):
+        segments.insert(0, segment)
+    path = "/".join(segments)
+    return path if path.startswith("/") or not path else f"/{path}"
 
 
 def _split(url: str) -> tuple[str, str]:

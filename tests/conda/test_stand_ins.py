@@ -59,7 +59,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         super().__init__(*arguments)  # type: ignore[arg-type]
 
     def translate_path(self, path: str) -> str:
-        parts = path.split("/")
+        parts = path.removeprefix("/conda/api").split("/")
         if parts[1] == "t":
             return str(self.of.tokens.get(parts[2], self.of.folder / "none").joinpath(*parts[4:]))
         return str(self.of.folder.joinpath(*parts[2:]))
@@ -72,7 +72,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.of.asked.append((self.path, authorization))
         if self.of.broken:
             return self.send_error(500)
-        if not self.path.startswith("/t/") and authorization != HEADER:
+        if "/t/" not in self.path and authorization != HEADER:
             return self.send_error(401)
         return super().send_head()
 
@@ -113,7 +113,7 @@ def leaks(cache: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("shards", [True, False])
-@pytest.mark.parametrize("place", [f"dave:{SECRET}@HOST", f"HOST/t/{SECRET}"])
+@pytest.mark.parametrize("place", [f"dave:{SECRET}@HOST", f"HOST/t/{SECRET}", f"HOST/conda/api/t/{SECRET}"])
 def test_what_the_solver_keeps_has_no_secret(
     server: Server, tmp_path: Path, place: str, shards: bool
 ) -> None:
@@ -121,7 +121,7 @@ def test_what_the_solver_keeps_has_no_secret(
         for path in server.folder.rglob("repodata_shards*"):
             path.unlink()
     channel = f"http://{place.replace('HOST', server.host)}/private"
-    public = f"http://{server.host}/private"
+    public = f"http://{server.host}{'/conda/api' if 'api' in place else ''}/private"
     package = Digest.of((server.folder / "linux-64/tool-1.0-0.conda").read_bytes())
     for dependencies in (
         ("tool", "thing"),
@@ -139,7 +139,7 @@ def test_what_the_solver_keeps_has_no_secret(
     assert leaks(tmp_path / "cache") == []
 
 
-@pytest.mark.parametrize("place", ["dave:wrong@HOST", f"dave:{SECRET}@HOST", f"HOST/t/{SECRET}"])
+@pytest.mark.parametrize("place", ["dave:wrong@HOST", f"dave:{SECRET}@HOST", f"HOST/conda/api/t/{SECRET}"])
 def test_what_fails_is_told_by_the_channels_own_name(server: Server, tmp_path: Path, place: str) -> None:
     channel = f"http://{place.replace('HOST', server.host)}/private"
     with pytest.raises(SolveError) as caught:
@@ -205,4 +205,10 @@ def test_stand_ins() -> None:
     assert stand_ins.headers(two.name, "/") is stand_ins.headers("one.example.com", "/") is None
     assert "tok" not in repr(stand_ins) + repr(stand_ins.all)
     assert "p%40" not in repr(stand_ins) + repr(stand_ins.all)
+    deep = "https://three.example.com/x/t/Tok3n-1/y/z"
+    stand_ins = StandIns.of([deep])
+    assert stand_ins.private(stand_ins.named(deep)) == deep
+    assert stand_ins.public(stand_ins.named(deep)) == "https://three.example.com/x/y/z"
+    assert stand_ins.public(f"see {deep}/noarch") == "see https://three.example.com/x/y/z/noarch"
+    assert "Tok3n" not in stand_ins.named(deep) + repr(stand_ins)
     assert StandIns.of(["https://u:q@one.example.com:444/b/c"]).all[0].name != one.name

@@ -239,11 +239,12 @@ def unpacked(content: bytes) -> Iterable[bytes]:
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder to whoever comes, with whatever credentials, and below ``/t/TOKEN`` too."""
+    """Serves a folder to whoever comes, with whatever credentials; ``/t/TOKEN`` is passed over anywhere."""
 
     def translate_path(self, path: str) -> str:
         parts = path.split("/")
-        return super().translate_path("/" + "/".join(parts[3:] if parts[1] == "t" else parts[1:]))
+        at = parts.index("t") if "t" in parts else len(parts)
+        return super().translate_path("/".join(parts[:at] + parts[at + 2 :]))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Say nothing."""
@@ -282,6 +283,8 @@ def test_no_secret_is_told(machine: Machine, files: str, caplog: pytest.LogCaptu
     # What succeeds
     assert machine.resolve(machine.spec(channel, *offline, "small")) is None
     assert machine.resolve(machine.spec(tokened, *offline, "top", conda=("python", "dep"))) is None
+    deep = f"http://{files}/channels/t/{new('token inside the path')}/tiny"
+    assert machine.resolve(machine.spec(deep, *offline, "top", conda=("python", "dep"))) is None
     packed = machine.spec(tokened, *offline, "top", conda=("python", "dep", "tool"))
     assert machine.resolve(packed, compression="zstd") is None
     assert machine.layers() == {OCI_LAYER_GZIP, OCI_LAYER_ZSTD}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from envbuild.errors import SpecError
-from envbuild.spec.channel import Channel, redact
+from envbuild.spec.channel import Channel, redact, split_credentials
 from envbuild.spec.document import Mark
 
 SPELLINGS = [
@@ -24,6 +24,19 @@ SPELLINGS = [
     ("pkgs/main", "https://repo.anaconda.com/pkgs/main"),
     ("https://repo.anaconda.com/pkgs/main/", "https://repo.anaconda.com/pkgs/main"),
     ("https://me:secret@Example.com:8443/t/tk-123/a/b/", "https://example.com:8443/a/b"),
+    ("https://example.com/conda/t/tk-123/a", "https://example.com/conda/a"),
+    ("https://example.com/api/conda/t/S3cretToken/a/b", "https://example.com/api/conda/a/b"),
+    ("https://example.com/conda/t/8f14e45f-ea0c-4e58/a", "https://example.com/conda/a"),
+    ("https://example.com/conda/t/eyJhbGciOi.eyJzdWIi_x.x/a", "https://example.com/conda/a"),
+    ("https://example.com/t/one/a/t/tk-2/b", "https://example.com/a/b"),
+    ("https://example.com/a/t", "https://example.com/a/t"),
+    ("https://example.com/a/t/", "https://example.com/a/t"),
+    ("https://example.com/a/t/nightly", "https://example.com/a/t/nightly"),
+    ("https://example.com/t/2026-11", "https://example.com/t/2026-11"),
+    ("https://example.com/a/%74/nightly/b", "https://example.com/a/%74/nightly/b"),
+    ("https://example.com/at/tk-123/b", "https://example.com/at/tk-123/b"),
+    ("file:///srv/t/tk-123/a", "file:///srv/t/tk-123/a"),
+    ("/srv/t/one/a", "file:///srv/t/one/a"),
     ("http://conda.anaconda.org/conda-forge", "http://conda.anaconda.org/conda-forge"),
     ("https://[::1]:8080/c", "https://[::1]:8080/c"),
     ("https://conda.anaconda.org/defaults", "https://conda.anaconda.org/defaults"),
@@ -61,6 +74,12 @@ def test_defaults_are_several() -> None:
     assert channel.urls() == ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
     with pytest.raises(SpecError, match="several"):
         channel.url()
+
+
+def test_a_platform_behind_a_folder_t_is_no_token() -> None:
+    """As in the URL of a package of the channel ``https://example.com/a/t``."""
+    for url in ("https://example.com/a/t/linux-64/x-1-0.conda", "https://example.com/t/noarch/x-1-0.conda"):
+        assert split_credentials(url) == (url, url)
 
 
 def test_credentials_are_kept_for_fetching_and_shown_nowhere() -> None:
@@ -101,6 +120,12 @@ REFUSED = [
     ("file:///a%0Ab", "control character"),
     ("$CHANNEL", "not a channel"),
     ("--override-channels", "not a channel"),
+    ("https://example.com/t/tk-123", "no channel stands behind the token"),
+    ("https://example.com/a/t/tk-123/", "no channel stands behind the token"),
+    ("https://example.com/a/t/nightly/b", "may be a token or a folder"),
+    ("https://example.com/t/one/a/t/two/b", "may be a token or a folder"),
+    ("https://example.com/a/t/v2/b", "may be a token or a folder"),
+    ("https://example.com/a/t/2026.11/b", "may be a token or a folder"),
 ]
 
 
@@ -116,10 +141,11 @@ def test_a_relative_folder_needs_a_folder_to_start_from() -> None:
         Channel.parse("./channel")
 
 
+@pytest.mark.parametrize("folder", ["", "/conda/api"])
 @pytest.mark.parametrize("tail", ["?x=1", "/linux-64", "/a b", "/<>", "/\u202e"])
-def test_refusals_show_no_credentials(tail: str) -> None:
+def test_refusals_show_no_credentials(tail: str, folder: str) -> None:
     with pytest.raises(SpecError) as refusal:
-        Channel.parse(f"https://me:s3cret@example.com/t/tk-123/team{tail}")
+        Channel.parse(f"https://me:s3cret@example.com{folder}/t/tk-123/team{tail}")
     shown = f"{refusal.value} {refusal.value.hint}"
     assert "s3cret" not in shown
     assert "tk-123" not in shown
@@ -130,3 +156,8 @@ def test_redaction() -> None:
         redact("see https://u:p@h/t/tok/c and http://tok@h") == "see https://***@h/t/***/c and http://***@h"
     )
     assert redact("conda-forge") == "conda-forge"
+    assert (
+        redact("not https://h/a/t/tk-1/c but file:///a/t/b/c")
+        == "not https://h/a/t/***/c but file:///a/t/b/c"
+    )
+    assert redact("file://u:p@h/t/tk-1/c") == "file://***@h/t/***/c"
