@@ -6,11 +6,14 @@ The lock has one canonical byte form; :attr:`Lock.key` is the hash over it.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import rfc8785
+
+from envbuild.errors import IntegrityError
 
 if TYPE_CHECKING:
     from envbuild.digest import Digest
@@ -18,10 +21,24 @@ if TYPE_CHECKING:
 
 NoArch = Literal["python", "generic"]
 
+_WORD: Final = r"[A-Za-z0-9_.+!~-]"
+FORMS: Final = {
+    "name": re.compile(f"{_WORD}{{1,128}}"),
+    "version": re.compile(f"{_WORD}{{1,128}}"),
+    "build": re.compile(f"{_WORD}{{1,128}}"),
+    "subdir": re.compile("[a-z0-9_-]{1,32}"),
+    "url": re.compile("[^\x00-\x1f\x7f]{1,4096}"),
+    "python_site_packages_path": re.compile(rf"(?:(?!\.\.?(?:/|$)){_WORD}{{1,128}}(?:/(?!$)|$)){{1,16}}"),
+}
+"""What the fields of a record may be that end in paths of an image: nothing that leads elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackageRecord:
     """What is known of one Conda package before it is fetched.
+
+    Raises:
+        IntegrityError: A field is nothing that a package may have, as a version with a ``/`` in it.
 
     Attributes:
         name: The package's name, lower case.
@@ -50,6 +67,24 @@ class PackageRecord:
     noarch: NoArch | None = None
     depends: tuple[str, ...] = ()
     python_site_packages_path: str | None = None
+
+    def __post_init__(self) -> None:
+        for field, form in FORMS.items():
+            value = getattr(self, field)
+            if value is not None and not form.fullmatch(value):
+                raise IntegrityError(
+                    f"the record of {self.name!r:.80} in {self.url!r:.300} has the {field} {value!r:.80}, "
+                    "which no package can have",
+                    hint="look at the channel: its index is damaged, or an attack on whoever uses it",
+                )
+
+    @property
+    def may_be_python(self) -> bool:
+        """Whether it depends on the environment's python where its files go.
+
+        A channel that leaves ``noarch`` out says it by the folder alone; which kind it is the package tells.
+        """
+        return self.noarch == "python" or (self.noarch is None and self.subdir == "noarch")
 
     @property
     def file_name(self) -> str:

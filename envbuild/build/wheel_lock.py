@@ -199,4 +199,4 @@ def _fact(key: str) -> str:
 
 
 def _needs_python(record: PackageRecord) -> bool:
-    return record.noarch == "python" or any(_NEEDS_PYTHON.match(each) for each in record.depends)
+    return record.may_be_python or any(_NEEDS_PYTHON.match(each) for each in record.depends)

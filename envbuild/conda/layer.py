@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Self
 
 import rfc8785
 
+from envbuild.conda.gate import Gate
 from envbuild.conda.link import FIXED_TIME, link
 from envbuild.conda.package import Package
 from envbuild.conda.pyc import NO_PYC
@@ -132,12 +133,12 @@ def layer_key(record: PackageRecord, target: LinkTarget, compression: Compressio
         "sha256": record.sha256.hex,
         "url": record.url,
     }
-    if record.noarch == "python":
-        if target.python is None:
-            raise BuildError(
-                f"{record} is a Python package, and the environment has no python",
-                hint="add python to the dependencies",
-            )
+    if record.noarch == "python" and target.python is None:
+        raise BuildError(
+            f"{record} is a Python package, and the environment has no python",
+            hint="add python to the dependencies",
+        )
+    if record.may_be_python and target.python is not None:
         version, site_packages = target.python.version, target.python.site_packages
         pyc = NO_PYC if target.pyc is None else target.pyc.mode
         form["python"] = {"version": version, "site_packages": site_packages, "pyc": pyc}
@@ -189,12 +190,12 @@ def write_layer(
         pool: Threads that compress; None compresses in the caller's own. The bytes are the same.
 
     Raises:
-        IntegrityError: A file has another size than was said.
+        IntegrityError: A file has another size than was said, or is refused by the gate.
     """
-    archive = _Archive(prefix.strip("/"))
-    descriptor, diff_id, raw_size = compress(archive.chunks(files), out, compression, pool)
-    hashes = PathHashes.of(archive.files, archive.folders)
-    return WrittenLayer(descriptor, diff_id, raw_size, len(archive.files), hashes)
+    gate = Gate(prefix.strip("/"))
+    descriptor, diff_id, raw_size = compress(_archive(files, gate), out, compression, pool)
+    hashes = PathHashes.of(gate.files, gate.folders)
+    return WrittenLayer(descriptor, diff_id, raw_size, len(gate.files), hashes)
 
 
 def compress(
@@ -220,32 +221,16 @@ def compress(
         blocks.abandon()
 
 
-@dataclass
-class _Archive:
-    """The tar archive of files under a prefix, and the paths that came by."""
-
-    top: str
-    files: list[str] = field(default_factory=list)
-    folders: set[str] = field(default_factory=set)
-
-    def chunks(self, files: Iterable[LinkedFile]) -> Iterator[bytes]:
-        """The archive, piece by piece."""
-        for path in (*parents(self.top), self.top):
-            yield _folder(path)
-        for file in files:
-            for folder in parents(file.path):
-                yield from self._folder_once(folder)
-            if file.kind is Kind.DIRECTORY:
-                yield from self._folder_once(file.path)
-                continue
-            self.files.append(file.path)
-            yield from _file(file, self.top)
-        yield END
-
-    def _folder_once(self, path: str) -> Iterator[bytes]:
-        if path not in self.folders:
-            self.folders.add(path)
-            yield _folder(f"{self.top}/{path}")
+def _archive(files: Iterable[LinkedFile], gate: Gate) -> Iterator[bytes]:
+    """The tar archive of what the gate admits, piece by piece."""
+    for path in (*parents(gate.top), gate.top):
+        yield _folder(path)
+    for file in files:
+        for folder in gate.admit(file):
+            yield _folder(f"{gate.top}/{folder}")
+        if file.kind is not Kind.DIRECTORY:
+            yield from _file(file, gate.top)
+    yield END
 
 
 def _folder(path: str) -> bytes:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import posixpath
 import re
 import tempfile
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from envbuild.conda.paths import PathType
 from envbuild.conda.places import check_places, places_of
 from envbuild.conda.pyc import Modules
 from envbuild.conda.relocate import relocate
-from envbuild.conda.tar import Kind, safe_path
+from envbuild.conda.tar import WHITEOUT, Kind, safe_path
 from envbuild.errors import BuildError, IntegrityError
 from envbuild.platform import LINUX_AMD64
 
@@ -117,6 +116,8 @@ class LinkedFile:
         chunks: The content in pieces; may be read once.
         target: For a symbolic link its text; for a hard link the path, relative to the prefix, of a file
             that came before.
+        owner: Who brings it, for messages; empty for what the environment itself needs.
+        deletes: Whether it is a whiteout, which no package may bring.
     """
 
     path: str
@@ -126,11 +127,20 @@ class LinkedFile:
     size: int = 0
     chunks: Iterable[bytes] = ()
     target: str = ""
+    owner: str = ""
+    deletes: bool = False
 
     @classmethod
-    def generated(cls, path: str, content: bytes, mode: int = 0o644) -> Self:
+    def generated(cls, path: str, content: bytes, mode: int = 0o644, owner: str = "") -> Self:
         """A file that stands in no package."""
-        return cls(path, Kind.FILE, mode, FIXED_TIME, len(content), (content,))
+        return cls(path, Kind.FILE, mode, FIXED_TIME, len(content), (content,), owner=owner)
+
+    @classmethod
+    def whiteout(cls, path: str) -> Self:
+        """An entry that deletes a path of the layers below."""
+        folder, slash, name = path.rpartition("/")
+        place = f"{folder}{slash}{WHITEOUT}{name}"
+        return cls(place, Kind.FILE, 0o644, FIXED_TIME, deletes=True)
 
 
 def footprint(package: Package, record: PackageRecord, target: LinkTarget) -> Footprint:
@@ -200,7 +210,8 @@ class _Linker:
             script = self._entry_point(place, point)
             if place not in self.lost:
                 yield script
-        yield LinkedFile.generated(meta, prefix_record(self.package.index, self.record, self.records))
+        content = prefix_record(self.package.index, self.record, self.records)
+        yield LinkedFile.generated(meta, content, owner=self.package.what)
 
     def _member(self, member: Member, entry: PathEntry, place: str) -> Iterator[LinkedFile]:
         self._check_kind(member, entry)
@@ -211,7 +222,7 @@ class _Linker:
         self.records.append(record)
         if member.kind is Kind.DIRECTORY:
             record.path_type = PathType.DIRECTORY
-            yield LinkedFile(place, Kind.DIRECTORY, 0o755, FIXED_TIME)
+            yield LinkedFile(place, Kind.DIRECTORY, 0o755, FIXED_TIME, owner=self.package.what)
         elif member.kind is Kind.SYMLINK:
             yield self._symlink(member, record)
         elif entry.placeholder is not None:
@@ -219,7 +230,10 @@ class _Linker:
         elif (plain := self._plain(member)) is not None:
             record.computed, record.size = plain.computed, plain.size
             self.plain[member.path] = plain
-            yield LinkedFile(place, Kind.HARDLINK, member.mode & 0o777, FIXED_TIME, target=plain.place)
+            mode = member.mode & 0o777
+            yield LinkedFile(
+                place, Kind.HARDLINK, mode, FIXED_TIME, target=plain.place, owner=self.package.what
+            )
         else:
             yield from self._file(self._content_of(member), record)
 
@@ -237,7 +251,7 @@ class _Linker:
     def _ready(self, modules: Modules, *, last: bool = False) -> Iterator[LinkedFile]:
         for place, content in modules.ready(last=last):
             self.records.append(PathRecord.of_module(place, content))
-            yield LinkedFile.generated(place, content)
+            yield LinkedFile.generated(place, content, owner=self.package.what)
 
     def _plain(self, member: Member) -> PathRecord | None:
         """For a hard link the file that it names, if that was installed as it is."""
@@ -246,15 +260,19 @@ class _Linker:
         return self.plain.get(safe_path(member.target, self.package.what))
 
     def _check_kind(self, member: Member, entry: PathEntry) -> None:
-        """Refuse what the archive and the list tell differently; a link may be listed as a file."""
-        link_or_folder = member.kind in {Kind.SYMLINK, Kind.DIRECTORY}
+        """Refuse what the archive and the list tell differently.
+
+        A link may be listed as a file. One that is listed with a prefix is a link all the same: Conda leaves
+        it as it is.
+        """
+        folder = member.kind is Kind.DIRECTORY
         expected = {
             PathType.SOFTLINK: member.kind is Kind.SYMLINK,
             PathType.DIRECTORY: member.kind is Kind.DIRECTORY,
             PathType.HARDLINK: member.kind is not Kind.DIRECTORY,
             None: True,
         }[entry.path_type]
-        if not expected or (entry.placeholder is not None and link_or_folder):
+        if not expected or (entry.placeholder is not None and folder):
             listed = "a file with a prefix in it" if entry.placeholder is not None else entry.path_type
             raise IntegrityError(
                 f"{self.package.what} has {member.path!r} as a {member.kind.name.lower()}, and lists {listed}"
@@ -271,26 +289,19 @@ class _Linker:
         return member
 
     def _symlink(self, member: Member, record: PathRecord) -> LinkedFile:
-        text, place = member.target, record.place
-        # A relative link that climbs out of the prefix is a trick, for no package knows how deep the prefix
-        # is. An absolute one names a file of the base; nothing here ever follows it.
-        climbs = posixpath.normpath(posixpath.join(posixpath.dirname(place), text)).split("/")[0] == ".."
-        if not text or climbs:
-            raise IntegrityError(
-                f"{self.package.what} has a link from {place!r} to {text!r}, outside of {self.target.prefix}"
-            )
+        text = member.target
         record.size = len(text.encode())
         if record.entry is None or record.entry.path_type is not PathType.HARDLINK:
             record.path_type = PathType.SOFTLINK
             record.computed = hashlib.sha256(text.encode()).hexdigest()
-        return LinkedFile(place, Kind.SYMLINK, 0o777, FIXED_TIME, target=text)
+        return LinkedFile(record.place, Kind.SYMLINK, 0o777, FIXED_TIME, target=text, owner=self.package.what)
 
     def _file(self, member: Member, record: PathRecord) -> Iterator[LinkedFile]:
         record.size = member.size
         chunks = member.chunks()
         if record.entry is None or record.entry.sha256 is None:
             chunks = record.hashed(chunks)
-        yield LinkedFile(record.place, Kind.FILE, member.mode & 0o777, member.mtime, member.size, chunks)
+        yield self._regular(record.place, member, member.size, chunks)
         _drain(chunks)
         if record.entry is not None:
             self.plain[record.entry.path] = record
@@ -303,14 +314,18 @@ class _Linker:
             changed = relocate(content, entry.file_mode, entry.placeholder, self.target.prefix)
             record.size, record.patched = changed.size, True
             chunks = record.hashed(changed.chunks())
-            yield LinkedFile(record.place, Kind.FILE, member.mode & 0o777, member.mtime, changed.size, chunks)
+            yield self._regular(record.place, member, changed.size, chunks)
             _drain(chunks)
+
+    def _regular(self, place: str, member: Member, size: int, chunks: Iterable[bytes]) -> LinkedFile:
+        mode, owner = member.mode & 0o777, self.package.what
+        return LinkedFile(place, Kind.FILE, mode, member.mtime, size, chunks, owner=owner)
 
     def _entry_point(self, place: str, point: EntryPoint) -> LinkedFile:
         python = self.target.python
         script = entry_point_script(point, self.target.prefix, python.short if python else "")
         self.records.append(PathRecord.of_script(place, script))
-        return LinkedFile.generated(place, script, 0o755)
+        return LinkedFile.generated(place, script, 0o755, self.package.what)
 
 
 def _modules(package: Package, target: LinkTarget, taken: frozenset[str]) -> Modules | None:
@@ -343,9 +358,10 @@ def _held(member: Member) -> Iterator[bytes | mmap.mmap]:
 def _check(package: Package, record: PackageRecord, target: LinkTarget) -> None:
     for name in ("name", "version", "build"):
         seen, expected = package.index.get(name), getattr(record, name)
-        if seen != expected:
+        if (str(seen).lower() if name == "name" else seen) != expected:
             raise IntegrityError(f"{package.what} says its {name} is {seen!r}, the channel says {expected!r}")
-    if (package.noarch == "python") != (record.noarch == "python"):
+    python = package.noarch == "python"
+    if python != (record.noarch == "python") and not (python and record.may_be_python):
         raise IntegrityError(
             f"{package.what} says its noarch is {package.noarch!r}, the channel says {record.noarch!r}"
         )

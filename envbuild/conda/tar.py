@@ -20,6 +20,12 @@ CHUNK: Final = 1 << 20
 END: Final = bytes(2 * BLOCK)
 """What stands after the last member."""
 
+WHITEOUT: Final = ".wh."
+"""How the name of an entry begins that deletes what a lower layer has.
+
+Source: OCI image specification, "Image Layer Filesystem Changeset", "Whiteouts".
+"""
+
 MAX_TIME: Final = 0o77777777777
 _MAX_SIZE: Final = 0o77777777777
 _MAX_EXTENSION: Final = 1 << 20

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from envbuild.digest import Digest
 from envbuild.errors import SpecError
 from envbuild.key import SCRATCH, CanonicalForm
-from envbuild.lock import Lock, PackageRecord, PipDistribution
+from envbuild.lock import FORMS, Lock, PackageRecord, PipDistribution
 from envbuild.lockfile.files import write_whole
 from envbuild.lockfile.place import AGAIN, Node, line_and_column
 from envbuild.platform import Platform
@@ -34,8 +34,8 @@ START: Final = b'{\n "envbuild_lock": '
 _END: Final = b"\n}\n"
 _SEAL_DOMAIN: Final = b"envbuild/lockfile/v1\x00"
 _HEX: Final = re.compile("[0-9a-f]{64}")
-_MD5: Final = re.compile("[0-9a-f]{32}")
 _URL: Final = re.compile(r"(?:https?|file):/[!-~]+")
+_MD5: Final = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -281,18 +281,20 @@ def _package(node: Node) -> PackageRecord:
         node.get("noarch").fail(f"noarch is {noarch!r}, expected 'python' or 'generic'")
     depends = node.find("depends")
     return PackageRecord(
-        name=node.get("name").text(),
-        version=node.get("version").text(),
-        build=node.get("build").text(),
+        name=node.get("name").text(FORMS["name"]),
+        version=node.get("version").text(FORMS["version"]),
+        build=node.get("build").text(FORMS["build"]),
         build_number=node.get("build_number").number(),
-        subdir=node.get("subdir").text(),
+        subdir=node.get("subdir").text(FORMS["subdir"]),
         url=node.get("url").text(_URL),
         sha256=_digest(node.get("sha256"), node.get("sha256").text(None)),
         size=node.optional("size", Node.number),
         md5=node.optional("md5", lambda md5: md5.text(_MD5)),
         noarch=noarch,
         depends=tuple(each.text() for each in depends.items()) if depends is not None else (),
-        python_site_packages_path=node.optional("python_site_packages_path", Node.text),
+        python_site_packages_path=node.optional(
+            "python_site_packages_path", lambda path: path.text(FORMS["python_site_packages_path"])
+        ),
     )
 
 

@@ -174,7 +174,7 @@ def without(files: Iterable[LinkedFile], removed: Collection[str]) -> Iterator[L
     for file in files:
         if file.path in removed:
             if folder := posixpath.dirname(file.path):
-                yield LinkedFile(folder, Kind.DIRECTORY, 0o755, FIXED_TIME)
+                yield LinkedFile(folder, Kind.DIRECTORY, 0o755, FIXED_TIME, owner=file.owner)
             continue
         if file.kind is Kind.HARDLINK and file.target in removed:
             raise BuildError(
@@ -185,13 +185,9 @@ def without(files: Iterable[LinkedFile], removed: Collection[str]) -> Iterator[L
 
 
 def whiteouts(paths: Iterable[str]) -> Iterator[LinkedFile]:
-    """Entries of a layer that delete those paths of the layers below.
-
-    Source: OCI image specification, "Image Layer Filesystem Changeset", "Whiteouts".
-    """
+    """Entries of a layer that delete those paths of the layers below."""
     for path in sorted(set(paths)):
-        folder, slash, name = path.rpartition("/")
-        yield LinkedFile.generated(f"{folder}{slash}.wh.{name}", b"")
+        yield LinkedFile.whiteout(path)
 
 
 def stub(installed: Installed, folder: Path) -> None:

@@ -81,7 +81,8 @@ class _Installer:
                 yield from self._member(place, member)
             else:
                 yield self._generate(place, *generated[place])
-        yield LinkedFile.generated(f"{self._site}/{self.wheel.info}/RECORD", self._record())
+        place = f"{self._site}/{self.wheel.info}/RECORD"
+        yield LinkedFile.generated(place, self._record(), owner=self.wheel.what)
 
     def _places(self) -> Iterator[tuple[zipfile.ZipInfo, str]]:
         """Where each member goes; RECORD, its like and what an installer writes go nowhere."""
@@ -131,8 +132,6 @@ class _Installer:
 
     def _check_folders(self, places: set[str]) -> None:
         for place in places:
-            if place.split("/")[-1].startswith(".wh."):
-                raise IntegrityError(f"{self.wheel.what} has {place!r}, a name by which images delete files")
             for folder in parents(place):
                 if folder in places:
                     raise IntegrityError(f"{self.wheel.what} has {folder!r} both as a file and as a folder")
@@ -149,7 +148,8 @@ class _Installer:
         recorded = self.wheel.records[member.filename]
         self._row(place, f"{recorded.algorithm}={recorded.digest}", member.file_size)
         mode = 0o755 if script or is_executable(member) else 0o644
-        yield LinkedFile(place, Kind.FILE, mode, FIXED_TIME, member.file_size, chunks)
+        size, owner = member.file_size, self.wheel.what
+        yield LinkedFile(place, Kind.FILE, mode, FIXED_TIME, size, chunks, owner=owner)
         for _ in chunks:  # A caller who looks only at the names leaves them; they are verified all the same.
             pass
 
@@ -163,7 +163,7 @@ class _Installer:
 
     def _generate(self, place: str, content: bytes, mode: int) -> LinkedFile:
         self._row(place, f"sha256={encode_digest(hashlib.sha256(content).digest())}", len(content))
-        return LinkedFile.generated(place, content, mode)
+        return LinkedFile.generated(place, content, mode, self.wheel.what)
 
     def _row(self, place: str, digest: str, size: int) -> None:
         self.rows.append((posixpath.relpath(place, self._site), digest, str(size)))

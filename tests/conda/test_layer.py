@@ -251,6 +251,14 @@ def test_the_layer_key_keeps_with_what_does_not() -> None:
     assert layer_key(RECORD, LinkTarget(), GZIP) == key
 
 
+def test_where_the_channel_leaves_noarch_out_the_layer_key_names_the_python() -> None:
+    other = replace(TARGET, python=PythonTarget("3.12.1", "lib/python3.12/site-packages"))
+    unsaid = replace(NOARCH, noarch=None, subdir="noarch")
+    assert layer_key(unsaid, TARGET, GZIP) == layer_key(NOARCH, TARGET, GZIP)
+    assert layer_key(unsaid, TARGET, GZIP) != layer_key(unsaid, other, GZIP)
+    assert layer_key(unsaid, LinkTarget(), GZIP) != layer_key(unsaid, TARGET, GZIP)
+
+
 def test_a_python_package_without_python_has_no_layer_key() -> None:
     with pytest.raises(BuildError, match="has no python"):
         layer_key(NOARCH, LinkTarget(), GZIP)

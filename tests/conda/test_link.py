@@ -16,6 +16,7 @@ from rattler import PrefixRecord
 import conda_oracle as oracle
 import envbuild.conda.link as link_module
 from conda_packages import MTIME, PLACEHOLDER, Entry, Package
+from envbuild.conda.layer import Compression, write_layer
 from envbuild.conda.link import FIXED_TIME, LinkTarget, PythonTarget, link
 from envbuild.conda.package import Package as Opened
 from envbuild.conda.relocate import FileMode, relocate
@@ -262,7 +263,19 @@ def test_a_package_that_is_another_is_refused(index: dict[str, str], message: st
         ((Entry("conda-meta/thing-1.0-0.json"),), "two files as 'conda-meta/thing-1.0-0.json'"),
         ((Entry("a", extra={"path_type": "softlink"}),), "as a file, and lists softlink"),
         ((Entry("a", kind=b"5"),), "as a directory, and lists hardlink"),
-        ((Entry("a", link="b", placeholder="text"),), "lists a file with a prefix"),
+        (
+            (Entry("a", kind=b"5", placeholder="text", extra={"path_type": "directory"}),),
+            "lists a file with a prefix",
+        ),
+        ((Entry("bin/.wh.tool"),), r"thing-1\.0-0 would install 'bin/\.wh\.tool'"),
+        ((Entry("bin/.wh..wh..opq"),), "deletes files of other layers"),
+        ((Entry(".wh.bin/tool"),), "deletes files of other layers"),
+        ((Entry("bin/.wh.tool", link="tool"),), "deletes files of other layers"),
+        ((Entry("bin/a\nb"),), "control characters"),
+        ((Entry("bin/" + "x" * 256),), "at most 255 bytes a name"),
+        ((Entry("bin/" + "ü" * 128),), "at most 255 bytes a name"),
+        ((Entry("x/" * 2100 + "x"),), "4095 in all"),
+        ((Entry("a", link="x" * 5000),), "a link to what is no path"),
         ((Entry("a", hard="b"),), "has no 'b'"),
         ((Entry("a", hard="/etc/passwd"),), "inside the package"),
         ((Entry("a", hard="a"),), "which is no file"),
@@ -271,7 +284,50 @@ def test_a_package_that_is_another_is_refused(index: dict[str, str], message: st
 )
 def test_hostile_packages_are_refused(entries: tuple[Entry, ...], message: str) -> None:
     with pytest.raises(IntegrityError, match=message):
-        linked(Package(entries))
+        write_layer(linked(Package(entries)), io.BytesIO(), Compression.of("gzip"))
+
+
+def test_a_link_that_is_listed_with_a_prefix_is_a_link() -> None:
+    declared = {"prefix_placeholder": PLACEHOLDER, "file_mode": "text"}
+    entries = (
+        Entry("share/data", b"x"),
+        Entry("share/link", link="data", extra=declared),
+        Entry("share/as-file", link="data", extra={**declared, "path_type": "hardlink"}),
+        Entry("share/absolute", link=f"{PLACEHOLDER}/share/data", extra=declared),
+    )
+    seen = {file.path: file for file in linked(Package(entries))}
+    links = [seen[f"share/{name}"] for name in ("link", "as-file", "absolute")]
+    assert [link.kind for link in links] == [Kind.SYMLINK] * 3
+    assert [link.target for link in links] == ["data", "data", f"{PLACEHOLDER}/share/data"]
+    meta = json.loads(b"".join(seen["conda-meta/thing-1.0-0.json"].chunks))
+    types = {each["_path"]: each["path_type"] for each in meta["paths_data"]["paths"]}
+    assert types["share/link"] == types["share/absolute"] == "softlink"
+
+
+@pytest.mark.parametrize("kind", ["python", "generic"])
+def test_the_package_decides_what_the_channel_leaves_out(kind: Any, tmp_path: Path) -> None:
+    package = replace(NOARCH, noarch=kind, entry_points=())
+    content = package.write_conda()
+    record = replace(package.record(content), noarch=None)
+    files = {file.path: file for file in link(Opened.open(io.BytesIO(content), "mod"), record, TARGET)}
+    expected = {file.path for file in linked(package)}
+    assert files.keys() == expected
+    assert ("lib/python3.11/site-packages/mod/__init__.py" in files) == (kind == "python")
+    path = tmp_path / "mod-1.0-0.json"
+    path.write_bytes(b"".join(files["conda-meta/mod-1.0-0.json"].chunks))
+    assert getattr(PrefixRecord.from_path(path).noarch, kind)
+
+
+def test_a_python_package_in_another_folder_than_noarch_is_refused() -> None:
+    content = NOARCH.write_conda()
+    record = replace(NOARCH.record(content), noarch=None, subdir="linux-64")
+    with pytest.raises(IntegrityError, match="its noarch is 'python', the channel says None"):
+        list(link(Opened.open(io.BytesIO(content), "mod"), record, TARGET))
+
+
+def test_a_name_counts_without_its_case() -> None:
+    package = Package((Entry("a"),), index={"name": "Thing"})
+    assert "conda-meta/thing-1.0-0.json" in {file.path for file in linked(package)}
 
 
 def test_two_files_in_one_place_are_refused() -> None:

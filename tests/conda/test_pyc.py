@@ -351,7 +351,7 @@ def test_layer_keys_name_the_python_that_compiles(python: PackageRecord) -> None
     targets = [target_with(Pretended(), each) for each in (python, other)]
     targets.append(replace(targets[0], pyc=None))
     assert len({layer_key(noarch, target, GZIP) for target in targets}) == 3
-    native = replace(noarch, noarch=None)
+    native = replace(noarch, noarch=None, subdir="linux-64")
     assert len({layer_key(native, target, GZIP) for target in targets}) == 1
 
 

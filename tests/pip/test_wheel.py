@@ -223,8 +223,6 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "an empty part": files(**{"tiny//b": b"x"}),
     "a backslash": files(**{"tiny\\b": b"x"}),
     "a control character": files(**{"tiny/b\n": b"x"}),
-    "a whiteout": files(**{"tiny/.wh.a.py": b""}),
-    "an opaque whiteout": files(**{"tiny/.wh..wh..opq": b""}),
     "a file that is a folder": files(**{"tiny/a.py/b": b"x"}),
     "out by data": files(**{"tiny-1.0.data/data/../../x": b"x"}),
     "an unknown scheme": files(**{"tiny-1.0.data/etc/x": b"x"}),
