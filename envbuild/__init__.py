@@ -52,7 +52,7 @@ _HOMES = {
     "Source": "envbuild.resolver",
     "load": "envbuild.foreign",
 }
-_DEFINITION = ("base", "steps", "platforms", "as_of")
+_DEFINITION = ("base", "steps", "platforms", "as_of", "form")
 
 
 def resolve(
@@ -74,8 +74,9 @@ def resolve(
         timeout: Seconds after which to give up.
         progress: Told what is going on.
         config: The settings; those of :meth:`Config.load <envbuild.config.Config.load>` if None.
-        settings: ``base``, ``steps``, ``platforms``, ``as_of`` are laid over the definition; every other name
-            is one of :class:`~envbuild.config.Config`'s, as ``workspace``; not together with ``config``.
+        settings: ``base``, ``steps``, ``platforms``, ``as_of`` are laid over the definition, ``form`` says
+            what its file is; every other name is one of :class:`~envbuild.config.Config`'s, as
+            ``workspace``; not together with ``config``.
 
     Raises:
         EnvbuildError: One of its kinds; see :mod:`envbuild.errors`.

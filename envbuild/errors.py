@@ -6,7 +6,14 @@ whether the same call may succeed later without any change.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+_MOST_MISTAKES = 100
+"""How many mistakes of one input are kept: a file that is all wrong is not worth more."""
 
 
 class EnvbuildError(Exception):
@@ -34,6 +41,7 @@ class SpecError(EnvbuildError):
         source: The file's name as the user wrote it, or None where there is no file.
         line: Line, from 1.
         column: Column in characters, from 1.
+        others: Further mistakes of the same input, in the order of their places.
     """
 
     exit_code = 2
@@ -51,6 +59,22 @@ class SpecError(EnvbuildError):
         self.source = source
         self.line = line
         self.column = column
+        self.others: tuple[SpecError, ...] = ()
+
+    @classmethod
+    def together(cls, found: Iterable[SpecError]) -> SpecError:
+        """Several mistakes as one error: the first by its place, which carries the others.
+
+        Args:
+            found: At least one mistake; mistakes that one of them carries count like it.
+        """
+        flat = [each for error in found for each in (error, *error.others)]
+        sources = list(dict.fromkeys(each.source for each in flat))
+        flat.sort(key=lambda each: (sources.index(each.source), each.line or 0, each.column or 0))
+        for each in flat:
+            each.others = ()
+        flat[0].others = tuple(flat[1:_MOST_MISTAKES])
+        return flat[0]
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.source, self.line, self.column) if part is not None)

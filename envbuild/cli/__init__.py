@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from envbuild.errors import EnvbuildError
+from envbuild.errors import EnvbuildError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 _BROKEN_PIPE: Final = 141
+_MOST_MISTAKES: Final = 20
 _GRACE_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 0.005
 
@@ -207,15 +208,23 @@ def report(error: EnvbuildError, *, as_json: bool, subject: str | None = None) -
     if as_json:
         click.echo(json.dumps(describe(error, subject), ensure_ascii=False), err=True)
         return
-    prefix = f"{subject}: " if subject and subject not in str(error) else ""
-    click.echo(f"error: {prefix}{error}", err=True)
-    if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+    mistakes = (error, *error.others) if isinstance(error, SpecError) else (error,)
+    for each in mistakes[:_MOST_MISTAKES]:
+        prefix = f"{subject}: " if subject and subject not in str(each) else ""
+        click.echo(f"error: {prefix}{each}", err=True)
+        if each.hint:
+            click.echo(f"hint: {each.hint}", err=True)
+    if (more := len(mistakes) - _MOST_MISTAKES) > 0:
+        click.echo(f"and {more} more {'mistake' if more == 1 else 'mistakes'}", err=True)
 
 
 def describe(error: EnvbuildError, subject: str | None = None) -> dict[str, object]:
     """An error as a JSON object."""
     document: dict[str, object] = {"spec": subject} if subject else {}
+    if isinstance(error, SpecError) and error.others:
+        document["others"] = [
+            {"message": str(other), "hint": other.hint} for other in error.others[:_MOST_MISTAKES]
+        ]
     return document | {
         "error": next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "envbuild.errors"),
         "message": str(error),

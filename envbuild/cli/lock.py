@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from envbuild.cli.options import BUILD, DEFINITION, Command, common
+from envbuild.cli.options import BUILD, DEFINITION_TO_LOCK, Command, common
 from envbuild.cli.progress import shown
 from envbuild.cli.target import source_image
 from envbuild.diff import compare
@@ -48,7 +48,7 @@ _UNBOUND = (
     help="What to write; else the file name says: pixi.lock, conda-lock.yml, *.txt is @EXPLICIT.",
 )
 @click.option("--check", is_flag=True, help="Solve nothing; exit with 1 if the lock is stale or missing.")
-@common(DEFINITION, BUILD)
+@common(DEFINITION_TO_LOCK, BUILD)
 def lock(
     spec: str | None, image: str | None, output: str | None, form: str | None, check: bool, options: Common
 ) -> int:

@@ -14,6 +14,7 @@ from envbuild.config import Config
 from envbuild.foreign import load
 from envbuild.lockfile import LockPolicy
 from envbuild.platform import Platform
+from envbuild.spec.forms import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,12 @@ def _of(*names: str, **attributes: Any) -> tuple[tuple[str, ...], dict[str, Any]
     return names, attributes
 
 
-DEFINITION: Final = _group(
+_FORM: Final = {
+    "metavar": "FORM",
+    "type": click.Choice(FORMS),
+    "help": f"What the file is, where its name and content do not say so: {', '.join(FORMS)}.",
+}
+_LAID_OVER: Final = _group(
     "Laid over the definition",
     _of(
         "--base",
@@ -73,6 +79,12 @@ DEFINITION: Final = _group(
         "--as-of", metavar="DATE", help="Ignore packages newer than this, as 2026-11-01 or an RFC 3339 time."
     ),
 )
+DEFINITION: Final = (*_LAID_OVER, *_group("Laid over the definition", _of("--format", "form", **_FORM)))
+DEFINITION_TO_LOCK: Final = (
+    *_LAID_OVER,
+    *_group("Laid over the definition", _of("--input-format", "form_of_input", **_FORM)),
+)
+"""The same for ``lock``, whose ``--format`` is what it writes."""
 LOOKUP: Final = _group(
     "Where images are",
     _of(
@@ -133,7 +145,7 @@ class Common:
 
     Attributes:
         config: The settings that hold.
-        overrides: What is laid over each definition: base, steps, platforms, as_of.
+        overrides: What is laid over each definition: base, steps, platforms, as_of, form.
         as_json: Whether to print JSON.
         quiet: Whether to show no progress.
         locks: Which locks are used.
@@ -173,6 +185,7 @@ def _take(values: dict[str, Any], names: set[str]) -> Common:
     platforms = tuple(Platform.parse(each) for each in given.pop("platform", ()))
     overrides = {name: given.pop(name, None) for name in ("base", "steps", "as_of")}
     overrides["platforms"] = platforms or None
+    overrides["form"] = given.pop("form", None) or given.pop("form_of_input", None)
     as_json, quiet = given.pop("as_json"), given.pop("quiet")
     given["insecure"] = given["insecure"] or None
     locks = LockPolicy(given.pop("lock", None), given.pop("locked", False), given.pop("no_lock", False))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from envbuild import lockfile
 from envbuild.errors import SpecError
 from envbuild.platform import LINUX_AMD64, Platform
-from envbuild.spec import fields
+from envbuild.spec import environment, fields
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import Mark, fail
 from envbuild.spec.environment import EnvironmentSpec
@@ -37,6 +37,9 @@ def load(source: str | Path, **overrides: Any) -> EnvironmentSpec:
     Raises:
         SpecError: It cannot be understood.
     """
+    if overrides.get("form") is not None:  # the caller says what it is, and that it is no lock
+        return environment.load(source, **overrides)
+    overrides.pop("form", None)
     start = _start(source)
     if _EXPLICIT.match(start) is None and _LOCK.match(start) is None:
         return lockfile.load(source, **overrides)

@@ -95,6 +95,13 @@ def _refuse_remote(path: Scalar, what: str) -> None:
 
 
 def _build(node: Mapping, folder: Path) -> AzureEnvironment:
+    local_path = next((name for name, _ in node.entries if name.value == "local_path"), None)
+    if local_path is not None:
+        fail(
+            local_path.mark,
+            "build has `local_path`, its name in previews of the schema",
+            "rename it to `path`",
+        )
     refuse_unknown(node, {"path", "dockerfile_path"}, "build")
     path = node.get("path")
     if path is None:

@@ -6,7 +6,8 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from envbuild.spec.document import Mark, fail
+from envbuild.errors import SpecError
+from envbuild.spec.document import Mark, fail, refuse
 from envbuild.spec.local import local_path, read_local
 from envbuild.spec.requirement import (
     canonical_name,
@@ -28,6 +29,7 @@ MAX_BYTES = 1 << 20
 MAX_LINE = 1 << 16
 MAX_DEPTH = 32
 MAX_FILES = 1000
+MAX_MISTAKES = 20
 _UNSAFE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
@@ -131,8 +133,15 @@ class Collector:
             text = content.decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
             fail(Mark(source, 1, 1), f"byte {error.start} is not UTF-8", "save the file as UTF-8")
+        mistakes: list[SpecError] = []
         for line, mark in logical_lines(text, Mark(source, 1, 1)):
-            self.line(line, mark, folder, constraint=constraint)
+            try:
+                self.line(line, mark, folder, constraint=constraint)
+            except SpecError as error:
+                mistakes.append(error)
+                if len(mistakes) == MAX_MISTAKES:
+                    break
+        refuse(mistakes)
 
     def line(self, text: str, mark: Mark, folder: Path | None, *, constraint: bool) -> None:
         """Take up a logical line.
@@ -150,6 +159,9 @@ class Collector:
             hashes = tuple(sorted({check_hash(found, mark) for found in _HASH_OPTION.findall(text)}))
             body = _HASH_OPTION.sub("", text).strip()
         if "-" in body and (stray := _STRAY.search(body)):
+            known = {*self._handlers(mark, folder, constraint=constraint), *_SWITCHES, *_SHORT}
+            if stray[1] in known:
+                fail(mark, f"{stray[1]} stands behind a requirement", "write it on a line of its own")
             _unknown_option(stray[1], {"--hash"}, mark)
         self._lists[constraint].append(read_requirement(body, mark, folder, hashes))
 

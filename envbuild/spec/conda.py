@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from envbuild.errors import SpecError
 from envbuild.spec.channel import NODEFAULTS, Channel
-from envbuild.spec.document import NULLS, Mapping, Scalar, Sequence, fail, is_null
+from envbuild.spec.document import NULLS, Mapping, Scalar, Sequence, fail, is_null, refuse
 from envbuild.spec.match import MatchSpec
 
 if TYPE_CHECKING:
@@ -44,12 +45,15 @@ class CondaSection:
         nodefaults: Whether Anaconda's default channels are excluded.
         dependencies: The match specs in the order of their canonical spelling; none stands twice.
         variables: Names and values of environment variables, sorted.
+        platforms: The Conda platforms that the file says it is for, as ``linux-64``; empty for any. It
+            takes no part in comparing.
     """
 
     channels: tuple[Channel, ...] = ()
     nodefaults: bool = False
     dependencies: tuple[MatchSpec, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    platforms: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def parse(cls, node: Mapping, folder: Path) -> tuple[CondaSection, PipSection | None]:
@@ -71,21 +75,14 @@ class CondaSection:
                 f"found {_kind(node)}, expected a mapping with `dependencies`",
                 "write `dependencies:`",
             )
-        found = {key.value: value for key, value in node.entries}
-        for key, value in node.entries:
-            if key.value not in KNOWN:
-                _refuse_key(key)
-            if key.value in {"name", "prefix"} and not isinstance(value, Scalar):
-                fail(value.mark, f"`{key.value}` is {_kind(value)}, expected a text", "write a text")
-        if "dependencies" not in found:
-            fail(
-                node.mark,
-                "there is no `dependencies`",
-                "list the packages, or write `dependencies: []` for none",
-            )
-        channels, nodefaults = _channels(found.get("channels"), folder)
-        dependencies, pip = _dependencies(found["dependencies"], folder)
-        return cls(channels, nodefaults, dependencies, _variables(found.get("variables"))), pip
+        mistakes: list[SpecError] = []
+        found = _known_keys(node, mistakes)
+        channels, nodefaults = _channels(found.get("channels"), folder, mistakes)
+        dependencies, pip = _dependencies(found.get("dependencies"), folder, mistakes)
+        variables = _variables(found.get("variables"), mistakes)
+        platforms = _platforms(found.get("platforms"), mistakes)
+        refuse(mistakes)
+        return cls(channels, nodefaults, dependencies, variables, platforms), pip
 
     def canonical(self) -> dict[str, Any]:
         """The section as JSON for the key, without credentials."""
@@ -95,6 +92,25 @@ class CondaSection:
             "nodefaults": self.nodefaults,
             "variables": dict(self.variables),
         }
+
+
+def _known_keys(node: Mapping, mistakes: list[SpecError]) -> dict[str, Node]:
+    """The values by their keys, without those that are not known."""
+    found: dict[str, Node] = {}
+    for key, value in node.entries:
+        try:
+            if key.value not in KNOWN:
+                _refuse_key(key)
+            if key.value in {"name", "prefix"} and not isinstance(value, Scalar):
+                fail(value.mark, f"`{key.value}` is {_kind(value)}, expected a text", "write a text")
+            found[key.value] = value
+        except SpecError as error:
+            mistakes.append(error)
+    if "dependencies" not in found and not mistakes:
+        fail(
+            node.mark, "there is no `dependencies`", "list the packages, or write `dependencies: []` for none"
+        )
+    return found
 
 
 def _refuse_key(key: Scalar) -> NoReturn:
@@ -117,91 +133,158 @@ def _kind(node: Node) -> str:
     return {Scalar: "a text", Sequence: "a list", Mapping: "a mapping"}[type(node)]
 
 
-def _items(node: Node | None, what: str) -> tuple[Node, ...]:
+def _items(node: Node | None, what: str, mistakes: list[SpecError]) -> tuple[Node, ...]:
     """The items of a list; nothing written is an empty list."""
     if node is None or is_null(node):
         return ()
-    if not isinstance(node, Sequence):
-        hint = "put each item on a line of its own after '- '"
+    if isinstance(node, Sequence):
+        return node.items
+    hint = "put each item on a line of its own behind '- '"
+    if isinstance(node, Scalar) and node.value.strip():
+        hint = f"write it as `- {node.value.split()[0]}`, each item on a line of its own"
+    elif isinstance(node, Mapping) and node.entries:
+        key, value = node.entries[0]
+        text = value.value if isinstance(value, Scalar) and not is_null(value) else ""
+        hint = f"write each item on a line of its own, as `- {_as_match_spec(key.value, text)}`"
+    try:
         fail(node.mark, f"`{what}` is {_kind(node)}, expected a list", hint)
-    return node.items
+    except SpecError as error:
+        mistakes.append(error)
+    return ()
 
 
-def _channels(node: Node | None, folder: Path) -> tuple[tuple[Channel, ...], bool]:
+def _as_match_spec(name: str, text: str) -> str:
+    """How to write what somebody wrote as ``name: text``."""
+    return f"{name}{text}" if not text or text[0] in "<>=!~" else f"{name}={text}"
+
+
+def _check_one_line(item: Scalar) -> None:
+    """Refuse an item without quotes that goes on in the next line: YAML joins what was meant to be two."""
+    if item.plain and item.content is not None:
+        fail(
+            item.content,
+            f"this line belongs to the item above, {item.value[:60]!r}, as it is indented deeper",
+            "start it with '- ' in the column of the other items",
+        )
+
+
+def _channels(node: Node | None, folder: Path, mistakes: list[SpecError]) -> tuple[tuple[Channel, ...], bool]:
     channels: dict[Channel, None] = {}
     nodefaults = False
-    for item in _items(node, "channels"):
-        if not isinstance(item, Scalar) or is_null(item):
-            fail(
-                item.mark,
-                f"a channel is {_kind(item)}, expected a name or URL",
-                "write it as `- conda-forge`",
-            )
-        if item.value == NODEFAULTS:
-            nodefaults = True
-        else:
-            channels.setdefault(Channel.parse(item.value, folder, item.mark))
+    for item in _items(node, "channels", mistakes):
+        try:
+            if not isinstance(item, Scalar) or is_null(item):
+                fail(
+                    item.mark,
+                    f"a channel is {_kind(item)}, expected a name or URL",
+                    "write it as `- conda-forge`",
+                )
+            if item.content is not None:
+                _check_one_line(item)
+            if item.value == NODEFAULTS:
+                nodefaults = True
+            else:
+                channels.setdefault(Channel.parse(item.value, folder, item.mark))
+        except SpecError as error:
+            mistakes.append(error)
     if nodefaults and any(channel.is_defaults for channel in channels) and isinstance(node, Sequence):
         fail(node.mark, "`channels` holds both `defaults` and `nodefaults`", "delete one of them")
     return tuple(channels), nodefaults
 
 
-def _dependencies(node: Node, folder: Path) -> tuple[tuple[MatchSpec, ...], PipSection | None]:
+def _dependencies(
+    node: Node | None, folder: Path, mistakes: list[SpecError]
+) -> tuple[tuple[MatchSpec, ...], PipSection | None]:
     specs: dict[str, MatchSpec] = {}
     pip: PipSection | None = None
     seen: Mapping | None = None
     parse = MatchSpec.parse
-    for item in _items(node, "dependencies"):
-        if type(item) is Scalar:
-            text, mark, plain, _ = item
-            if text in NULLS and (plain or not text):
-                fail(mark, "a dependency is empty", "delete the line, or name a package")
-            spec = parse(text, mark, folder)
-            specs.setdefault(spec.spelling, spec)
-        elif isinstance(item, Mapping):
-            if seen is not None:
-                fail(item.mark, f"`pip:` stands twice, first in line {seen.mark.line}", "join the two lists")
-            seen, pip = item, _pip(item, folder)
-        else:
-            fail(item.mark, "a dependency is a list, expected a match spec", "write it as `- numpy=1.26`")
+    for item in _items(node, "dependencies", mistakes):
+        try:
+            if type(item) is Scalar:
+                text, mark, plain, content = item
+                if content is not None:
+                    _check_one_line(item)
+                if text in NULLS and (plain or not text):
+                    fail(mark, "a dependency is empty", "delete the line, or name a package")
+                spec = parse(text, mark, folder)
+                specs.setdefault(spec.spelling, spec)
+            elif isinstance(item, Mapping):
+                if seen is not None:
+                    fail(
+                        item.mark,
+                        f"`pip:` stands twice, first in line {seen.mark.line}",
+                        "join the two lists",
+                    )
+                seen = item
+                pip = _pip(item, folder, mistakes)
+            else:
+                fail(item.mark, "a dependency is a list, expected a match spec", "write it as `- numpy=1.26`")
+        except SpecError as error:
+            mistakes.append(error)
     return tuple([specs[spelling] for spelling in sorted(specs)]), pip
 
 
-def _pip(node: Mapping, folder: Path) -> PipSection | None:
-    for key, _ in node.entries:
+def _pip(node: Mapping, folder: Path, mistakes: list[SpecError]) -> PipSection | None:
+    for key, value in node.entries:
         if key.value != "pip":
-            hint = "write a match spec without ':', as `- numpy>=1.26`; only `- pip:` opens a list of its own"
+            text = value.value if isinstance(value, Scalar) and not is_null(value) else ""
+            hint = f"write it without ':', as `- {_as_match_spec(key.value, text)}`"
             fail(key.mark, f"a mapping with the key `{key.value}` stands in `dependencies`", hint)
     if not node.entries:
         fail(node.mark, "a dependency is an empty mapping", "delete it")
-    items = _items(node.entries[0][1], "pip")
-    if not items:
-        return None
     scalars: list[Scalar] = []
-    for item in items:
-        if not isinstance(item, Scalar) or is_null(item):
-            fail(
-                item.mark,
-                f"a pip requirement is {_kind(item)}, expected a text",
-                "write it as `- requests>=2`",
-            )
-        scalars.append(item)
+    for item in _items(node.entries[0][1], "pip", mistakes):
+        try:
+            if not isinstance(item, Scalar) or is_null(item):
+                fail(
+                    item.mark,
+                    f"a pip requirement is {_kind(item)}, expected a text",
+                    "write it as `- requests>=2`",
+                )
+            _check_one_line(item)
+            scalars.append(item)
+        except SpecError as error:
+            mistakes.append(error)
+    if not scalars:
+        return None
     from envbuild.spec.pip import PipSection
 
     return PipSection.parse(tuple(scalars), folder)
 
 
-def _variables(node: Node | None) -> tuple[tuple[str, str], ...]:
+def _variables(node: Node | None, mistakes: list[SpecError]) -> tuple[tuple[str, str], ...]:
     if node is None or is_null(node):
         return ()
     if not isinstance(node, Mapping):
         fail(node.mark, f"`variables` is {_kind(node)}, expected a mapping", "write each as `NAME: value`")
     variables: dict[str, str] = {}
     for key, value in node.entries:
-        if not _VARIABLE.fullmatch(key.value):
-            fail(key.mark, f"{key.value!r} is not the name of a variable", "use letters, digits and '_'")
-        if not isinstance(value, Scalar) or is_null(value):
-            hint = 'write "" for an empty value'
-            fail(value.mark, f"the variable {key.value} has {_kind(value)}, expected a text", hint)
-        variables[key.value] = value.value
+        try:
+            if not _VARIABLE.fullmatch(key.value):
+                fail(key.mark, f"{key.value!r} is not the name of a variable", "use letters, digits and '_'")
+            if not isinstance(value, Scalar) or is_null(value):
+                hint = 'write "" for an empty value'
+                fail(value.mark, f"the variable {key.value} has {_kind(value)}, expected a text", hint)
+            variables[key.value] = value.value
+        except SpecError as error:
+            mistakes.append(error)
     return tuple(sorted(variables.items()))
+
+
+def _platforms(node: Node | None, mistakes: list[SpecError]) -> tuple[str, ...]:
+    """The platforms that the file is for; of those that images can be built for there must be one."""
+    items = [node] if isinstance(node, Scalar) and not is_null(node) else _items(node, "platforms", mistakes)
+    named = [item for item in items if isinstance(item, Scalar)]
+    if items and not any(item.value.startswith("linux-") for item in named):
+        mistakes.append(
+            SpecError(
+                f"the file is for {', '.join(item.value for item in named) or 'no platform'}, and images are "
+                "built for Linux",
+                source=items[0].mark.source,
+                line=items[0].mark.line,
+                column=items[0].mark.column,
+                hint="add linux-64 to `platforms`, or delete the key",
+            )
+        )
+    return tuple(item.value for item in named)

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
     import yaml
 
-__all__ = ["Mapping", "Mark", "Node", "Scalar", "Sequence", "fail", "is_null", "load_document"]
+__all__ = ["Mapping", "Mark", "Node", "Scalar", "Sequence", "fail", "is_null", "load_document", "refuse"]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_NODES = 20_000
+_MOST_MISTAKES = 10
 _TOO_DEEP = f"values are nested deeper than {MAX_DEPTH} levels"
 
 _ASCII_TEXT = bytes([9, 10, 13, *range(32, 127)])
@@ -54,6 +55,16 @@ def fail(mark: Mark | None, message: str, hint: str | None = None) -> NoReturn:
     raise SpecError(message, source=mark.source, line=mark.line, column=mark.column, hint=hint)
 
 
+def refuse(mistakes: list[SpecError]) -> None:
+    """Refuse what holds mistakes, so that a person sees all of them at once; nothing where there are none.
+
+    Raises:
+        SpecError: The first mistake, which carries the others.
+    """
+    if mistakes:
+        raise SpecError.together(mistakes) from None
+
+
 def describe(character: str) -> str:
     """A character as its code point and Unicode name, for messages about ones that cannot be seen."""
     import unicodedata
@@ -61,35 +72,77 @@ def describe(character: str) -> str:
     return f"U+{ord(character):04X} {unicodedata.name(character, 'control character')}"
 
 
-def load_document(content: bytes, source: str) -> Node:
+def load_document(content: bytes, source: str, mistakes: list[SpecError] | None = None) -> Node:
     """Read one YAML (or JSON) document.
 
     Args:
         content: UTF-8, with or without a byte order mark, at most 1 MiB.
         source: The file's name for messages.
+        mistakes: Takes the mistakes in the YAML around which the document can be read, so that the caller
+            can look for more in what it says and refuse all of them; None to have them refused here.
 
     Raises:
         SpecError: The content is not YAML, or uses what definitions may not use.
     """
     content = _checked_bytes(content, source)
-    if (node := read_plain(content, source)) is not None:
-        return node
-    return _load(content, source)
+    if (plain := read_plain(content, source)) is not None:
+        return plain
+    found: list[SpecError] = []
+    node = _load(content, source, found)
+    if node is None or mistakes is None:
+        refuse(found)
+    else:
+        mistakes += found
+    assert node is not None  # noqa: S101 - where nothing can be read, a mistake was found and refused
+    return node
 
 
-def _load(content: bytes, source: str) -> Node:
-    """Read content of any kind. PyYAML is imported here and below: plain definitions do without it."""
+def _load(content: bytes, source: str, mistakes: list[SpecError]) -> Node | None:
+    """Read content of any kind. PyYAML is imported here and below: plain definitions do without it.
+
+    A line that is no YAML is read without what is wrong with it, if that can be told; None if it cannot.
+    """
     import yaml
 
-    parser = _parser(content)
-    try:
-        return _Builder(source, content).build(parser.get_event)
-    except yaml.MarkedYAMLError as error:
-        _refuse_syntax(error, source)
-    except yaml.YAMLError as error:
-        raise SpecError(f"this is not YAML: {error}", source=source, line=1, column=1) from error
-    finally:
-        parser.dispose()
+    for _ in range(_MOST_MISTAKES):
+        parser = _parser(content)
+        try:
+            return _Builder(source, content).build(parser.get_event)
+        except yaml.MarkedYAMLError as error:
+            mended = _mended(error, content, source, mistakes)
+            if mended is None:
+                return None
+            content = mended
+        except yaml.YAMLError as error:
+            raise SpecError(f"this is not YAML: {error}", source=source, line=1, column=1) from error
+        finally:
+            parser.dispose()
+    return None
+
+
+def _mended(
+    error: yaml.MarkedYAMLError, content: bytes, source: str, mistakes: list[SpecError]
+) -> bytes | None:
+    """Report what is wrong; the content without that, or None where it cannot be told from the rest."""
+    from envbuild.spec.mistakes import likely_mistake
+
+    if "nesting depth" in f"{error.problem}{error.context}":  # a limit of newer parsers, far above ours
+        place = error.problem_mark or error.context_mark
+        fail(Mark(source, place.line + 1, place.column + 1) if place else None, _TOO_DEEP)
+    lines = content.decode("utf-8").split("\n")
+    mistake = likely_mistake(lines, error)
+    if mistake is not None:
+        mistakes.append(
+            SpecError(
+                mistake.message, source=source, line=mistake.line, column=mistake.column, hint=mistake.hint
+            )
+        )
+        for number in (mistake.line, *mistake.others):
+            lines[number - 1] = ""
+        return "\n".join(lines).encode()
+    if not mistakes:  # else it may come from what was left out
+        mistakes.append(_syntax(error, source))
+    return None
 
 
 def _parser(content: bytes) -> Any:
@@ -148,21 +201,22 @@ def _end_of(text: str, source: str) -> Mark:
     return Mark(source, text.count("\n") + 1, len(text) - text.rfind("\n"))
 
 
-def _refuse_syntax(error: yaml.MarkedYAMLError, source: str) -> NoReturn:
+def _syntax(error: yaml.MarkedYAMLError, source: str) -> SpecError:
+    """What the parser says, where it gave up."""
     place = error.problem_mark or error.context_mark
-    mark = Mark(source, place.line + 1, place.column + 1) if place else Mark(source, 1, 1)
+    line, column = (place.line + 1, place.column + 1) if place else (1, 1)
     problem = error.problem or "unknown problem"
-    if "nesting depth" in f"{problem}{error.context}":  # a limit of newer parsers, far above ours
-        fail(mark, _TOO_DEEP)
     context = f" {error.context}" if error.context else ""
     hint = "check the indentation, and quotes and brackets that are not closed"
     if "cannot start any token" in problem:
-        hint = "indent with spaces, not tabs; quote a value that starts with @, `, % or a tab"
+        hint = "quote a value that starts with @, ` or %"
     elif "mapping values are not allowed" in problem:
         hint = "quote a value that holds ': ', and keep one indentation for the keys of a mapping"
     elif "unknown escape" in problem:
         hint = r"write \\ for a backslash between double quotes, or use single quotes"
-    fail(mark, f"this is not YAML: {problem}{context}", hint)
+    return SpecError(
+        f"this is not YAML: {problem}{context}", source=source, line=line, column=column, hint=hint
+    )
 
 
 class _Builder:
@@ -210,6 +264,8 @@ class _Builder:
                 if event.tag is not None or event.anchor is not None or (escapes and event.style == '"'):
                     self._check(event)
                 block = self._block(event) if event.style in _BLOCKS else None
+                if not event.style and event.end_mark.line != place.line:
+                    block = self._continued(event)
                 children.append(make(Scalar, (event.value, mark, not event.style, block)))
             elif kind is yaml.SequenceEndEvent or kind is yaml.MappingEndEvent:
                 finished, (children, mark) = children, stack.pop()
@@ -240,6 +296,14 @@ class _Builder:
                 inside = len(own) - len(own.lstrip(" "))
                 return Mark(self._source, first + 1, line.index(stripped[0]) - inside + 1)
         return Mark(self._source, first + 1, 1)
+
+    def _continued(self, event: Any) -> Mark | None:
+        """Where a text without quotes goes on behind its first line."""
+        first = event.start_mark.line + 1
+        for number, line in enumerate(self._content.decode().split("\n")[first : event.end_mark.line + 1]):
+            if stripped := line.strip():
+                return Mark(self._source, first + number + 1, line.index(stripped[0]) + 1)
+        return None
 
     def _check(self, event: Any) -> None:
         import yaml

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envbuild.errors import SpecError
 from envbuild.platform import LINUX_AMD64, Platform
 from envbuild.spec import fields, forms
 from envbuild.spec.conda import CondaSection
-from envbuild.spec.document import fail, load_document
+from envbuild.spec.document import fail, load_document, refuse
 from envbuild.spec.fields import ChannelPriority
 from envbuild.spec.reading import MAX_BYTES, is_folder, mapping, nearest, read, refuse_unknown
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from envbuild.reference import ImageReference, TaggedReference
     from envbuild.spec.azureml import AzureEnvironment
-    from envbuild.spec.document import Mapping
+    from envbuild.spec.document import Mapping, Node
     from envbuild.spec.pip import PipSection
     from envbuild.spec.steps import Steps
 
@@ -45,6 +45,8 @@ _OTHERS = (
         "name the conda.yaml or the requirements.txt that MLflow writes beside it",
     ),
 )
+_YAML_NAMES = (".yml", ".yaml", ".json")
+_REQUIREMENTS_NAME = re.compile(r"(?:^|[-_. ])(?:requirements?|reqs?)(?:$|[-_. ])")
 _YAML_START = re.compile(r"(?:[\"']?[$A-Za-z_][\w.$-]*[\"']?\s*:(?:\s|$))|[{\[]|---|%|- ")
 
 _DOCKERFILE_START = re.compile(r"(?:from|arg)\s+[^\s=<>~!;@]", re.IGNORECASE)
@@ -118,6 +120,7 @@ def load(
     steps: str | Path | None = None,
     platforms: str | Platform | Iterable[str | Platform] | None = None,
     as_of: str | date | None = None,
+    form: str | None = None,
 ) -> EnvironmentSpec:
     """Read a definition.
 
@@ -127,11 +130,12 @@ def load(
         steps: A file of Docker steps, in place of the definition's; its folder is their context.
         platforms: The platforms to build for, in place of the definition's.
         as_of: Ignore packages newer than this, in place of the definition's; a date means its start in UTC.
+        form: One of :data:`envbuild.spec.forms.FORMS`; None to have it told by content and name.
 
     Raises:
         SpecError: Something in it cannot be understood; the message names file, line and column.
     """
-    spec = _load(source)
+    spec = _load(source, form)
     if base is not None:
         spec = spec.with_base(base)
     if steps is not None:
@@ -141,17 +145,34 @@ def load(
         spec = replace(spec, platforms=fields.platforms(each))
     if as_of is not None:
         spec = replace(spec, as_of=fields.moment(as_of, None))
+    _check_platforms(spec)
     return spec
 
 
-def _load(source: str | Path) -> EnvironmentSpec:
+def _check_platforms(spec: EnvironmentSpec) -> None:
+    """Refuse a platform that the Conda file says it is not for.
+
+    Raises:
+        SpecError: There is one.
+    """
+    named = spec.conda.platforms if spec.conda is not None else ()
+    for platform in spec.platforms if named else ():
+        if platform.subdir not in named:
+            raise SpecError(
+                f"the Conda file is for {', '.join(named)}, and {platform} is asked for",
+                source=spec.source,
+                hint=f"add {platform.subdir} to its `platforms`, or give --platform",
+            )
+
+
+def _load(source: str | Path, form: str | None) -> EnvironmentSpec:
     if str(source) == STANDARD_INPUT:
         content = sys.stdin.buffer.read(MAX_BYTES + 1)
-        return parse(content, "<stdin>", Path())
+        return parse(content, "<stdin>", Path(), form=form)
     path = Path(source)
     if is_folder(path):
         path = _file_in(path)
-    return parse(read(path), str(path), path.parent)
+    return parse(read(path), str(path), path.parent, form=form)
 
 
 def _file_in(folder: Path) -> Path:
@@ -163,21 +184,39 @@ def _file_in(folder: Path) -> Path:
     )
 
 
-def parse(content: bytes, source: str, folder: Path) -> EnvironmentSpec:
+def parse(content: bytes, source: str, folder: Path, *, form: str | None = None) -> EnvironmentSpec:
     """Understand a definition that was read.
 
     Args:
         content: The definition.
-        source: Its name, for messages; its suffix decides where the content leaves a doubt.
+        source: Its name, for messages; it decides where the content leaves a doubt.
         folder: The folder that relative paths start from.
+        form: One of :data:`envbuild.spec.forms.FORMS`; None to have it told by content and name.
 
     Raises:
-        SpecError: Something in it cannot be understood.
+        SpecError: Something in it cannot be understood; all mistakes that were found are in one error.
     """
-    spec = _parse(_Source(source, folder, content))
+    try:
+        spec = _parse(_Source(source, folder, content), form)
+    except SpecError as error:
+        raise _of_template(error, content, source) from None
     if spec.pip is not None and not spec.pip.requirements:
         spec = replace(spec, pip=None)
     return _with_mounted(spec)
+
+
+def _of_template(error: SpecError, content: bytes, source: str) -> SpecError:
+    """The error; where it stands in a line of a template, what is wrong is that it was not rendered."""
+    from envbuild.spec.mistakes import TEMPLATE, TEMPLATE_HINT
+
+    lines = content.decode("utf-8", "replace").split("\n")
+    if error.source != source or error.line is None or error.line > len(lines):
+        return error
+    if found := TEMPLATE.search(lines[error.line - 1]):
+        error.message = f"{found.group()!r} belongs to a template, and templates are not evaluated"
+        error.column = found.start() + 1
+        error.hint = TEMPLATE_HINT
+    return error
 
 
 def _with_mounted(spec: EnvironmentSpec) -> EnvironmentSpec:
@@ -186,22 +225,36 @@ def _with_mounted(spec: EnvironmentSpec) -> EnvironmentSpec:
     return replace(spec, secrets=tuple(sorted({*spec.secrets, *mounted}))) if mounted else spec
 
 
-def _parse(source: _Source) -> EnvironmentSpec:
+def _parse(source: _Source, form: str | None) -> EnvironmentSpec:
+    if form is None:
+        forms.refuse_strangers(source.name)
     first = _first_line(source.content)
-    if first.startswith("@EXPLICIT"):
-        raise SpecError(
-            "this is a list of solved packages (@EXPLICIT), expected a definition", source=source.name
-        )
-    if _DOCKERFILE_START.match(first):
+    if form == forms.DOCKERFILE or (form is None and _DOCKERFILE_START.match(first)):
         from envbuild.spec import azureml
 
         return _from_azure(azureml.from_dockerfile(source.content, source.name, source.folder), source)
-    if not _YAML_START.match(first) and not source.name.lower().endswith((".yml", ".yaml", ".json")):
-        from envbuild.spec.pip import PipSection
+    if form == forms.REQUIREMENTS:
+        return _from_requirements(source)
+    if form is None and not _YAML_START.match(first) and not source.name.lower().endswith(_YAML_NAMES):
+        if _is_named_requirements(source.name):
+            return _from_requirements(source)
+        raise forms.not_a_definition(source.name, first)
+    return _from_document(source, form)
 
-        pip = PipSection.from_requirements(source.content, source.name, source.folder)
-        return EnvironmentSpec(source=source.name, has_base=False, pip=pip)
-    return _from_document(source)
+
+def _is_named_requirements(name: str) -> bool:
+    """Whether a file is named as requirements are: ``requirements-dev.txt``, ``requirements/base.in``."""
+    path = PurePath(name.lower())
+    if path.suffix not in {".txt", ".in", ".pip", ""}:
+        return False
+    return bool(_REQUIREMENTS_NAME.search(path.stem)) or path.parent.name == "requirements"
+
+
+def _from_requirements(source: _Source) -> EnvironmentSpec:
+    from envbuild.spec.pip import PipSection
+
+    pip = PipSection.from_requirements(source.content, source.name, source.folder)
+    return EnvironmentSpec(source=source.name, has_base=False, pip=pip)
 
 
 def _first_line(content: bytes) -> str:
@@ -217,15 +270,30 @@ def _first_line(content: bytes) -> str:
     return ""
 
 
-def _from_document(source: _Source) -> EnvironmentSpec:
+def _from_document(source: _Source, form: str | None) -> EnvironmentSpec:
+    mistakes: list[SpecError] = []
     node = mapping(
-        load_document(source.content, source.name),
+        load_document(source.content, source.name, mistakes),
         "the definition",
         "write a Conda environment.yml (`dependencies: [...]`) or an envbuild.yaml (`base: ...`)",
     )
+    try:
+        spec = _reader(node, form)(node, source)
+    except SpecError as error:
+        mistakes.append(error)
+    refuse(mistakes)
+    return spec
+
+
+def _reader(node: Mapping, form: str | None) -> Callable[[Mapping, _Source], EnvironmentSpec]:
+    """Who understands a document: what decides are its keys, where the caller does not say its form."""
     names = {name.value for name, _ in node.entries}
-    if names and names <= forms.CONDA_KEYS:
-        return _from_conda(node, source)
+    if form == forms.CONDA or (form is None and names and names <= forms.CONDA_KEYS):
+        return _from_conda
+    if form == forms.ENVBUILD:
+        return _from_envbuild
+    if form == forms.AZUREML:
+        return _from_azure_v1 if len(names & forms.AZURE_V1_KEYS) > 1 else _from_azure_document
     for keys, what, hint in _OTHERS:
         if keys <= names:
             fail(node.mark, f"this is {what}, expected a definition", hint)
@@ -238,7 +306,7 @@ def _from_document(source: _Source) -> EnvironmentSpec:
             f"{first.value!r} is not a key of a definition",
             nearest(first.value, forms.CONDA_KEYS | forms.ENVBUILD_KEYS),
         )
-    return reader(node, source)
+    return reader
 
 
 def _from_conda(node: Mapping, source: _Source) -> EnvironmentSpec:
@@ -274,33 +342,39 @@ def _from_azure(azure: AzureEnvironment, source: _Source) -> EnvironmentSpec:
 
 
 def _from_envbuild(node: Mapping, source: _Source) -> EnvironmentSpec:
-    refuse_unknown(node, forms.ENVBUILD_KEYS, "an envbuild definition")
-    folder = source.folder
-    get = node.get
-    base, steps, steps_after = get("base"), get("steps"), get("steps_after")
-    variables, priority, as_of, secrets = (
-        get("variables"),
-        get("channel_priority"),
-        get("as_of"),
-        get("secrets"),
-    )
-    conda, pip = fields.packages(get("conda"), get("pip"), folder)
-    return EnvironmentSpec(
+    mistakes: list[SpecError] = []
+    folder, get = source.folder, node.get
+
+    def given(name: str, read: Callable[[Node], Any], otherwise: Any = None) -> Any:
+        """What a reader makes of a member; where it is missing or wrong, what stands for nothing."""
+        value = get(name)
+        return otherwise if value is None else attempt(lambda: read(value), otherwise)
+
+    def attempt(read: Callable[[], Any], otherwise: Any = None) -> Any:
+        try:
+            return read()
+        except SpecError as error:
+            mistakes.append(error)
+            return otherwise
+
+    attempt(lambda: refuse_unknown(node, forms.ENVBUILD_KEYS, "an envbuild definition"))
+    conda, pip = attempt(lambda: fields.packages(get("conda"), get("pip"), folder), (None, None))
+    spec = EnvironmentSpec(
         source=source.name,
-        base=fields.base(base, folder) if base is not None else None,
-        has_base=base is not None,
-        steps=fields.steps(steps, "steps", folder) if steps is not None else None,
+        base=given("base", lambda value: fields.base(value, folder)),
+        has_base=get("base") is not None,
+        steps=given("steps", lambda value: fields.steps(value, "steps", folder)),
         conda=conda,
         pip=pip,
-        steps_after=fields.steps(steps_after, "steps_after", folder) if steps_after is not None else None,
-        variables=_merged(conda, fields.variables(variables) if variables is not None else {}),
-        channel_priority=fields.channel_priority(priority)
-        if priority is not None
-        else ChannelPriority.STRICT,
-        platforms=fields.platform_nodes(get("platform"), get("platforms")) or (LINUX_AMD64,),
-        as_of=fields.moment_node(as_of) if as_of is not None else None,
-        secrets=fields.secrets(secrets) if secrets is not None else (),
+        steps_after=given("steps_after", lambda value: fields.steps(value, "steps_after", folder)),
+        variables=_merged(conda, given("variables", fields.variables, {})),
+        channel_priority=given("channel_priority", fields.channel_priority, ChannelPriority.STRICT),
+        platforms=attempt(lambda: fields.platform_nodes(get("platform"), get("platforms"))) or (LINUX_AMD64,),
+        as_of=given("as_of", fields.moment_node),
+        secrets=given("secrets", fields.secrets, ()),
     )
+    refuse(mistakes)
+    return spec
 
 
 def _merged(conda: CondaSection | None, outer: dict[str, str]) -> tuple[tuple[str, str], ...]:

@@ -135,7 +135,7 @@ def _steps_list(node: Sequence, what: str, folder: Path) -> Steps:
 
 def _content_mark(value: Scalar) -> Mark:
     """Where a text starts; one in quotes does behind its quote."""
-    if value.content is not None:
+    if value.content is not None and not value.plain:
         return value.content
     return value.mark if value.plain else value.mark._replace(column=value.mark.column + 1)
 

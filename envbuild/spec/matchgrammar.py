@@ -27,8 +27,12 @@ _KEYS = (
 )  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _HIDDEN = re.compile(r"[^ -~\t]")
+_WORD = re.compile(r"([A-Za-z_][A-Za-z_-]*)(?:\s.*)?", re.DOTALL)
+_NUMBER = re.compile(r"[0-9.]+")
 _NAME_END = re.compile(r"[\s<>=!~(\[]")
 _FIELD = re.compile(r"""\s*([A-Za-z0-9_-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^,'"\[\]]+))\s*(,|$)""")
+_EXTRAS = re.compile(r"\s*[A-Za-z][A-Za-z0-9_.-]*(?:\s*,\s*[A-Za-z][A-Za-z0-9_.-]*)*\s*")
+_REPOSITORY = re.compile(r"(?:git|hg|bzr|svn)(?:\+|:|@)|.*/.*\.git(?:@|#|$)", re.IGNORECASE)
 _ARCHIVE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)-[^-/]+-[^-/]+(?:\.conda|\.tar\.bz2)")
 _URL_LIKE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/|\.{1,2}/")
 _STARRED_EQUALS = re.compile(r"==\s*([A-Za-z0-9!_.+-]+\*)")
@@ -53,7 +57,7 @@ def read_match(text: str, base_folder: Path | None) -> Parsed:
     """
     _check_characters(text)
     text = text.strip()
-    if _URL_LIKE.match(text) and "::" not in text:
+    if (_URL_LIKE.match(text) or _REPOSITORY.match(text)) and "::" not in text:
         return _from_url(text)
     positional, fields = _split_brackets(_without_comment(text))
     place, separator, rest = positional.rpartition("::")
@@ -62,6 +66,11 @@ def read_match(text: str, base_folder: Path | None) -> Parsed:
     elif ":" in positional:
         raise SpecError("a single ':' is found, expected '::'", hint="write it as channel::name")
     name, rest = _split_name(rest.strip())
+    if word := _WORD.fullmatch(rest):
+        raise SpecError(
+            f"{word[1]!r} stands where a version is expected",
+            hint=f"a dependency names one package: write `{name}-{word[1]}`, or two dependencies",
+        )
     version = _version(rest, fields)
     return (name, version, *_assemble(fields, base_folder))
 
@@ -111,6 +120,11 @@ def _fields(text: str) -> dict[str, str]:
     while position < len(text):
         match = _FIELD.match(text, position)
         if match is None:
+            if _EXTRAS.fullmatch(text) and text.strip() not in {*_KEYS, "version"}:
+                raise SpecError(
+                    f"[{text}] are extras, and Conda's packages have none",
+                    hint="drop the brackets, or write it under `- pip:`",
+                )
             raise SpecError(
                 f"{text[position:].strip()!r} between brackets is not KEY=VALUE",
                 hint="put a value that holds a comma, a bracket or a quote into quotes",
@@ -145,6 +159,11 @@ def _split_name(text: str) -> tuple[str, str]:
     name = text[:end]
     if name == "-r" or name.startswith("--"):
         raise SpecError(f"{name!r} is an option of pip", hint="put it under `pip:` in the dependencies")
+    if _NUMBER.fullmatch(name):
+        raise SpecError(
+            f"{name!r} is a version, and the name of a package is missing",
+            hint=f"write it as `python={name}`, if python was meant",
+        )
     if not _NAME.fullmatch(name):
         raise SpecError(
             f"{name!r} is not a package name: expected letters, digits, '_', '-' and '.'",
@@ -253,6 +272,11 @@ def _hash(key: str, value: str) -> str:
 def _package_url(text: str) -> tuple[str, str]:
     if text.startswith("/"):
         text = f"file://{text}"
+    if _REPOSITORY.match(text):
+        raise SpecError(
+            f"{redact(text)!r} is a repository of version control, and Conda installs packages",
+            hint="name a wheel or archive under `- pip:`, or run pip in a Docker step (`steps_after`)",
+        )
     scheme = text.partition("://")[0].lower()
     if scheme == "file":
         url = file_url(text)

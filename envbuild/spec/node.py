@@ -29,7 +29,8 @@ class Scalar(NamedTuple):
         value: The text, quotes and escapes resolved.
         mark: Where it stands.
         plain: Whether it was written without quotes and not as a block.
-        content: Where the first line of a text written as a block (``|`` or ``>``) starts, else None.
+        content: Where the first line of a text written as a block (``|`` or ``>``) starts; where the second
+            line of a text of several lines without quotes starts; else None.
     """
 
     value: str

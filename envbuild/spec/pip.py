@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from envbuild.errors import SpecError
 from envbuild.spec.collector import Collector, logical_lines
-from envbuild.spec.document import fail
+from envbuild.spec.document import fail, refuse
 from envbuild.spec.requirement import PipRequirement
 from envbuild.spec.shortrequirement import read_short_requirement
 
@@ -80,15 +81,24 @@ class PipSection:
             SpecError: An item is not understood, refused, or names a file that cannot be read.
         """
         collector = Collector()
+        mistakes: list[SpecError] = []
         for item in items:
             if (short := read_short_requirement(item.value)) is not None:
                 collector.requirement(PipRequirement(*short, mark=item.mark))
                 continue
-            lines = list(logical_lines(item.value.strip(), item.mark))
-            if "\n" in item.value.strip() or len(lines) > 1:
-                fail(item.mark, "a pip item of several lines, expected one", "write one requirement an item")
-            for text, _ in lines:
-                collector.line(text, item.mark, folder, constraint=False)
+            try:
+                lines = list(logical_lines(item.value.strip(), item.mark))
+                if "\n" in item.value.strip() or len(lines) > 1:
+                    fail(
+                        item.mark,
+                        "a pip item of several lines, expected one",
+                        "write one requirement an item",
+                    )
+                for text, _ in lines:
+                    collector.line(text, item.mark, folder, constraint=False)
+            except SpecError as error:
+                mistakes.append(error)
+        refuse(mistakes)
         return cls(**collector.members())
 
     @classmethod

@@ -6,7 +6,7 @@ import stat
 from typing import TYPE_CHECKING, NoReturn
 
 from envbuild.errors import SpecError
-from envbuild.spec.document import Mapping, Scalar, Sequence, fail, is_null
+from envbuild.spec.document import Mapping, Scalar, Sequence, fail, is_null, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -122,14 +122,19 @@ def strings(node: Node, what: str) -> tuple[tuple[Scalar, str], ...]:
 
 
 def refuse_unknown(node: Mapping, known: Collection[str], what: str) -> None:
-    """Refuse the first key that is not known, naming the nearest that is.
+    """Refuse the keys that are not known, naming for each the nearest that is.
 
     Raises:
         SpecError: There is such a key.
     """
+    mistakes = []
     for name, _ in node.entries:
         if name.value not in known:
-            fail(name.mark, f"{name.value!r} is not a key of {what}", nearest(name.value, known))
+            try:
+                fail(name.mark, f"{name.value!r} is not a key of {what}", nearest(name.value, known))
+            except SpecError as error:
+                mistakes.append(error)
+    refuse(mistakes)
 
 
 def nearest(name: str, known: Collection[str]) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Versions that are spelled as the canonical spelling has them, but for zeros at the ends of their parts.
 _PART = "(?:0|[1-9][0-9]{0,17}+)(?>(?:[a-z]++(?:0|[1-9][0-9]{0,17}+))*)[a-z]*+"
 _VERSION = rf"{_PART}(?>(?:\.{_PART})*)"
-_NAME = r"[a-z0-9_][a-z0-9_.-]*+"
+_NAME = r"(?![0-9.]++(?![a-z_-]))[a-z0-9_][a-z0-9_.-]*+"
 _PLACE = r"(?>(?:([A-Za-z0-9_][A-Za-z0-9_.-]*+)::)?)"
 _OPERATOR = "==?|>=?|<=?|!=|~="
 _BOUND = rf"([<>]=?) *+({_VERSION})"

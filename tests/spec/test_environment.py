@@ -106,7 +106,7 @@ def test_the_form_is_told_by_the_content(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("content", ["requests==2.32.0\n", "# c\n--pre\nrequests\n", "-r requirements.txt\n"])
 @pytest.mark.parametrize("name", ["reqs.txt", "reqs.in", "reqs"])
-def test_requirements_are_told_by_their_content(folder: Path, content: str, name: str) -> None:
+def test_requirements_are_told_by_their_name(folder: Path, content: str, name: str) -> None:
     spec = load(write(folder, content, name))
     assert spec.pip is not None
     assert spec.conda is None
@@ -114,10 +114,93 @@ def test_requirements_are_told_by_their_content(folder: Path, content: str, name
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "requirements.txt",
+        "requirements-dev.txt",
+        "dev_requirements.in",
+        "Requirements.TXT",
+        "requirements/base.txt",
+    ],
+)
+def test_the_usual_names_of_requirements_are_known(folder: Path, name: str) -> None:
+    (folder / "requirements").mkdir()
+    assert load(write(folder, "requests==2.32.0\n", name)).pip is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("apt.txt", "curl\ngit\nlibgomp1\n", "apt-get install"),
+        ("runtime.txt", "python-3.11\n", "python=3.11"),
+        ("pyproject.toml", "[project]\nname = 'x'\n", "requirements.txt"),
+        ("pixi.toml", "[workspace]\n", "pixi.lock"),
+        ("Pipfile", "[packages]\n", "pipenv"),
+        ("README", "A text\n", "requirements.txt"),
+        ("README.md", "# Title\n\nText.\n", "requirements.txt"),
+        ("packages.txt", "curl\ngit\n", "requirements.txt"),
+        ("constraints.txt", "requests<3\n", "requirements.txt"),
+        ("x", "requests==2\n", "--format requirements"),
+        ("empty", "", "--format requirements"),
+    ],
+)
+def test_other_texts_are_refused_with_the_form_that_was_meant(
+    folder: Path, name: str, content: str, told: str
+) -> None:
+    with pytest.raises(SpecError, match="not a definition") as refusal:
+        load(write(folder, content, name))
+    assert told in str(refusal.value.hint)
+
+
+def test_the_caller_may_say_the_form(folder: Path) -> None:
+    spec = load(write(folder, "requests==2.32.0\n", "apt.txt"), form="requirements")
+    assert spec.pip is not None
+    assert load(write(folder, "FROM debian\n", "x.yml"), form="dockerfile").has_base
+    with pytest.raises(SpecError, match="not known in an environment file"):
+        load(write(folder, "base: scratch\n", "x.yml"), form="conda")
+
+
+def test_requirements_on_standard_input_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for form, refused in ((None, True), ("requirements", False)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"requests==2.32.0\n")))
+        if refused:
+            with pytest.raises(SpecError, match="not a definition"):
+                load("-", form=form)
+        else:
+            assert load("-", form=form).pip is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "told"),
+    [
+        ("dependencies: [a]\nplatforms: [win-64]\n", {}, "for win-64"),
+        ("dependencies: [a]\nplatforms: [osx-64, win-64]\n", {}, "images are built for Linux"),
+        ("dependencies: [a]\nplatforms: [linux-aarch64]\n", {}, "linux/amd64 is asked for"),
+        (
+            "dependencies: [a]\nplatforms: [linux-64]\n",
+            {"platforms": "linux/arm64"},
+            "linux/arm64 is asked for",
+        ),
+    ],
+)
+def test_a_file_for_other_platforms_is_refused(
+    folder: Path, content: str, options: dict[str, str], told: str
+) -> None:
+    with pytest.raises(SpecError, match=told):
+        load(write(folder, content), **options)
+
+
+def test_a_file_for_the_platform_and_others_is_read(folder: Path) -> None:
+    content = "dependencies: [a]\nplatforms: [osx-64, linux-64, linux-aarch64]\n"
+    assert load(write(folder, content)).platforms == (LINUX_AMD64,)
+    assert load(write(folder, content), platforms="linux/arm64").conda is not None
+
+
+@pytest.mark.parametrize(
     "content", ["--pre\n", "base: scratch\npip: []\n", "base: scratch\npip: ['--pre']\n"]
 )
 def test_options_without_requirements_are_no_section(folder: Path, content: str) -> None:
-    assert load(write(folder, content, "x")).pip is None
+    assert load(write(folder, content, "requirements")).pip is None
 
 
 def test_secrets_that_steps_mount_need_no_naming(folder: Path) -> None:

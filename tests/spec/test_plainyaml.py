@@ -72,7 +72,7 @@ LEFT = [
 def test_plain_documents_are_read(text: str) -> None:
     node = read_plain(text.encode(), "x")
     assert node is not None
-    assert node == document._load(text.encode(), "x")
+    assert node == document._load(text.encode(), "x", [])
 
 
 @pytest.mark.parametrize("text", LEFT)
@@ -99,7 +99,7 @@ def compare(text: str) -> bool:
         content = document._checked_bytes(content, "x")
     except SpecError:
         return False
-    assert node == document._load(content, "x"), text
+    assert node == document._load(content, "x", []), text
     return True
 
 

@@ -1,0 +1,204 @@
+"""Mistakes that people make in definitions are reported where they made them, all in one pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envbuild.errors import SpecError
+from envbuild.spec import document
+from envbuild.spec.environment import parse
+
+Place = tuple[int, int, str]
+
+MISTAKES: dict[str, tuple[str, list[Place]]] = {
+    "a dash is missing": (
+        "dependencies:\n  - python=3.11\n  numpy\n  - pandas\n",
+        [(3, 3, "neither a key nor an item")],
+    ),
+    "two dashes are missing under pip": (
+        "dependencies:\n  - pip:\n    requests\n    six\n",
+        [(3, 5, "neither a key nor an item"), (4, 5, "neither a key nor an item")],
+    ),
+    "no space behind a dash": (
+        "dependencies:\n  - a\n  -numpy\n  - b\n",
+        [(3, 3, "no space behind the '-'")],
+    ),
+    "an item that is indented deeper": (
+        "dependencies:\n  - python=3.11\n   - numpy\n  - b\n",
+        [(3, 4, "belongs to the item above")],
+    ),
+    "the last item has no dash": (
+        "dependencies:\n  - a\n  - b\n    c\n",
+        [(4, 5, "belongs to the item above")],
+    ),
+    "a double quote is not closed": (
+        'dependencies:\n  - "a\n  - b\n  - c\n',
+        [(2, 5, "is not closed on its line")],
+    ),
+    "a quote is closed by another's": (
+        "dependencies:\n  - 'a>=1\n  - b\n  - 'c'\n",
+        [(2, 5, "is not closed on its line")],
+    ),
+    "a bracket is not closed": (
+        "channels: [a, b\ndependencies:\n  - c\n",
+        [(1, 11, "'\\[' that opens here")],
+    ),
+    "a colon before a bound": ("dependencies:\n  - a\n  - numpy: >=1.26\n", [(3, 5, "has a ':' behind it")]),
+    "a colon before a version": (
+        "dependencies:\n  - numpy: 1.26\n",
+        [(2, 5, "mapping with the key `numpy`")],
+    ),
+    "a mapping of versions": ("dependencies:\n  python: 3.11\n", [(2, 3, "is a mapping, expected a list")]),
+    "a text for a list": (
+        "channels: conda-forge\ndependencies:\n  python\n",
+        [(1, 11, "`channels` is a text"), (3, 3, "`dependencies` is a text")],
+    ),
+    "conflict markers": (
+        "dependencies:\n  - a\n<<<<<<< HEAD\n  - b=1\n=======\n  - b=2\n>>>>>>> x\n",
+        [(3, 1, "conflict marker")],
+    ),
+    "a template's statement": (
+        "dependencies:\n  - a\n{% if gpu %}\n  - b\n{% endif %}\n",
+        [(3, 1, "belongs to a template")],
+    ),
+    "a template's value": ("dependencies:\n  - python={{ python }}\n", [(2, 12, "belongs to a template")]),
+    "a template's name": ("name: {{ name }}\ndependencies: [a]\n", [(1, 7, "belongs to a template")]),
+    "a tab": ("dependencies:\n  - a\n\t- b\n", [(3, 1, "a tab indents this line")]),
+    "a key below a value": (
+        "name: x\n channels:\n  - a\ndependencies: [b]\n",
+        [(2, 2, "`channels` is indented below `name`")],
+    ),
+    "mistakes of all kinds": (
+        (
+            "chanels: [a]\ndependencies:\n  - b==\n  - c>>1\n  numpy\n  - pip:\n    - d>>2\n    - --foo\n"
+            "variables:\n  1A: x\n"
+        ),
+        [
+            (1, 1, "`chanels` is not known"),
+            (3, 5, "a version is missing"),
+            (4, 5, "not a version operator"),
+            (5, 3, "neither a key nor an item"),
+            (7, 7, "is not a requirement"),
+            (8, 7, "unknown option"),
+            (10, 3, "is not the name of a variable"),
+        ],
+    ),
+    "an envbuild.yaml with mistakes in many members": (
+        (
+            "base: scratch\nstep: RUN x\nplatform: linux/vax\nas_of: soon\nchannel_priority: some\n"
+            "conda:\n  dependencies: [a==]\n"
+        ),
+        [
+            (2, 1, "'step' is not a key"),
+            (3, 11, "vax"),
+            (4, 8, "not a date"),
+            (5, 19, "channel_priority"),
+            (7, 18, "a version is missing"),
+        ],
+    ),
+}
+
+
+def refused(content: str) -> list[SpecError]:
+    with pytest.raises(SpecError) as refusal:
+        parse(content.encode(), "environment.yml", Path())
+    return [refusal.value, *refusal.value.others]
+
+
+@pytest.mark.parametrize(("content", "places"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize("reader", ["libyaml", "python"])
+def test_mistakes_are_reported_where_they_were_made(
+    content: str, places: list[Place], reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reader == "python":
+        monkeypatch.setattr(document, "_parser", yaml.BaseLoader)
+    found = refused(content)
+    assert [(error.line, error.column) for error in found] == [(line, column) for line, column, _ in places]
+    for error, (_, _, told) in zip(found, places, strict=True):
+        assert told.replace("\\", "") in error.message
+        assert error.source == "environment.yml"
+        assert error.hint
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["- numpy: >=1.26", "-numpy", "numpy", '- "numpy', "\t- numpy", "- numpy: 1", "- numpy pandas", "- 3.10"],
+)
+def test_one_bad_line_among_good_ones_is_named_wherever_it_stands(line: str) -> None:
+    good = [f"  - package-{number}" for number in range(6)]
+    for place in range(len(good) + 1):
+        lines = ["name: x", "dependencies:", *good[:place], f"  {line}", *good[place:]]
+        assert refused("\n".join(lines) + "\n")[0].line == place + 3, (line, place)
+
+
+def test_a_block_of_steps_is_no_place_to_look_for_missing_dashes() -> None:
+    content = "base: scratch\nsteps: |\n  RUN echo\n\n  RUN x: y\nconda:\n  dependencies:\n  - a\n  b\n"
+    assert [error.line for error in refused(content)] == [9]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "dependencies: [a]\nname: a long\n  name\n",
+        "base: scratch\nsteps:\n  - RUN apt-get update\n    && apt-get install -y git\n",
+        "base: scratch\nsteps: |\n  RUN docker inspect --format '{{ .Id }}' x\n",
+        "# {{ not a template }}\ndependencies: [a]\n",
+    ],
+)
+def test_what_only_looks_like_a_mistake_is_read(content: str) -> None:
+    parse(content.encode(), "environment.yml", Path())
+
+
+def test_mistakes_of_requirements_are_all_reported() -> None:
+    with pytest.raises(SpecError) as refusal:
+        parse(b"a==1\nb >> 2\n--foo\nc --index-url https://x.example\n", "requirements.txt", Path())
+    assert [error.line for error in (refusal.value, *refusal.value.others)] == [2, 3, 4]
+    assert refusal.value.others[1].hint == "write it on a line of its own"
+
+
+def test_mistakes_that_never_end_are_bounded() -> None:
+    found = refused("dependencies:\n" + "  - a>>1\n" * 15_000)
+    assert len(found) <= 100
+
+
+@given(
+    st.lists(
+        st.sampled_from(["- a", "  - b: >=1", "c", "d:", "  e: [", "'f", "\t- g", "{{", "|", ">", "- h: |"]),
+        max_size=12,
+    )
+)
+@settings(max_examples=500, deadline=None)
+def test_any_mixture_of_lines_is_read_or_refused_with_places_in_it(lines: list[str]) -> None:
+    content = "\n".join(lines)
+    try:
+        parse(content.encode(), "environment.yml", Path())
+    except SpecError as error:
+        for each in (error, *error.others):
+            assert each.line is None or 1 <= each.line <= len(lines) + 1
+
+
+HINTS: dict[str, str] = {
+    "dask[complete]": "under `- pip:`",
+    "git+https://github.com/dask/dask": "under `- pip:`",
+    "git@github.com:dask/dask.git": "under `- pip:`",
+    "scikit learn": "`scikit-learn`",
+    "numpy pandas": "two dependencies",
+    "3.10": "python=3.10",
+}
+
+
+@pytest.mark.parametrize(("text", "told"), HINTS.items())
+def test_hints_say_what_was_meant(text: str, told: str) -> None:
+    error: Any = refused(f"dependencies:\n  - {text}\n")[0]
+    assert told in error.hint
+
+
+def test_the_older_name_of_a_build_context_is_named() -> None:
+    error = refused("name: x\nbuild:\n  local_path: .\n")[0]
+    assert (error.line, error.hint) == (3, "rename it to `path`")
