@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from envbuild.digest import CHUNK, Digest, VerifyingReader
 from envbuild.errors import BuildError, BuildLimit, IntegrityError
-from envbuild.spec.context import DOCKERFILE_NAME
+from envbuild.spec.steps import CONTEXT_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from envbuild.digest import Descriptor
 
-DOCKERFILE: Final = DOCKERFILE_NAME
-"""The Dockerfile's name in a build context; contexts may not use it themselves."""
+DOCKERFILE: Final = ".envbuild.Dockerfile"
+"""The Dockerfile's name beside the folder of the context."""
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BLOCK = tarfile.BLOCKSIZE
@@ -85,21 +85,27 @@ def image_chunks(
 def context_chunks(
     context: IO[bytes] | None, dockerfile: str, more: Mapping[str, bytes] = MappingProxyType({})
 ) -> Iterator[bytes]:
-    """The bytes of a build context: the entries of ``context``, a tar, then the Dockerfile.
+    """The bytes of what an engine gets: the entries of ``context``, a tar, in a folder; then the Dockerfile.
+
+    No instruction reads anything but that folder, so nothing beside it is ever copied, and no engine takes a
+    ``.dockerignore`` or ``.containerignore`` in it for its own.
 
     Args:
         context: The files of the steps, or None.
         dockerfile: The text of the Dockerfile, which is called :data:`DOCKERFILE`.
-        more: Further files by name.
+        more: Further files by name, beside the Dockerfile.
 
     Raises:
-        BuildError: The context is not a tar, or has an entry with the Dockerfile's name or outside its root.
+        BuildError: The context is not a tar, or has an entry outside its root.
     """
+    folder = tarfile.TarInfo(CONTEXT_FOLDER)
+    folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+    yield folder.tobuf(tarfile.PAX_FORMAT)
     if context is not None:
         try:
             with tarfile.open(fileobj=context, mode="r|") as files:
                 for entry in files:
-                    yield from _context_member(files, entry, {DOCKERFILE, *more})
+                    yield from _context_member(files, entry)
         except tarfile.TarError as error:
             raise BuildError(f"the build context is not a tar archive: {error}") from None
     for name, content in ((DOCKERFILE, dockerfile.encode()), *more.items()):
@@ -107,10 +113,16 @@ def context_chunks(
     yield bytes(2 * _BLOCK)
 
 
-def _context_member(files: tarfile.TarFile, entry: tarfile.TarInfo, own: set[str]) -> Iterator[bytes]:
-    path = posixpath.normpath(entry.name)
-    if path in own or path.startswith(("/", "../")) or path == "..":
-        raise BuildError(f"the build context may not have an entry named {entry.name!r}")
+def _context_member(files: tarfile.TarFile, entry: tarfile.TarInfo) -> Iterator[bytes]:
+    for name in (entry.name, *([entry.linkname] if entry.islnk() else [])):
+        path = posixpath.normpath(name)
+        if path.startswith(("/", "../")) or path == "..":
+            raise BuildError(f"the build context may not have an entry named {name!r}")
+    # a name in the extended header would win over the one that is set here
+    entry.pax_headers = {key: text for key, text in entry.pax_headers.items() if not key.endswith("path")}
+    entry.name = f"{CONTEXT_FOLDER}/{entry.name}"
+    if entry.islnk():
+        entry.linkname = f"{CONTEXT_FOLDER}/{entry.linkname}"
     if entry.issym() or entry.isdir() or entry.islnk():
         yield entry.tobuf(tarfile.PAX_FORMAT)
     elif entry.isreg() and (content := files.extractfile(entry)) is not None:

@@ -175,4 +175,6 @@ def _pump(context: Iterable[bytes], stdin: IO[bytes], failures: list[Exception])
 
 
 def _environment(endpoint: str | None) -> dict[str, str]:
-    return {**os.environ} if endpoint is None else {**os.environ, "DOCKER_HOST": endpoint}
+    """The environment of the command; buildx would make a build argument of ``SOURCE_DATE_EPOCH``."""
+    own = {name: text for name, text in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
+    return own if endpoint is None else {**own, "DOCKER_HOST": endpoint}

@@ -17,8 +17,7 @@ from typing import IO, TYPE_CHECKING, Final, Self
 from envbuild.build import buildx
 from envbuild.build.archive import DOCKERFILE, context_chunks, diff_ids, unpack_image
 from envbuild.build.engine_info import EngineInfo
-from envbuild.build.steps_build import BASE_ARGUMENT
-from envbuild.build.steps_image import STEPS_TEMPLATE, Limits, Secrets, finish, steps_dockerfile
+from envbuild.build.steps_image import STEPS_TEMPLATE, Limits, Secrets, as_written, finish, steps_dockerfile
 from envbuild.build.trace import StepLog
 from envbuild.build.watch import Watch, watched
 from envbuild.deadline import NO_DEADLINE
@@ -27,6 +26,7 @@ from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.registry import publish
 from envbuild.progress import silent
 from envbuild.reference import Repository, Tag
+from envbuild.spec.steps import BASE_ARGUMENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,13 +126,17 @@ class BuildxBuilder:
                 options += [f"--platform={platform}"] if platform else []
                 options += [f"--network={limits.network}"] if limits.network else []
                 chunks = watch.each(context_chunks(context, steps_dockerfile(steps, head)))
-                build = _Build(Path(folder.name), base, known, watch)
-                log = StepLog(progress, lambda text: _SHOWN.sub("the base image", known.redact(text)))
+                build = _Build(Path(folder.name), base.without_triggers(), known, watch)
+                log = StepLog(progress, lambda text: _shown(known.redact(text)))
                 saved = build.run(self.name, options, chunks, log, limits.disk)
             return finish(base, saved, known, folder)
         except BaseException:
             folder.cleanup()
             raise
+
+
+def _shown(text: str) -> str:
+    return _SHOWN.sub("the base image", as_written(text))
 
 
 @dataclass(frozen=True, slots=True)

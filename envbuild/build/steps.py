@@ -12,7 +12,7 @@ from envbuild.build.base import BaseImage
 from envbuild.build.engines import connect
 from envbuild.build.secrets import build_secrets
 from envbuild.build.upload import in_parallel, rewound
-from envbuild.digest import CHUNK, Descriptor
+from envbuild.digest import CHUNK, Descriptor, Digest
 from envbuild.errors import IntegrityError, RegistryError
 from envbuild.key import steps_key
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
@@ -113,7 +113,7 @@ class StepsBuilder:
         with connect(self.config) as engine, contextlib.ExitStack() as opened:
             built = engine.run_steps(
                 self.as_steps_base(base),
-                steps.render(),
+                steps.for_engine(str(steps_key(Digest.of(base.raw_config), steps, platform))),
                 opened.enter_context(steps.build_context()) if steps.context else None,
                 args=dict(steps.args),
                 secrets=secrets,

@@ -14,11 +14,12 @@ from typing import IO, TYPE_CHECKING, Final
 from envbuild.build import buildx
 from envbuild.build.archive import DOCKERFILE, context_chunks, diff_ids, unpack_image
 from envbuild.build.engine_info import builder_parameters, lowered
-from envbuild.build.steps_image import STEPS_TEMPLATE, finish, steps_dockerfile
+from envbuild.build.steps_image import STEPS_TEMPLATE, as_written, finish, steps_dockerfile
 from envbuild.build.trace import StepLog
 from envbuild.build.watch import Watch
 from envbuild.digest import Digest
 from envbuild.errors import BuildError
+from envbuild.spec.steps import BASE_ARGUMENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +40,6 @@ BUILD_REPOSITORY: Final = "envbuild-build"
 _FILE: Final = ".envbuild.secret-"
 _FORGET_SECONDS: Final = 2.0
 _FORGET_TRIES: Final = 8
-BASE_ARGUMENT: Final = "ENVBUILD_BASE"
-"""The build argument that names the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def build_steps(
     try:
         with Watch.over(deadline, work.limits.seconds, "running the Docker steps") as watch:
             build = _Build(engine, info, work, secrets, watch, tag)
-            build.run(base)
+            build.run(base.without_triggers())
             saved = build.read_back(base, Path(folder.name))
         return finish(base, saved, secrets, folder)
     except BaseException:
@@ -124,8 +123,9 @@ class _Build:
             raise log.failure()
 
     def _shown(self, text: str, base: str) -> str:
+        text = as_written(self.secrets.redact(text))
         named = re.compile(rf"(?:docker\.io/library/|localhost/)?{re.escape(base)}")
-        return named.sub("the base image", self.secrets.redact(text)) if ":" in base else text
+        return named.sub("the base image", text) if ":" in base else text
 
     def _over_http(self, steps: str, args: Mapping[str, str], log: StepLog) -> None:
         build_id = uuid.uuid4().hex

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Self
 
 from envbuild.build.base import EPOCH
+from envbuild.digest import Descriptor
 from envbuild.errors import BuildError, IntegrityError
-from envbuild.oci.manifest import encode
+from envbuild.oci.manifest import Manifest, encode
+from envbuild.spec.steps import CONTEXT_FOLDER
 
 if TYPE_CHECKING:
     import tempfile
     from collections.abc import Callable, Mapping
 
     from envbuild.build.archive import SavedImage, SavedLayer
-    from envbuild.digest import Descriptor, Digest
-    from envbuild.oci.manifest import Manifest
+    from envbuild.digest import Digest
 
 STEPS_TEMPLATE: Final = "steps.Dockerfile"
 
@@ -39,6 +41,7 @@ _CONFIG_FIELDS: Final = (
 )
 _HISTORY_FIELDS: Final = ("created_by", "author", "comment", "empty_layer")
 _PODMANS_LABEL: Final = "io.buildah.version"
+_CACHE_ID: Final = re.compile(r"\bid=[0-9a-f]{64}-")
 _SHORTEST_SECRET: Final = 6
 """Shorter values are not looked for: they stand everywhere by chance."""
 
@@ -56,6 +59,27 @@ class StepsBase:
     manifest: Manifest
     config: bytes
     open_blob: Callable[[Descriptor], IO[bytes]]
+
+    def with_settings(self, **changes: Any) -> StepsBase:
+        """The same layers under a config with other settings; None takes one away."""
+        document = json.loads(self.config)
+        settings = {**(document.get("config") or {}), **changes}
+        document["config"] = {name: value for name, value in settings.items() if value is not None}
+        config, manifest = encode(document), self.manifest
+        descriptor = Descriptor.of(config, manifest.config.media_type)
+        manifest = Manifest.build(
+            descriptor, manifest.layers, manifest.annotations, media_type=manifest.media_type
+        )
+        return StepsBase(manifest, config, self.open_blob)
+
+    def without_triggers(self) -> StepsBase:
+        """The base as an engine gets it: engines run the ``ONBUILD`` triggers of what they build on.
+
+        Triggers are for a Dockerfile that is built on the image, with a context of its own. They stay in the
+        image that is made, and whether an engine had to do with it must not show there.
+        """
+        triggers = (json.loads(self.config).get("config") or {}).get("OnBuild")
+        return self.with_settings(OnBuild=None) if triggers else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +205,12 @@ def steps_dockerfile(steps: str, head: str = STEPS_TEMPLATE) -> str:
     return f"{template(head).rstrip()}\n{steps}"
 
 
+def as_written(text: str) -> str:
+    """An engine's text with the context's paths and the ids of caches as the user wrote them."""
+    text = text.replace(f"{CONTEXT_FOLDER}/./", "").replace(f"{CONTEXT_FOLDER}/", "")
+    return _CACHE_ID.sub("id=", text)
+
+
 def template(name: str) -> str:
     """A Dockerfile template of the package, or of the checkout that the package runs from."""
     packaged = resources.files("envbuild").joinpath("_dockerfiles", name)
@@ -235,17 +265,22 @@ def normalised_config(config: bytes, base: Mapping[str, Any]) -> bytes:
     }
     result["created"] = EPOCH
     labels = {name: text for name, text in (settings.get("Labels") or {}).items() if name != _PODMANS_LABEL}
-    settings = {**settings, "Labels": labels}
+    triggers = (base.get("config") or {}).get("OnBuild")
+    settings = {**settings, "Labels": labels, "OnBuild": triggers}
     result["config"] = {name: settings[name] for name in _CONFIG_FIELDS if settings.get(name)}
     result["rootfs"] = {"type": "layers", "diff_ids": document["rootfs"]["diff_ids"]}
     result["history"] = [
         *below,
         *(
-            {"created": EPOCH, **{name: step[name] for name in _HISTORY_FIELDS if _says(step, name)}}
+            {"created": EPOCH, **{name: _told(step, name) for name in _HISTORY_FIELDS if _says(step, name)}}
             for step in above
         ),
     ]
     return encode(result)
+
+
+def _told(step: Mapping[str, Any], name: str) -> Any:
+    return as_written(str(step[name])) if name == "created_by" else step[name]
 
 
 def _says(step: Mapping[str, Any], name: str) -> bool:

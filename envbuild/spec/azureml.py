@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from envbuild.spec.context import ignore_file_of
 from envbuild.spec.document import Mapping, Scalar, Sequence, fail, is_null
 from envbuild.spec.forms import AZURE_DECIDING_KEYS, AZURE_JOB_KEYS, AZURE_KEYS
 from envbuild.spec.reading import is_folder, kind, mapping, read, refuse_unknown, strings, text
@@ -114,22 +115,28 @@ def _build(node: Mapping, folder: Path) -> AzureEnvironment:
     named = node.get("dockerfile_path")
     name = text(named, "build.dockerfile_path") if named is not None else None
     file = context / (name.value if name else "Dockerfile")
-    return from_dockerfile(read(file, (name or place).mark), str(file), context)
+    content = read(file, (name or place).mark)
+    return from_dockerfile(content, str(file), context, ignore_file_of(file))
 
 
-def from_dockerfile(content: bytes, source: str, context: Path) -> AzureEnvironment:
+def from_dockerfile(
+    content: bytes, source: str, context: Path, ignore_file: Path | None = None
+) -> AzureEnvironment:
     """A Dockerfile with one ``FROM`` as base and steps.
 
     Args:
         content: The Dockerfile.
         source: Its name, for messages.
         context: The folder that its COPY and ADD instructions take files from.
+        ignore_file: The file that, where it is there, replaces the context's ``.dockerignore``.
 
     Raises:
         SpecError: The Dockerfile has several stages, or something that steps may not have.
     """
     stage = split_stage(content, source)
-    steps = Steps.of(stage.instructions, stage.mark, args=stage.args, context=context)
+    steps = Steps.of(
+        stage.instructions, stage.mark, args=stage.args, context=context, ignore_file=ignore_file
+    )
     return AzureEnvironment(context, base=stage.base, steps=steps)
 
 
@@ -227,7 +234,7 @@ def _v1_base(docker: Mapping, folder: Path) -> AzureEnvironment:
         return from_dockerfile(content.value.encode(), f"{content.mark.source} (baseDockerfile)", folder)
     if image is None and (folder / V1_DOCKERFILE).exists():
         file = folder / V1_DOCKERFILE
-        return from_dockerfile(read(file), str(file), folder)
+        return from_dockerfile(read(file), str(file), folder, ignore_file_of(file))
     if image is None:
         return AzureEnvironment(folder)
     name = text(image, "docker.baseImage")

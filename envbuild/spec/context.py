@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from envbuild.spec.document import Mark
 
 MAX_CONTEXT_BYTES = 1 << 30
-DOCKERFILE_NAME = ".envbuild.Dockerfile"
 _IGNORE_FILE = ".dockerignore"
 _MAX_LINKS = 40
 _SPOOL_BYTES = 16 << 20
+
+
+def ignore_file_of(dockerfile: Path) -> Path:
+    """The file that, where it is there, replaces the context's ``.dockerignore`` for one Dockerfile."""
+    return dockerfile.with_name(dockerfile.name + _IGNORE_FILE)
 
 
 class Source(NamedTuple):
@@ -95,6 +99,7 @@ def collect(
     *,
     limit: int = MAX_CONTEXT_BYTES,
     rules: IgnoreRules | None = None,
+    ignore_file: Path | None = None,
 ) -> tuple[ContextFile, ...]:
     """Read what the sources select under ``root``, less what ``.dockerignore`` leaves out, sorted by path.
 
@@ -102,14 +107,17 @@ def collect(
         root: The context's folder.
         sources: What the instructions read.
         limit: The most bytes that may be read.
-        rules: What is left out; None for the rules of the context's ``.dockerignore``.
+        rules: What is left out; None for the rules of ``ignore_file``, if it is there, else of the context's
+            ``.dockerignore``.
+        ignore_file: The file that replaces ``.dockerignore``; BuildKit looks for ``NAME.dockerignore`` beside
+            the Dockerfile ``NAME``.
 
     Raises:
         SpecError: A source is missing, leaves the context, or is no file, link or folder; or all are too big.
     """
     reader: _Reader | None = None
     for source in sources:
-        reader = reader or _Reader(root, source, limit, rules)
+        reader = reader or _Reader(root, source, limit, rules, ignore_file)
         reader.add(source)
     return reader.files() if reader else ()
 
@@ -117,8 +125,11 @@ def collect(
 class _Reader:
     """Reads each selected path once; ``_source`` is the one that messages name."""
 
-    def __init__(self, root: Path, source: Source, limit: int, rules: IgnoreRules | None) -> None:
+    def __init__(
+        self, root: Path, source: Source, limit: int, rules: IgnoreRules | None, ignore_file: Path | None
+    ) -> None:
         self._root = os.path.realpath(root)
+        self._ignore_file = _IGNORE_FILE
         self._source = source
         self._left = self._limit = limit
         self._files: dict[str, ContextFile] = {}
@@ -126,7 +137,7 @@ class _Reader:
             fail(
                 source.mark, f"the context {str(root)!r} is no folder", "name the folder that holds the files"
             )
-        self._rules = rules or self._read_rules()
+        self._rules = rules or self._read_rules(ignore_file)
 
     def files(self) -> tuple[ContextFile, ...]:
         return tuple(self._files[path] for path in sorted(self._files))
@@ -142,14 +153,12 @@ class _Reader:
         path = posixpath.normpath("/" + source.path.lstrip("/")).lstrip("/")
         if ".." in source.path.split("/") and _climbs(source.path):
             self._fail(f"{source.path!r} leaves the context", "move the file into the context")
-        if path == DOCKERFILE_NAME:
-            self._fail(f"{path!r} is a reserved name", "rename the file")
         if has_wildcard(path):
             for found in self._expand("", path.split("/")):
                 self._add_source(found)
         elif not self._add_source(path) and path:
             hint = (
-                f"it is left out by {_IGNORE_FILE}"
+                f"it is left out by {self._ignore_file}"
                 if self._exists(path)
                 else "check the path and the context"
             )
@@ -158,14 +167,19 @@ class _Reader:
     def _fail(self, message: str, hint: str) -> None:
         fail(self._source.mark, f"{self._source.what}: {message}", hint)
 
-    def _read_rules(self) -> IgnoreRules:
-        if not self._exists(_IGNORE_FILE):
+    def _read_rules(self, ignore_file: Path | None) -> IgnoreRules:
+        """The rules of the Dockerfile's own file, which replaces the context's even where it is empty."""
+        path = self._full(_IGNORE_FILE)
+        if ignore_file is not None and os.path.lexists(ignore_file):
+            path, self._ignore_file = os.fsencode(ignore_file), ignore_file.name
+        if not os.path.lexists(path):
             return IgnoreRules()
         try:
-            with open(self._full(_IGNORE_FILE), encoding="utf-8") as file:  # noqa: PTH123
+            with open(path, encoding="utf-8") as file:  # noqa: PTH123
                 return IgnoreRules.parse(file.read())
         except (OSError, UnicodeDecodeError, BadPatternError) as error:
-            fail(self._source.mark, f"{_IGNORE_FILE} cannot be used: {error}", f"mend {_IGNORE_FILE}")
+            name = self._ignore_file
+            fail(self._source.mark, f"{name} cannot be used: {error}", f"mend {name}")
 
     def _full(self, path: str) -> bytes:
         # Names are UTF-8 whatever the locale says: a key must not depend on it.
@@ -248,8 +262,6 @@ class _Reader:
         return any(found) or not ignored
 
     def _check_name(self, path: str) -> None:
-        if path == DOCKERFILE_NAME:
-            self._fail(f"{path!r} is a reserved name", "rename the file")
         try:
             path.encode()
         except UnicodeEncodeError:
@@ -260,13 +272,13 @@ class _Reader:
         with open(handle, "rb") as file:  # noqa: PTH123
             mode = os.fstat(handle).st_mode
             if not stat.S_ISREG(mode):
-                self._fail(f"{path!r} is no file, link or folder", f"leave it out in {_IGNORE_FILE}")
+                self._fail(f"{path!r} is no file, link or folder", f"leave it out in {self._ignore_file}")
             content = file.read(self._left + 1)
         self._left -= len(content)
         if self._left < 0:
             self._fail(
                 f"the context is larger than {self._limit} bytes",
-                f"leave files out in {_IGNORE_FILE}, or copy fewer",
+                f"leave files out in {self._ignore_file}, or copy fewer",
             )
         return ContextFile.of(path, content, executable=bool(mode & stat.S_IXUSR))
 

@@ -231,8 +231,11 @@ def _parse(source: _Source, form: str | None) -> EnvironmentSpec:
     first = _first_line(source.content)
     if form == forms.DOCKERFILE or (form is None and _DOCKERFILE_START.match(first)):
         from envbuild.spec import azureml
+        from envbuild.spec.context import ignore_file_of
 
-        return _from_azure(azureml.from_dockerfile(source.content, source.name, source.folder), source)
+        ignore_file = ignore_file_of(source.folder / Path(source.name).name)
+        found = azureml.from_dockerfile(source.content, source.name, source.folder, ignore_file)
+        return _from_azure(found, source)
     if form == forms.REQUIREMENTS:
         return _from_requirements(source)
     if form is None and not _YAML_START.match(first) and not source.name.lower().endswith(_YAML_NAMES):

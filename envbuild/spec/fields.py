@@ -100,12 +100,20 @@ def steps_file(path: Path, mark: Mark | None) -> Steps:
     Raises:
         SpecError: The file cannot be read, or an instruction is refused.
     """
+    from envbuild.spec.context import ignore_file_of
     from envbuild.spec.steps import Steps
 
-    return Steps.parse(_decode(read(path, mark), path), Mark(str(path), 1, 1), args={}, context=path.parent)
+    return Steps.parse(
+        _decode(read(path, mark), path),
+        Mark(str(path), 1, 1),
+        args={},
+        context=path.parent,
+        ignore_file=ignore_file_of(path),
+    )
 
 
 def _steps_mapping(node: Mapping, what: str, folder: Path) -> Steps:
+    from envbuild.spec.context import ignore_file_of
     from envbuild.spec.steps import Steps
 
     refuse_unknown(node, {"file", "context", "args"}, what)
@@ -123,6 +131,7 @@ def _steps_mapping(node: Mapping, what: str, folder: Path) -> Steps:
         Mark(str(path), 1, 1),
         args={key.value: value for key, value in strings(args, f"{what}.args")} if args is not None else {},
         context=folder / text(context, f"{what}.context").value if context is not None else path.parent,
+        ignore_file=ignore_file_of(path),
     )
 
 

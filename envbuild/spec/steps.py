@@ -6,8 +6,9 @@ front end or a network of the user's choice, and sources that cannot be told bef
 
 from __future__ import annotations
 
+import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from envbuild.spec.context import ContextFile, Source, collect, write_tar
@@ -32,6 +33,12 @@ _GIT = re.compile(r"git://|git@|ssh://|github\.com/|https?://[^?#]*\.git(?:[?#]|
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"https?://[^/?#]*@|[a-z]+://[^/?#@]*:[^/?#@]*@", re.IGNORECASE)
 _MOUNTS = frozenset({"bind", "cache", "secret", "tmpfs"})
+_HEREDOC = re.compile(r"[0-9]*<<-?[^<]+")
+_OF_THE_ENGINE = frozenset({"BUILDARCH", "BUILDOS", "BUILDPLATFORM", "BUILDVARIANT"})
+CONTEXT_FOLDER = ".envbuild.context"
+"""Where the context's files are in what an engine gets, so that none of envbuild's own is among them."""
+BASE_ARGUMENT = "ENVBUILD_BASE"
+"""The build argument that names the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,15 @@ class Steps:
     unused_args: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str, mark: Mark, *, args: Mapping[str, str], context: Path | None) -> Self:
+    def parse(
+        cls,
+        text: str,
+        mark: Mark,
+        *,
+        args: Mapping[str, str],
+        context: Path | None,
+        ignore_file: Path | None = None,
+    ) -> Self:
         """Parse a text of Dockerfile instructions without FROM, and read the context files it selects.
 
         Args:
@@ -61,11 +76,13 @@ class Steps:
             mark: Where the text's first character stands; all its lines start in that column.
             args: Build arguments.
             context: The folder of the context; None where there is none.
+            ignore_file: The file that, where it is there, replaces the context's ``.dockerignore``.
 
         Raises:
             SpecError: An instruction is not by the grammar or is refused, or a context file is missing.
         """
-        return cls.of(parse_instructions(text, mark), mark, args=args, context=context)
+        instructions = parse_instructions(text, mark)
+        return cls.of(instructions, mark, args=args, context=context, ignore_file=ignore_file)
 
     @classmethod
     def parse_items(
@@ -97,6 +114,7 @@ class Steps:
         *,
         args: Mapping[str, str],
         context: Path | None,
+        ignore_file: Path | None = None,
     ) -> Self:
         """Steps of parsed instructions; most callers want :meth:`parse`.
 
@@ -114,7 +132,7 @@ class Steps:
         return cls(
             instructions,
             used,
-            collect(context, sources) if context is not None else (),
+            collect(context, sources, ignore_file=ignore_file) if context is not None else (),
             tuple(sorted(survey.secrets)),
             tuple(sorted(args.keys() - survey.declared)),
         )
@@ -135,6 +153,16 @@ class Steps:
     def render(self) -> str:
         """The instructions as Dockerfile text without FROM, which parses back to equal instructions."""
         return "".join(one.render() for one in self.instructions)
+
+    def for_engine(self, caches: str) -> str:
+        """The instructions as an engine gets them: files come from :data:`CONTEXT_FOLDER`, caches are named.
+
+        Args:
+            caches: What the ids of cache mounts start with. An engine keeps a cache for every build that
+                names its id, so ids that others use would bring what others left there into the image.
+        """
+        survey = _Survey(dict(self.args))
+        return "".join(survey.placed(one, caches).render() for one in self.instructions)
 
     def build_context(self) -> IO[bytes]:
         """A tar of the context files; the same bytes each time. The caller closes it."""
@@ -165,6 +193,7 @@ class _Survey:
     def _declare(self, one: Instruction) -> None:
         for word in one.arguments:
             name, equals, raw = word.partition("=")
+            self._refuse(name, one.mark, has_default=bool(equals))
             self.declared.add(name)
             if name in self._env:  # ENV wins over ARG
                 continue
@@ -172,6 +201,17 @@ class _Survey:
                 self._values[name] = self._args[name]
             elif equals:
                 self._values[name] = expand(raw, self._values)
+
+    def _refuse(self, name: str, mark: Mark, *, has_default: bool) -> None:
+        """Refuse arguments whose values come from the engine's machine, or that change how it builds."""
+        given = name in self._args
+        if name == BASE_ARGUMENT:
+            fail(mark, f"the build argument {name} is envbuild's own", "choose another name")
+        if name in _OF_THE_ENGINE and not given and not has_default:
+            instead = name.replace("BUILD", "TARGET")
+            fail(mark, f"ARG {name} says what machine the engine runs on", f"use {instead}")
+        if name.startswith("BUILDKIT_") and given:
+            fail(mark, f"the build argument {name} changes how BuildKit builds", "take it out")
 
     def _set(self, one: Instruction) -> None:
         pairs = [word.partition("=") for word in one.arguments]
@@ -186,8 +226,7 @@ class _Survey:
         if one.flag("security") is not None:
             fail(one.mark, f"--security={one.flag('security')} is not allowed", "take the flag out")
         for mount in one.flag_values("mount"):
-            fields = {name: value for name, _, value in (part.partition("=") for part in mount.split(","))}
-            yield from self._mount(one, fields)
+            yield from self._mount(one, _fields(mount))
 
     def _mount(self, one: Instruction, fields: dict[str, str]) -> Iterator[Source]:
         kind = fields["type"]
@@ -209,21 +248,71 @@ class _Survey:
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", secret):
                 fail(one.mark, f"the secret's id {secret!r}", "use letters, digits, '_', '.' and '-'")
             self.secrets.add(secret)
+        if kind == "cache":
+            name = _cache_id(fields)
+            if ".." in (expand(name, self._values) or name).split("/"):  # Podman takes it for a path
+                fail(one.mark, f"the cache's id {name[:80]!r} has '..' in it", "use letters and digits")
 
     def _copy(self, one: Instruction) -> Iterator[Source]:
         image = one.flag("from")
         if image is not None:
             _pinned_image(image, "COPY --from", one.mark)
-            return
-        for word in one.arguments[:-1]:
-            if one.heredocs and re.fullmatch(r"[0-9]*<<-?[^<]+", word):
-                continue
-            path = expand(word, self._values)
-            if one.keyword == "ADD" and _is_remote(path, word, one):
-                continue
+        for number, path in self._local(one):
             if path is not None and ("\\" in path or not path):
+                word = one.arguments[number]
                 fail(one.mark, f"the source {word!r} of {one.keyword}", "name a path without backslashes")
             yield Source(path or "", one.keyword, one.mark)
+
+    def _local(self, one: Instruction) -> Iterator[tuple[int, str | None]]:
+        """Which arguments of COPY or ADD are sources in the context, and their paths where they are known."""
+        for number, word in enumerate(one.arguments[:-1] if one.flag("from") is None else ()):
+            if one.heredocs and _HEREDOC.fullmatch(word):
+                continue
+            path = expand(word, self._values)
+            if one.keyword != "ADD" or not _is_remote(path, word, one):
+                yield number, path
+
+    def placed(self, one: Instruction, caches: str) -> Instruction:
+        """The instruction as an engine gets it; call this, like :meth:`visit`, for each one in order."""
+        for _ in self.visit(one):
+            pass
+        if one.keyword == "RUN":
+            flags = [flag.partition("=") for flag in one.flags]
+            return replace(
+                one,
+                flags=tuple(
+                    f"{name}={_placed_mount(value, caches) if name == 'mount' else value}"
+                    for name, _, value in flags
+                ),
+            )
+        if one.keyword not in {"ADD", "COPY"}:
+            return one
+        arguments = list(one.arguments)
+        for number, _ in self._local(one):
+            word = arguments[number].lstrip("/") or "."
+            # what stands before the first /./ is no part of the path that --parents keeps
+            pivot = "/." if one.flag("parents") is not None and "/./" not in word else ""
+            arguments[number] = f"{CONTEXT_FOLDER}{pivot}/{word}"
+        return replace(one, arguments=tuple(arguments))
+
+
+def _fields(mount: str) -> dict[str, str]:
+    return {name: value for name, _, value in (part.partition("=") for part in mount.split(","))}
+
+
+def _cache_id(fields: Mapping[str, str]) -> str:
+    """The id of a cache mount, which is its target where it has none."""
+    return fields.get("id") or posixpath.normpath(fields.get("target", ""))
+
+
+def _placed_mount(mount: str, caches: str) -> str:
+    """A mount as an engine gets it."""
+    fields = _fields(mount)
+    if fields["type"] == "cache":
+        fields["id"] = f"{caches}-{_cache_id(fields)}"
+    elif fields["type"] == "bind" and "from" not in fields:
+        fields["source"] = f"{CONTEXT_FOLDER}/{fields.get('source', '').lstrip('/') or '.'}"
+    return ",".join(f"{name}={value}" for name, value in sorted(fields.items()))
 
 
 def _pinned_image(image: str, what: str, mark: Mark) -> None:

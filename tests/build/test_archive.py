@@ -15,6 +15,7 @@ from engine_bases import base_of, tar_of
 from envbuild.build.archive import DOCKERFILE, context_chunks, diff_ids, image_chunks, unpack_image
 from envbuild.digest import Digest
 from envbuild.errors import BuildError, BuildLimit, IntegrityError
+from envbuild.spec.steps import CONTEXT_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -182,19 +183,45 @@ def test_needles_are_found_across_pieces(tmp_path: Path) -> None:
 
 
 def test_a_context_gets_the_dockerfile() -> None:
-    context = io.BytesIO(tar_of({"a/file": b"content", ".dockerignore": b"*"}, links={"link": "a/file"}))
+    long = f"{'d' * 150}/{'f' * 150}"
+    own = {"a/file": b"content", ".dockerignore": b"*", DOCKERFILE: b"FROM own\n", long: b"long"}
+    context = io.BytesIO(tar_of(own, links={"a/link": "file"}))
     files = read_tar(context_chunks(context, "FROM x\n"))
-    assert files == {"a/file": b"content", ".dockerignore": b"*", "link": b"content", DOCKERFILE: b"FROM x\n"}
-    assert read_tar(context_chunks(None, "FROM é\n")) == {DOCKERFILE: "FROM é\n".encode()}
+    expected = {f"{CONTEXT_FOLDER}/{name}": content for name, content in own.items()}
+    expected |= {CONTEXT_FOLDER: b"", f"{CONTEXT_FOLDER}/a/link": b"content", DOCKERFILE: b"FROM x\n"}
+    assert files == expected
+    assert read_tar(context_chunks(None, "FROM é\n")) == {
+        CONTEXT_FOLDER: b"",
+        DOCKERFILE: "FROM é\n".encode(),
+    }
 
 
-@pytest.mark.parametrize(
-    "name", [DOCKERFILE, f"./{DOCKERFILE}", f"x/../{DOCKERFILE}", "../x", "/x", "a/../../x"]
-)
+def test_a_context_keeps_its_links() -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("file"))
+        for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+            entry = tarfile.TarInfo(f"link{kind.decode()}")
+            entry.type, entry.linkname = kind, "file"
+            archive.addfile(entry)
+    chunks = b"".join(context_chunks(io.BytesIO(content.getvalue()), ""))
+    with tarfile.open(fileobj=io.BytesIO(chunks)) as archive:
+        targets = [entry.linkname for entry in archive if entry.name.startswith(f"{CONTEXT_FOLDER}/link")]
+    assert targets == [f"{CONTEXT_FOLDER}/file", "file"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", ".."])
 def test_names_that_a_context_may_not_have(name: str) -> None:
     for context in (tar_of({name: b"FROM evil\n"}), tar_of({}, links={name: "x"})):
         with pytest.raises(BuildError, match="may not have"):
             list(context_chunks(io.BytesIO(context), "FROM x\n"))
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        entry = tarfile.TarInfo("link")
+        entry.type, entry.linkname = tarfile.LNKTYPE, name
+        archive.addfile(entry)
+    with pytest.raises(BuildError, match="may not have"):
+        list(context_chunks(io.BytesIO(content.getvalue()), "FROM x\n"))
 
 
 def test_a_context_that_is_no_tar_or_holds_a_device() -> None:

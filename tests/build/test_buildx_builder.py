@@ -24,6 +24,7 @@ from envbuild.oci.manifest import Manifest, encode
 from envbuild.progress import Event
 from envbuild.reference import Repository
 from envbuild.resolver import Resolver
+from envbuild.spec.steps import CONTEXT_FOLDER
 from parts.buildkit import VARIABLE, BoxedBuildKit, BuildKit, buildkitd
 from parts.docker_engine import DockerEngine
 from parts.processes import gone_within
@@ -130,7 +131,8 @@ def test_steps_become_new_layers(far: BuildxBuilder, monkeypatch: pytest.MonkeyP
     steps = (
         "ARG WHO\nENV GREETING=hello\n"
         "RUN --mount=type=secret,id=token head -c 8 /run/secrets/token > /begin; cat /run/secrets/token\n"
-        "RUN <<EOF\necho $GREETING $WHO > /said\nEOF\nCOPY . /copied\nUSER somebody\n"
+        "RUN <<EOF\necho $GREETING $WHO > /said\nEOF\n"
+        f"COPY {CONTEXT_FOLDER} /copied\nUSER somebody\n"
     )
     base = base_of(small_system(), tar_of({"second": b"2"}), settings={"Labels": {"of": "base"}})
     with far.run_steps(
@@ -159,7 +161,9 @@ def test_steps_become_new_layers(far: BuildxBuilder, monkeypatch: pytest.MonkeyP
 def test_steps_on_nothing(far: BuildxBuilder) -> None:
     config = encode({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"diff_ids": []}})
     scratch = StepsBase(Manifest.build(base_of().manifest.config, (), {}), config, lambda _: io.BytesIO())
-    with far.run_steps(scratch, "COPY file /file\n", io.BytesIO(tar_of({"file": b"alone"}))) as built:
+    with far.run_steps(
+        scratch, f"COPY {CONTEXT_FOLDER}/file /file\n", io.BytesIO(tar_of({"file": b"alone"}))
+    ) as built:
         assert content_of(built, "file") == b"alone"
 
 

@@ -34,6 +34,7 @@ from envbuild.deadline import Deadline
 from envbuild.digest import Digest
 from envbuild.errors import BuildError, BuildLimit, DeadlineExceeded, IntegrityError
 from envbuild.oci.manifest import Manifest, encode
+from envbuild.spec.steps import CONTEXT_FOLDER
 from parts.processes import gone_within, runs_within
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def docker(engine: DockerEngine) -> Iterator[Engine]:
 
 def test_steps_become_new_layers_and_a_config(docker: Engine, base: StepsBase) -> None:
     steps = (
-        "ARG WHO\nENV GREETING=hello\nRUN echo $GREETING $WHO > /said\nCOPY data/file /copied\n"
+        "ARG WHO\nENV GREETING=hello\nRUN echo $GREETING $WHO > /said\n"
+        f"COPY {CONTEXT_FOLDER}/data/file /copied\n"
         "WORKDIR /work\nUSER somebody\n"
         'LABEL a="b c"\nENTRYPOINT ["/bin/cat"]\nCMD ["/said"]\n'
     )
@@ -150,7 +152,9 @@ def test_a_base_whose_blob_is_corrupt_is_refused(docker: Engine) -> None:
 def test_steps_on_nothing(docker: Engine) -> None:
     config = encode({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"diff_ids": []}})
     scratch = StepsBase(Manifest.build(base_of().manifest.config, (), {}), config, lambda _: io.BytesIO())
-    with docker.run_steps(scratch, "COPY file /file\n", io.BytesIO(tar_of({"file": b"alone"}))) as built:
+    with docker.run_steps(
+        scratch, f"COPY {CONTEXT_FOLDER}/file /file\n", io.BytesIO(tar_of({"file": b"alone"}))
+    ) as built:
         assert content_of(built, "file") == b"alone"
         assert len(built.layers) == 1
 
@@ -171,7 +175,8 @@ def test_heredocs_and_cache_mounts(docker: Engine, base: StepsBase) -> None:
 
 def test_the_same_empty_layer_as_the_base_has(docker: Engine) -> None:
     empty = tar_of({})
-    with docker.run_steps(base_of(small_system(), empty), "COPY nothing/ /\n", _empty_folder()) as built:
+    steps = f"COPY {CONTEXT_FOLDER}/nothing/ /\n"
+    with docker.run_steps(base_of(small_system(), empty), steps, _empty_folder()) as built:
         assert len(built.layers) == len(json.loads(built.config)["rootfs"]["diff_ids"]) - 2
 
 
@@ -316,7 +321,8 @@ def test_secrets_are_mounted_and_leave_no_trace(docker: Engine, base: StepsBase)
     seen: list[Event] = []
     steps = (
         f"ARG NAME\nRUN --mount=type=secret,id=token echo {fresh()}; cat /run/secrets/token; "
-        "head -c 8 /run/secrets/token > /begin; echo $NAME > /name\nCOPY file /copied\n"
+        "head -c 8 /run/secrets/token > /begin; echo $NAME > /name\n"
+        f"COPY {CONTEXT_FOLDER}/file /copied\n"
     )
     with docker.run_steps(
         base,

@@ -20,6 +20,7 @@ from envbuild.errors import BuildError, BuildLimit
 from envbuild.progress import Event
 from envbuild.reference import Repository
 from envbuild.resolver import Resolver
+from envbuild.spec.steps import CONTEXT_FOLDER
 from parts.podman_engine import PodmanEngine
 from parts.registry_server import RegistryServer
 from tiny import World, make_base_of
@@ -33,7 +34,8 @@ def test_steps_with_a_mount_a_secret_and_limits(podman: PodmanEngine) -> None:
     steps = (
         "ARG WHO\nENV GREETING=hello\n"
         "RUN --mount=type=secret,id=token head -c 8 /run/secrets/token > /begin; cat /run/secrets/token\n"
-        "RUN <<EOF\necho $GREETING $WHO > /said\nEOF\nCOPY . /copied\n"
+        "RUN <<EOF\necho $GREETING $WHO > /said\nEOF\n"
+        f"COPY {CONTEXT_FOLDER} /copied\n"
         "RUN cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max > /limit 2>&1; true\n"
     )
     before = leftovers(podman)

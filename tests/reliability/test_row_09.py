@@ -160,7 +160,7 @@ def files_after(docker: Engine, base: StepsBase, number: int) -> set[str]:
     try:
         with (
             spec.steps.build_context() as context,
-            docker.run_steps(base, spec.steps.render(), context, args=args) as built,
+            docker.run_steps(base, spec.steps.for_engine("fuzz"), context, args=args) as built,
         ):
             for layer in built.layers:
                 with layer.open() as stream, tarfile.open(fileobj=stream) as archive:

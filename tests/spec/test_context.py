@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envbuild.errors import SpecError
-from envbuild.spec.context import DOCKERFILE_NAME, ContextFile, Source, collect, write_tar
+from envbuild.spec.context import ContextFile, Source, collect, ignore_file_of, write_tar
 from envbuild.spec.document import Mark
 from envbuild.spec.patterns import BadPatternError, IgnoreRules, glob
 
@@ -137,6 +137,26 @@ def test_missing_and_left_out_sources_name_the_instruction(tmp_path: Path) -> No
     assert ".dockerignore" in (ignored.value.hint or "")
 
 
+def test_the_dockerfiles_own_ignore_file_replaces_the_contexts(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "context", tmp_path / "elsewhere"
+    write(root, {"a": "1", "b": "2", ".dockerignore": "a\n"})
+    write(elsewhere, {"Dockerfile.dockerignore": "b\n", "empty.dockerignore": "", "bad.dockerignore": "[\n"})
+
+    def seen(name: str, *paths: str) -> list[str]:
+        sources = [Source(path, "COPY", MARK) for path in paths or [""]]
+        files = collect(root, sources, ignore_file=ignore_file_of(elsewhere / name))
+        return [file.path for file in files]
+
+    assert seen("Dockerfile") == [".dockerignore", "a"]
+    assert seen("empty") == [".dockerignore", "a", "b"], "it counts where it says nothing, too"
+    assert seen("other") == [".dockerignore", "b"]
+    with pytest.raises(SpecError, match=r"bad\.dockerignore cannot be used: line 1"):
+        seen("bad")
+    with pytest.raises(SpecError) as caught:
+        seen("Dockerfile", "b")
+    assert caught.value.hint == "it is left out by Dockerfile.dockerignore"
+
+
 def test_too_large_a_context_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {"a": "123", "b": "456"})
     assert len(read(tmp_path, "", limit=6)) == 2
@@ -144,14 +164,13 @@ def test_too_large_a_context_is_refused(tmp_path: Path) -> None:
         read(tmp_path, "", limit=5)
 
 
-def test_pipes_reserved_names_and_names_outside_utf8_are_refused(tmp_path: Path) -> None:
-    pipe, reserved, odd = tmp_path / "pipe", tmp_path / "reserved", tmp_path / "odd"
-    for folder in (pipe, reserved, odd):
+def test_pipes_and_names_outside_utf8_are_refused(tmp_path: Path) -> None:
+    pipe, odd = tmp_path / "pipe", tmp_path / "odd"
+    for folder in (pipe, odd):
         folder.mkdir()
     os.mkfifo(pipe / "a")
-    (reserved / DOCKERFILE_NAME).touch()
     Path(os.fsdecode(os.fsencode(odd) + b"/\xff")).touch()
-    for folder, message in ((pipe, "no file, link or folder"), (reserved, "reserved"), (odd, "not UTF-8")):
+    for folder, message in ((pipe, "no file, link or folder"), (odd, "not UTF-8")):
         with pytest.raises(SpecError, match=message):
             read(folder, "")
 

@@ -263,6 +263,39 @@ def test_steps_take_files_from_their_context(folder: Path) -> None:
     assert [file.content for file in inline.context] == [b"one"]
 
 
+@pytest.mark.parametrize("form", ["envbuild.yaml", "--steps", "Azure ML", "Azure ML v1", "Dockerfile"])
+def test_the_ignore_file_beside_a_dockerfile_replaces_the_contexts(folder: Path, form: str) -> None:
+    context = folder / "context"
+    context.mkdir()
+    for name in ("kept", "of-the-context", "of-the-file"):
+        (context / name).touch()
+    (context / ".dockerignore").write_text("of-the-context\n.dockerignore\n")
+    name = "BaseDockerfile" if form == "Azure ML v1" else "image.Dockerfile"
+    start = "" if form in {"envbuild.yaml", "--steps"} else "FROM debian:12\n"
+    (context / name).write_text(f"{start}COPY . /x\n")
+    overrides: dict[str, Any] = {}
+    if form == "envbuild.yaml":
+        path = write(folder, f"base: scratch\nsteps: {{file: context/{name}, context: context}}\n")
+    elif form == "--steps":
+        path, overrides = write(folder, "base: scratch\n"), {"steps": context / name}
+    elif form == "Azure ML":
+        path = write(folder, f"build: {{path: context, dockerfile_path: {name}}}\n", "env.yml")
+    elif form == "Azure ML v1":
+        path = context / "azureml_environment.json"
+        path.write_text('{"name": "a", "python": {"userManagedDependencies": true}, "docker": {}}')
+    else:
+        path = context / name
+
+    def seen() -> set[str]:
+        steps = load(path, **overrides).steps
+        assert steps is not None
+        return {file.path for file in steps.context} - {path.name, name, f"{name}.dockerignore"}
+
+    assert seen() == {"kept", "of-the-file"}
+    (context / f"{name}.dockerignore").write_text("of-the-file\n")
+    assert seen() == {"kept", "of-the-context", ".dockerignore"}
+
+
 def test_build_arguments_reach_the_steps(folder: Path) -> None:
     write(folder, "ARG WHO=a\nRUN echo $WHO\n", "who")
     plain = load(write(folder, "base: scratch\nsteps: {file: who}\n")).steps

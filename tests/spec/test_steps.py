@@ -59,6 +59,12 @@ REFUSED = [
     ("RUN --mount=type=ssh a", "ssh"),
     ("RUN --mount=type=$T,target=/a b", "type"),
     ("RUN --mount=type=secret,id=$X b", "secret"),
+    ("RUN --mount=type=cache,target=/a,id=a/../../b c", r"'\.\.'"),
+    ("RUN --mount=type=cache,target=../a b", r"'\.\.'"),
+    ("ARG UP=..\nRUN --mount=type=cache,target=/a,id=$UP/b c", r"'\.\.'"),
+    ("ARG ENVBUILD_BASE", "envbuild's own"),
+    ("ARG BUILDPLATFORM", "what machine the engine runs on"),
+    ("ARG A B=1 BUILDARCH", "what machine the engine runs on"),
     ("COPY a b", "no context"),
 ]
 
@@ -86,12 +92,80 @@ def test_hidden_inputs_are_refused_with_place_and_way_out(text: str, message: st
         "RUN --mount=type=cache,target=/root/.cache --mount=type=tmpfs,target=/t b",
         "COPY <<EOF /a\nx\nEOF",
         "RUN --network=none a",
+        "ARG BUILDARCH=amd64",
+        "ARG TARGETARCH",
     ],
 )
 def test_what_is_pinned_needs_no_context(text: str) -> None:
     steps = parse(text)
     assert steps.context == ()
     assert parse(steps.render()).instructions == steps.instructions
+
+
+def test_arguments_that_change_the_builder_are_refused_where_they_have_an_effect() -> None:
+    with pytest.raises(SpecError, match="changes how BuildKit builds"):
+        parse("ARG BUILDKIT_SYNTAX", {"BUILDKIT_SYNTAX": "docker/dockerfile:1"})
+    assert parse("RUN a", {"BUILDKIT_SYNTAX": "docker/dockerfile:1"}).args == ()
+    assert parse("ARG BUILDARCH", {"BUILDARCH": "x"}).args == (("BUILDARCH", "x"),)
+
+
+PLACED = [
+    ("COPY . /x", 'COPY [".envbuild.context/.", "/x"]'),
+    (
+        "COPY / b* /d/ /x/",
+        'COPY [".envbuild.context/.", ".envbuild.context/b*", ".envbuild.context/d/", "/x/"]',
+    ),
+    ("COPY $A/b /x", 'COPY [".envbuild.context/$A/b", "/x"]'),
+    (
+        "COPY --parents ./a c/./d /x/",
+        'COPY --parents=true [".envbuild.context/././a", ".envbuild.context/c/./d", "/x/"]',
+    ),
+    ("COPY a <<B /x/\nc\nB", "COPY .envbuild.context/a <<B /x/\nc\nB"),
+    (f"COPY --from=a@sha256:{SHA} /a /b", f'COPY --from=a@sha256:{SHA} ["/a", "/b"]'),
+    (
+        f"ADD --checksum=sha256:{SHA} https://example.com/a b /x/",
+        f'ADD --checksum=sha256:{SHA} ["https://example.com/a", ".envbuild.context/b", "/x/"]',
+    ),
+    ("RUN --mount=target=/x a", "RUN --mount=source=.envbuild.context/.,target=/x,type=bind a"),
+    ("RUN --mount=source=/b,target=/x a", "RUN --mount=source=.envbuild.context/b,target=/x,type=bind a"),
+    (
+        f"RUN --mount=from=a@sha256:{SHA},target=/x a",
+        f"RUN --mount=from=a@sha256:{SHA},target=/x,type=bind a",
+    ),
+    ("RUN --mount=type=cache,target=/x/ a", "RUN --mount=id=KEY-/x,target=/x/,type=cache a"),
+    (
+        "RUN --mount=type=cache,target=/x,id=pip,sharing=locked a",
+        "RUN --mount=id=KEY-pip,sharing=locked,target=/x,type=cache a",
+    ),
+    (
+        f"RUN --mount=type=cache,target=/x,from=a@sha256:{SHA},source=/s a",
+        f"RUN --mount=from=a@sha256:{SHA},id=KEY-/x,source=/s,target=/x,type=cache a",
+    ),
+    ("RUN --mount=type=tmpfs,target=/x a", "RUN --mount=target=/x,type=tmpfs a"),
+    ("RUN --mount=type=secret,id=a a", "RUN --mount=id=a,type=secret a"),
+    ("ENV A=b", 'ENV A="b"'),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), PLACED)
+def test_an_engine_reads_the_contexts_folder_and_caches_of_these_steps_alone(
+    text: str, expected: str, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c/d", "d/e"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    steps = parse(text, {}, tmp_path)
+    assert steps.for_engine("KEY") == expected + "\n"
+    assert "KEY" not in steps.render()
+    assert ".envbuild" not in steps.render()
+
+
+def test_a_source_from_a_variable_is_told_from_a_url(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    text = f"ARG U=https://example.com/\nARG F=a\nADD --checksum=sha256:{SHA} ${{U}}x $F /x/"
+    assert '["${U}x", ".envbuild.context/$F", "/x/"]' in parse(text, {}, tmp_path).for_engine("KEY")
+    text = f"ARG U\nADD --checksum=sha256:{SHA} $U /x/"
+    assert '["$U", "/x/"]' in parse(text, {"U": "https://example.com/"}, tmp_path).for_engine("KEY")
 
 
 def test_secrets_are_named_and_never_read() -> None:
