@@ -30,6 +30,7 @@ are errors:
 | `retryable` | whether the same call may succeed later without any change |
 | `exit_code` | what the process exits with |
 | `spec` | the definition, where several were given |
+| `others` | further mistakes of the same definition, each with `message` and `hint` |
 
 and the others are events:
 

@@ -16,6 +16,17 @@ _MOST_MISTAKES = 100
 """How many mistakes of one input are kept: a file that is all wrong is not worth more."""
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number of things as messages write it: ``1 layer``, ``2 layers``.
+
+    Args:
+        number: How many.
+        noun: What one of them is called.
+        plural: What several are called; the noun and an ``s`` if None.
+    """
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 class EnvbuildError(Exception):
     """The root of every error that envbuild raises on purpose.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from envbuild import lockfile
 from envbuild.attach import LOCK_TYPE
 from envbuild.deadline import NO_DEADLINE
-from envbuild.errors import BuildError, IntegrityError, SpecError
+from envbuild.errors import BuildError, IntegrityError, SpecError, counted
 from envbuild.lockfile.document import LockFile
 from envbuild.lookup import KEY_ANNOTATION
 from envbuild.oci.manifest import Manifest
@@ -83,7 +83,7 @@ class Rebuild:
             yield Check(f"{prefix}rebuild", None, "no lock is attached")
             return
         count = len(entry.lock.packages) + len(entry.pip)
-        yield Check(f"{prefix}lock", True, f"of {count} packages, with the image's key")
+        yield Check(f"{prefix}lock", True, f"of {counted(count, 'package')}, with the image's key")
         try:
             yield self._compared(manifest, entry, f"{prefix}rebuild")
         except (SpecError, BuildError) as error:

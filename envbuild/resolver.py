@@ -252,7 +252,8 @@ class Resolver:
         image = self._find(request)
         if image is None and not build:
             raise CacheMiss(
-                f"no registry holds {request.key.tag}", hint="resolve without --no-build to build it"
+                f"no registry holds {request.key.tag}",
+                hint="let it be built: with build=True, or without --no-build",
             )
         return image or self._build_once(request)
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.digest import CHUNK
-from envbuild.errors import IntegrityError, NotFound
+from envbuild.errors import IntegrityError, NotFound, counted
 from envbuild.key import KEY_SCHEME, CanonicalForm
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import ImageIndex, Manifest
@@ -169,7 +169,8 @@ class _Verifier:
         if bad:
             raise IntegrityError("; ".join(bad))
         size = sum(blob.size for blob in manifest.blobs)
-        return f"{len(manifest.blobs)} blobs, {size} bytes, {'read and hashed' if self.full else 'all there'}"
+        how = "read and hashed" if self.full else "all there"
+        return f"{counted(len(manifest.blobs), 'blob')}, {size} bytes, {how}"
 
     def _read(self, blob: Descriptor) -> None:
         with self.registry.open_blob(blob) as stream:
@@ -235,7 +236,7 @@ def _layers(config: dict[str, Any], manifest: Manifest) -> str:
         raise IntegrityError(f"the config names {count} layers, the manifest {len(manifest.layers)}")
     if not all(isinstance(each, str) and _HEX.fullmatch(each.removeprefix("sha256:")) for each in found):
         raise IntegrityError("the config names a layer by something other than a sha256 digest")
-    return f"{len(found)} layers in config and manifest"
+    return f"{counted(len(found), 'layer')} in config and manifest"
 
 
 def _labels(config: dict[str, Any], manifest: Manifest) -> str | None:

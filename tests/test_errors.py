@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from envbuild import errors
+from envbuild.errors import SpecError, counted
 
 EXIT_CODES = {
     "EnvbuildError": 1,
@@ -69,3 +72,26 @@ def test_a_spec_error_names_its_place(place: dict[str, str | int], expected: str
 def test_a_miss_is_neither_an_outage_nor_a_registry_in_trouble() -> None:
     assert not issubclass(errors.NotFound, errors.Unavailable)
     assert not issubclass(errors.CacheMiss, errors.RegistryError)
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 layers"), (1, "1 layer"), (2, "2 layers")])
+def test_counts_are_written_as_people_write_them(number: int, text: str) -> None:
+    assert counted(number, "layer") == text
+    assert (
+        counted(number, "dependency", "dependencies")
+        == f"{number} {'dependency' if number == 1 else 'dependencies'}"
+    )
+
+
+def test_mistakes_together_stand_in_the_order_of_their_places() -> None:
+    found = [
+        SpecError("c", source="x", line=9),
+        SpecError("a", source="x", line=2),
+        SpecError("b", source="y", line=1),
+    ]
+    first = SpecError.together(found)
+    assert [each.message for each in (first, *first.others)] == ["a", "c", "b"]
+    again = SpecError.together([SpecError("0", source="x", line=1), first])
+    assert [each.message for each in (again, *again.others)] == ["0", "a", "c", "b"]
+    assert all(not each.others for each in again.others)
+    assert [each.message for each in pickle.loads(pickle.dumps(again)).others] == ["a", "c", "b"]  # noqa: S301

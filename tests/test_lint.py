@@ -144,7 +144,7 @@ FINE = {
               pip("x @ https://example.com/x-1.tar.gz"), pip("x==1")],
     "EB116": [spec("channels: ['http://localhost:1/c', 'https://e.com/c']\ndependencies: [a=1]")],
     "EB121": [clean(), on("debian"), spec("dependencies: []"), spec("base: scratch")],
-    "EB122": [clean(), on("debian:12")],
+    "EB122": [clean(), on("debian:12"), on("oci:/srv/bases/debian")],
     "EB123": [on("mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:1"), on("ubuntu:18.04"),
               on("mcr.microsoft.com/azureml/minimal-py312-inference:1")],
     "EB124": [on("debian:12"), spec("base: python:3.11")],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from envbuild.errors import EnvbuildError, SpecError
+from envbuild.errors import EnvbuildError, SpecError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -215,7 +215,7 @@ def report(error: EnvbuildError, *, as_json: bool, subject: str | None = None) -
         if each.hint:
             click.echo(f"hint: {each.hint}", err=True)
     if (more := len(mistakes) - _MOST_MISTAKES) > 0:
-        click.echo(f"and {more} more {'mistake' if more == 1 else 'mistakes'}", err=True)
+        click.echo(f"and {counted(more, 'more mistake')}", err=True)
 
 
 def describe(error: EnvbuildError, subject: str | None = None) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.cli.options import amount
+from envbuild.errors import counted
 from envbuild.resolver import Source
 
 if TYPE_CHECKING:
@@ -22,9 +23,8 @@ def summary(image: ResolvedImage, subject: str | None = None) -> str:
     prefix = f"{subject}: " if subject else ""
     if image.source is not Source.BUILT:
         return f"{prefix}found in the {_PLACES[image.source]} in {image.seconds:.2f} s"
-    layers = "layer" if image.layers_made == 1 else "layers"
     return (
-        f"{prefix}built in {image.seconds:.1f} s: {image.layers_made} {layers} made, "
+        f"{prefix}built in {image.seconds:.1f} s: {counted(image.layers_made, 'layer')} made, "
         f"{image.layers_reused} reused, {amount(image.bytes_uploaded)} uploaded"
     )
 

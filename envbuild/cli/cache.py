@@ -10,6 +10,7 @@ import click
 
 from envbuild.cli.options import Command, amount, moment
 from envbuild.config import Config
+from envbuild.errors import counted
 from envbuild.index import Index
 
 if TYPE_CHECKING:
@@ -87,7 +88,6 @@ def clear(cache_dir: str | None, as_json: bool) -> None:
         return
     images, layers = forgotten["images"], forgotten["layers"]
     click.echo(
-        f"forgot {images} {'image' if images == 1 else 'images'} and "
-        f"{layers} {'layer' if layers == 1 else 'layers'}; freed {amount(freed)}",
+        f"forgot {counted(images, 'image')} and {counted(layers, 'layer')}; freed {amount(freed)}",
         err=True,
     )

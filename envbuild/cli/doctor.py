@@ -12,7 +12,7 @@ import click
 
 from envbuild.cli.diagnosis import Check, attempt, registries
 from envbuild.cli.options import ENGINE, LOOKUP, Command, common
-from envbuild.errors import EnvbuildError
+from envbuild.errors import EnvbuildError, counted
 from envbuild.index import Index
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _index(options: Common) -> str:
     index = Index(options.config.cache_dir)
     stats = index.stats()
     index.close()
-    return f"{index.folder}: {stats.images} images, {stats.layers} layers"
+    return f"{index.folder}: {counted(stats.images, 'image')}, {counted(stats.layers, 'layer')}"
 
 
 def _solver() -> Check:

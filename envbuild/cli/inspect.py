@@ -12,7 +12,7 @@ import click
 from envbuild import attach
 from envbuild.cli.options import DEFINITION, LOOKUP, Command, amount, common
 from envbuild.deadline import Deadline
-from envbuild.errors import CacheMiss, IntegrityError
+from envbuild.errors import CacheMiss, IntegrityError, counted
 from envbuild.oci.manifest import ImageIndex
 from envbuild.oci.registry import find_manifest
 from envbuild.reference import ImageReference, parse_reference
@@ -112,21 +112,22 @@ def _attached(registry: Registry, subject: Digest) -> list[dict[str, Any]]:
 
 
 def _print(document: dict[str, Any]) -> None:
-    click.echo(document["reference"])
-    for name in ("platform", "created"):
-        if document.get(name):
-            click.echo(f"{name:<12}{document[name]}")
-    for name, value in document["annotations"].items():
-        click.echo(f"{name}  {value}")
-    for variable in document.get("environment", ()):
-        click.echo(f"env         {variable}")
+    """Show names in one column and what they name in another; layers by size below."""
+    rows = [(name, document[name]) for name in ("platform", "created") if document.get(name)]
+    rows += document["annotations"].items()
+    rows += [("env", variable) for variable in document.get("environment", ())]
     for entry in document.get("manifests", ()):
         platform = entry.get("platform") or {}
-        click.echo(f"{entry['digest']}  {platform.get('os')}/{platform.get('architecture')}")
-    for layer in document.get("layers", ()):
-        click.echo(f"{amount(layer['size']):>10}  {layer['digest'][7:19]}  {layer['title'][:80]}")
+        parts = (platform.get("os"), platform.get("architecture"), platform.get("variant"))
+        rows.append(("/".join(filter(None, parts)) or "manifest", entry["digest"]))
     for entry in document["attached"]:
         kind = entry.get("artifactType", "")
-        click.echo(f"attached    {entry['digest']}  {_NAMES.get(kind, kind)}")
+        rows.append(("attached", f"{entry['digest']}  {_NAMES.get(kind, kind)}"))
+    width = max((len(name) for name, _ in rows), default=0)
+    click.echo(document["reference"])
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")
+    for layer in document.get("layers", ()):
+        click.echo(f"{amount(layer['size']):>10}  {layer['digest'][7:19]}  {layer['title'][:80]}".rstrip())
     if "size" in document:
-        click.echo(f"{amount(document['size']):>10}  in {len(document['layers'])} layers")
+        click.echo(f"{amount(document['size']):>10}  in {counted(len(document['layers']), 'layer')}")

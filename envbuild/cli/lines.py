@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from envbuild.cli.options import amount
+from envbuild.errors import counted
 
 if TYPE_CHECKING:
     from envbuild.progress import Event
@@ -21,8 +22,8 @@ def describe(event: Event) -> str | None:
         return _planned(event)
     lines = {
         ("resolve", "start"): f"{event.subject[:12]}: {event.text}",
-        ("solve", "start"): f"solving {event.total} {'dependency' if event.total == 1 else 'dependencies'}",
-        ("solve", "done"): f"solved: {event.done} packages",
+        ("solve", "start"): f"solving {counted(event.total, 'dependency', 'dependencies')}",
+        ("solve", "done"): f"solved: {counted(event.done, 'package')}",
         ("layer", "done"): f"layer {event.subject}: made, {amount(event.done)}",
         ("step", "start"): f"step {event.subject}",
         ("step", "reused"): f"steps: known to {event.subject}",
@@ -41,8 +42,8 @@ def under_way(phase: str, subject: str, done: int, total: int) -> str:
 
 def _planned(event: Event) -> str | None:
     if event.subject == "layers" and event.total:
-        layers = "layer" if event.total == 1 else "layers"
-        return f"{event.total} {layers}: {event.done} known, {event.total - event.done} to make"
+        made = event.total - event.done
+        return f"{counted(event.total, 'layer')}: {event.done} known, {made} to make"
     if event.subject == "reused" and event.done:
         return f"reused: {amount(event.done)} of layers, {amount(event.total)} of packages need no fetching"
     return None

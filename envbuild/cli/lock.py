@@ -12,7 +12,7 @@ from envbuild.cli.options import BUILD, DEFINITION_TO_LOCK, Command, common
 from envbuild.cli.progress import shown
 from envbuild.cli.target import source_image
 from envbuild.diff import compare
-from envbuild.errors import SpecError
+from envbuild.errors import SpecError, counted
 from envbuild.foreign.write import Format, render
 from envbuild.lockfile import FILE_NAME, LockPolicy, differences
 from envbuild.lockfile.document import LockFile, distribution_json, package_json
@@ -187,8 +187,10 @@ def _report(path: Path, before: LockFile | None, made: LockFile, *, as_json: boo
             click.echo(json.dumps(document, ensure_ascii=False))
         return
     for entry in made.entries:
-        wheels = f" and {len(entry.pip)} wheels" if entry.pip else ""
-        click.echo(f"{path}: {len(entry.lock.packages)} packages{wheels} for {entry.lock.platform}")
+        wheels = f" and {counted(len(entry.pip), 'wheel')}" if entry.pip else ""
+        click.echo(
+            f"{path}: {counted(len(entry.lock.packages), 'package')}{wheels} for {entry.lock.platform}"
+        )
         if before is not None:
             for change in changes[str(entry.lock.platform)]:
                 click.echo(f"  {change}")

@@ -11,6 +11,7 @@ from envbuild.cli.options import DEFINITION, LOOKUP, Command, amount, common
 from envbuild.cli.progress import shown
 from envbuild.cli.target import named
 from envbuild.deadline import Deadline
+from envbuild.errors import counted
 from envbuild.reference import Repository
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _summary(done: Promoted) -> str:
     report = done.report
     attached = f", {done.attached} attached" if done.attached else ""
     return (
-        f"{report.blobs_copied} blobs copied ({amount(report.bytes_copied)}), "
+        f"{counted(report.blobs_copied, 'blob')} copied ({amount(report.bytes_copied)}), "
         f"{report.blobs_mounted} mounted, {report.blobs_present} there before{attached}"
     )
 

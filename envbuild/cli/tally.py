@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from envbuild.cli.lines import under_way
 from envbuild.cli.options import amount
+from envbuild.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +134,7 @@ class Tally:
         """One line: what, how far, since when, for how long."""
         parts = [self.doing or "looking"]
         if self.made or self.reused:
-            parts.append(f"{self.made + self.reused} of {self.packages} packages")
+            parts.append(f"{self.made + self.reused} of {counted(self.packages, 'package')}")
             parts.append(f"{self.made} made, {self.reused} known")
         if self.bytes_sent:
             parts.append(f"{amount(self.bytes_sent)} sent")

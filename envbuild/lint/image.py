@@ -38,8 +38,9 @@ def base_tag(spec: EnvironmentSpec) -> Iterator[Seen]:
     lock=True,
 )
 def base_latest(spec: EnvironmentSpec) -> Iterator[Seen]:
-    """The tag ``latest``, written or meant."""
-    if isinstance(spec.base, TaggedReference) and spec.base.tag.name == "latest":
+    """The tag ``latest``, written or meant; a layout on disk holds what its owner put into it."""
+    base = spec.base
+    if isinstance(base, TaggedReference) and base.tag.name == "latest" and not base.repository.is_layout:
         yield f"the base {spec.base} is `latest`", None
 
 

@@ -94,7 +94,8 @@ class EnvironmentSpec:
             raise SpecError(
                 "there is no base image",
                 source=self.source,
-                hint="give --base IMAGE, or write `base: IMAGE` in an envbuild.yaml (`scratch` for none)",
+                hint='write `base = "debian:12-slim"` into an envbuild.toml beside it, for all there; '
+                "or give --base debian:12-slim; or write `base: debian:12-slim` into an envbuild.yaml",
             )
         return self.base
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,7 +19,11 @@ def test_what_is_attached_is_named(world: World, call: Call) -> None:
     (document,) = call("inspect", reference, "--json").documents
     kinds = {entry["artifactType"] for entry in document["attached"]}
     assert kinds == {attach.FORM_TYPE, attach.LOCK_TYPE, attach.IN_TOTO_TYPE}
-    lines = [line.split() for line in call("inspect", reference).out.splitlines()]
+    text = call("inspect", reference).out
+    lines = [line.split() for line in text.splitlines()]
+    rows = [line for line in text.splitlines() if line.startswith(("io.", "attached", "env"))]
+    columns = {len(found[0]) for line in rows if (found := re.match(r"\S+ +", line))}
+    assert len(columns) == 1
     shown = {(line[1], line[2]) for line in lines if line[0] == "attached"}
     names = {attach.FORM_TYPE: "definition", attach.LOCK_TYPE: "lock", attach.IN_TOTO_TYPE: "provenance"}
     assert shown == {(entry["digest"], names[entry["artifactType"]]) for entry in document["attached"]}

@@ -105,7 +105,7 @@ def test_an_unwritable_place_is_an_error(world: World, call: Call) -> None:
 def test_wheels_are_told_and_compared(world: World, call: Call) -> None:
     put(world, TinyWheel("small"), TinyWheel("dep"))
     answer = call("lock", spec(world, "small"))
-    assert answer.out.splitlines() == [f"{world.root}/envbuild.lock: 1 packages and 1 wheels for linux/amd64"]
+    assert answer.out.splitlines() == [f"{world.root}/envbuild.lock: 1 package and 1 wheel for linux/amd64"]
     first = (world.root / "envbuild.lock").rename(world.root / "first.lock")
     (document,) = call("lock", "--json", spec(world, "small", "dep")).documents
     assert (document["packages"], document["wheels"]) == (1, 2)
@@ -140,7 +140,7 @@ def test_a_lock_is_plain_json(world: World, call: Call, platform: str) -> None:
 def test_the_file_name_says_the_format_and_the_option_says_more(world: World, call: Call) -> None:
     spec = world.spec("tool")
     answer = call("lock", spec, "-o", world.root / "pixi.lock")
-    assert (answer.code, answer.out) == (0, f"{world.root}/pixi.lock: 1 packages for linux/amd64\n")
+    assert (answer.code, answer.out) == (0, f"{world.root}/pixi.lock: 1 package for linux/amd64\n")
     assert call("lock", spec, "--format", "conda-lock").out.startswith(f"{world.root}/conda-lock.yml: ")
     assert call("lock", spec, "--format", "explicit").code == 0
     shown = call("lock", spec, "-o", "-", "--format", "explicit").out

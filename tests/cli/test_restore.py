@@ -99,7 +99,7 @@ def test_wheels_are_in_the_lock_of_an_image(world: World, call: Call) -> None:
     image = resolved(call, spec)
     put(world, TinyWheel("unrelated"))
     spec = wheel_spec(world, "small")
-    assert call("lock", "--from", image).out == "envbuild.lock: 1 packages and 1 wheels for linux/amd64\n"
+    assert call("lock", "--from", image).out == "envbuild.lock: 1 package and 1 wheel for linux/amd64\n"
     (entry,) = LockFile.read(world.root / "envbuild.lock").entries
     assert [str(wheel) for wheel in entry.pip] == [f"small {TinyWheel('small').version}"]
     assert entry.pip[0].sha256 == TinyWheel("small").distribution().sha256

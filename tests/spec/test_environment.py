@@ -564,3 +564,10 @@ def test_a_base_that_only_this_machine_holds_is_refused(base: str) -> None:
 @pytest.mark.parametrize("base", ["docker:24-cli", "file:1", "dir/x"])
 def test_an_image_may_be_called_like_that(base: str) -> None:
     assert parse(f"base: {base}\n".encode(), "envbuild.yaml", Path("/nowhere")).base is not None
+
+
+def test_without_a_base_it_is_said_what_to_write_where(folder: Path) -> None:
+    with pytest.raises(SpecError, match="no base image") as refusal:
+        load(write(folder, "dependencies: [a]\n")).require_base()
+    assert 'base = "debian:12-slim"' in str(refusal.value.hint)
+    assert "envbuild.toml" in str(refusal.value.hint)
