@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cli_calls import Call
 from envbuild import config as settings
@@ -44,6 +46,29 @@ def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(("known", "code"), [(False, 3), (True, 0)])
+def test_the_recipe_for_ci_fails_where_the_image_is_nowhere(tmp_path: Path, known: bool, code: int) -> None:
+    (recipe,) = (
+        yaml.safe_load(found)
+        for found in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "jobs:" in found
+    )
+    script = next(
+        step["run"] for step in recipe["jobs"]["environments"]["steps"] if "GITHUB_ENV" in step.get("run", "")
+    )
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs/train.yml").write_text("base: scratch\nvariables: {A: b}\n")
+    settings = {"ENVBUILD_WORKSPACE": f"oci:{tmp_path}/images", "ENVBUILD_CACHE_DIR": f"{tmp_path}/cache"}
+    environment = {**os.environ, **settings, "GITHUB_ENV": str(tmp_path / "written")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    if known:
+        subprocess.run(["envbuild", "resolve", "envs/train.yml"], cwd=tmp_path, env=environment, check=True)
+    # What GitHub runs a step with: https://docs.github.com/actions/reference/workflow-syntax-for-github-actions
+    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == code
+    assert (tmp_path / "written").exists() == known
 
 
 def test_the_readme_names_no_place_of_a_machine() -> None:
