@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from envbuild.errors import SpecError
 from envbuild.spec.arguments import read_arguments
-from envbuild.spec.document import Mark, fail
+from envbuild.spec.document import Mark, fail, refuse
 from envbuild.spec.flags import take_flags, unknown
 from envbuild.spec.instruction import COMMANDS, LISTS, Heredoc, Instruction
 from envbuild.spec.quoting import split_words, unquote
@@ -33,6 +34,7 @@ _REFUSED = {
 }
 MAX_INSTRUCTION = (1 << 17) - 1
 """Linux passes no longer command to a shell."""
+MAX_MISTAKES = 20
 MAX_INSTRUCTIONS = 2000
 
 _UNSAFE = re.compile(
@@ -108,10 +110,19 @@ class _Parser:
         return self._next
 
     def instructions(self) -> Iterator[Instruction]:
+        mistakes: list[SpecError] = []
         for count, (text, mark) in enumerate(self.logical_lines()):
             if count == MAX_INSTRUCTIONS:
                 fail(mark, f"there are more than {MAX_INSTRUCTIONS} instructions", "join some of them")
-            yield self._instruction(text, mark)
+            try:
+                found = self._instruction(text, mark)
+            except SpecError as error:
+                mistakes.append(error)
+                if "<<" in text or len(mistakes) == MAX_MISTAKES:
+                    break  # what follows may be the text of a heredoc
+            else:
+                yield found
+        refuse(mistakes)
 
     def logical_lines(self) -> Iterator[tuple[str, Mark]]:
         """Instructions as text; reading one leaves its heredocs, so the next comes when they are read."""

@@ -11,9 +11,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from envbuild.errors import SpecError
 from envbuild.spec.context import ContextFile, Source, collect, write_tar
 from envbuild.spec.dockerfile import parse_instructions
-from envbuild.spec.document import fail
+from envbuild.spec.document import fail, refuse
 from envbuild.spec.instruction import Heredoc, Instruction
 from envbuild.spec.quoting import expand
 
@@ -99,11 +100,18 @@ class Steps:
             SpecError: As :meth:`parse`; or an item holds no instruction, or more than one.
         """
         instructions: list[Instruction] = []
+        mistakes: list[SpecError] = []
         for text, place in items:
-            found = parse_instructions(text, place)
-            if len(found) != 1:
-                fail(place, f"the item holds {len(found)} instructions, expected one", "write one an item")
-            instructions += found
+            try:
+                found = parse_instructions(text, place)
+                if len(found) != 1:
+                    fail(
+                        place, f"the item holds {len(found)} instructions, expected one", "write one an item"
+                    )
+                instructions += found
+            except SpecError as error:
+                mistakes.append(error)
+        refuse(mistakes)
         return cls.of(tuple(instructions), mark, args=args, context=context)
 
     @classmethod
@@ -125,7 +133,14 @@ class Steps:
             if re.search("[\0\ud800-\udfff]", value):
                 fail(mark, f"the build argument {name!r} holds a NUL or is not UTF-8", "remove it")
         survey = _Survey(args)
-        sources = [source for one in instructions for source in survey.visit(one)]
+        sources: list[Source] = []
+        mistakes: list[SpecError] = []
+        for one in instructions:
+            try:
+                sources += survey.visit(one)
+            except SpecError as error:
+                mistakes.append(error)
+        refuse(mistakes)
         if sources and context is None:
             fail(sources[0].mark, f"{sources[0].what} reads files, and there is no context", "name a context")
         used = tuple(sorted((name, args[name]) for name in survey.declared if name in args))

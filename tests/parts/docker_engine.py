@@ -117,6 +117,10 @@ class DockerEngine:
             bridge = (folder / "bridge").read_text()
             subprocess.run([program("ip", "iproute2"), "link", "delete", bridge], check=False)
         if self._process() is None:
+            # An engine that is ended while it works may leave what it mounted, and a mount cannot be deleted.
+            for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+                if (place := line.split()[1]).startswith(f"{folder}/"):
+                    subprocess.run([program("umount", "mount"), "--lazy", place], check=False)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _own_folder(self) -> Path:

@@ -89,6 +89,14 @@ MISTAKES: dict[str, tuple[str, list[Place]]] = {
             (10, 3, "is not the name of a variable"),
         ],
     ),
+    "steps": (
+        "base: scratch\nsteps: |\n  RUNN true\n  RUN true\n  FROM x\n  COPY\n",
+        [(3, 3, "RUNN"), (5, 3, "FROM"), (6, 3, "COPY")],
+    ),
+    "steps that are refused": (
+        "base: scratch\nsteps:\n  - RUN --network=host a\n  - RUN b\n  - RUN --security=insecure c\n",
+        [(3, 5, "--network=host"), (5, 5, "--security")],
+    ),
     "an envbuild.yaml with mistakes in many members": (
         (
             "base: scratch\nstep: RUN x\nplatform: linux/vax\nas_of: soon\nchannel_priority: some\n"
