@@ -199,8 +199,12 @@ def _compared(operator: str, version: Version) -> Alternatives:
 
 
 def _starred(operator: str, version: Version, text: str) -> Alternatives:
-    """``1.26.*`` behind an operator, where Conda and the solver agree on what it means."""
-    if operator in {"", "="}:
+    """``1.26.*`` behind an operator, where its meaning is certain.
+
+    ``==1.26.*`` is the series wherever it stands, as libmamba and PEP 440 have it. The solver reads it so
+    behind the name alone, and elsewhere as ``==1.26``: it is given ``1.26.*``, which it reads in one way.
+    """
+    if operator in {"", "=", "=="}:
         return _term("=", version)
     if operator == "!=":
         return _term("!=*", version)

@@ -30,15 +30,23 @@ _HIDDEN = re.compile(r"[^ -~\t]")
 _WORD = re.compile(r"([A-Za-z_][A-Za-z_-]*)(?:\s.*)?", re.DOTALL)
 _NUMBER = re.compile(r"[0-9.]+")
 _NAME_END = re.compile(r"[\s<>=!~(\[]")
+_CONDITION = re.compile(r";\s*if\s")
+_KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
 _FIELD = re.compile(r"""\s*([A-Za-z0-9_-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^,'"\[\]]+))\s*(,|$)""")
 _EXTRAS = re.compile(r"\s*[A-Za-z][A-Za-z0-9_.-]*(?:\s*,\s*[A-Za-z][A-Za-z0-9_.-]*)*\s*")
 _REPOSITORY = re.compile(r"(?:git|hg|bzr|svn)(?:\+|:|@)|.*/.*\.git(?:@|#|$)", re.IGNORECASE)
 _ARCHIVE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)-[^-/]+-[^-/]+(?:\.conda|\.tar\.bz2)")
 _URL_LIKE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/|\.{1,2}/")
-_STARRED_EQUALS = re.compile(r"==\s*([A-Za-z0-9!_.+-]+\*)")
 _SINGLE_EQUALS = re.compile(r"=\s*([A-Za-z0-9!_.+-]+)")
 _BUILD = re.compile(r"[A-Za-z0-9_.+*-]+")
 _BUILD_NUMBER = re.compile(r"(==|!=|>=|<=|>|<|=)?\s*([0-9]{1,18})")
+_UNSUPPORTED = {
+    "when": "whether it holds would be decided anew by each solve: write one definition for each case",
+    "extras": "name the packages that the extra stands for as dependencies of their own",
+    "flags": "choose the variant by its build, as name=1.2=*cuda*, or by a package that only it depends on",
+    "namespace": "leave it out: no channel has namespaces",
+}
+"""Keys of newer proposals that the solver reads and Conda does not; ``; if`` is an older form of ``when``."""
 _HASHES = {"sha256": re.compile(r"[0-9a-f]{64}"), "md5": re.compile(r"[0-9a-f]{32}")}
 
 Parsed: TypeAlias = "tuple[str, str | None, Fields, Channel | None, str | None]"
@@ -83,6 +91,8 @@ def _check_characters(text: str) -> None:
             f"it holds the character {describe(found.group())}",
             hint="names and versions are ASCII; type it again, the letter may only look like another",
         )
+    if _CONDITION.search(text):
+        raise SpecError("'; if' is known, and not supported", hint=_UNSUPPORTED["when"])
     if ";" in text:
         raise SpecError(
             "it holds a ';'", hint="conditions belong to pip requirements; put those under `pip:`"
@@ -118,6 +128,7 @@ def _fields(text: str) -> dict[str, str]:
     fields: dict[str, str] = {}
     position = 0
     while position < len(text):
+        _refuse_unsupported(text, position)
         match = _FIELD.match(text, position)
         if match is None:
             if _EXTRAS.fullmatch(text) and text.strip() not in {*_KEYS, "version"}:
@@ -139,6 +150,13 @@ def _fields(text: str) -> dict[str, str]:
         fields[key] = next(value for value in match.groups()[1:4] if value is not None).strip()
         position = match.end()
     return fields
+
+
+def _refuse_unsupported(text: str, position: int) -> None:
+    """Before the value is read: it may be a list."""
+    key = _KEY.match(text, position)
+    if key is not None and (hint := _UNSUPPORTED.get(key[1])) is not None:
+        raise SpecError(f"{key[1]!r} between brackets is known, and not supported", hint=hint)
 
 
 def _add_channel(place: str, fields: dict[str, str]) -> None:
@@ -179,8 +197,6 @@ def _version(rest: str, fields: dict[str, str]) -> str | None:
         return read_short_constraint(inner) or canonical_constraint(inner) if inner is not None else None
     if inner is not None:
         raise SpecError("it gives a version twice", hint="keep one of them")
-    if starred := _STARRED_EQUALS.fullmatch(rest):
-        rest = starred[1]
     alternatives, end = parse_constraint(rest)
     build = _split_build(rest[end:])
     if build is None:

@@ -128,7 +128,7 @@ def _either(terms: list[tuple[str, str, str]]) -> str | None:
     """The spelling of single terms of which one must hold; None where the full grammar must judge."""
     found: set[str] = set()
     for operator, version, star in terms:
-        if operator == "~=" or (star and operator == "=="):
+        if operator == "~=":
             return None
         spelled = _one(operator or None, version, star)
         if spelled is None:
@@ -165,7 +165,7 @@ def _several(terms: list[tuple[str, str, str]]) -> str | None:
             if star or not series:
                 return None
             found |= {(1, f"{series}.*"), (3, f">={shortest(version)}")}
-        elif operator == "=":
+        elif operator == "=" or (star and operator == "=="):
             found.add((1, f"{version}.*"))
         elif not star:
             found.add((_RANK[operator], operator + shortest(version)))

@@ -38,6 +38,14 @@ CANONICAL = [
     ("numpy 1.26*", "numpy 1.26.*"),
     ("NumPy[version='1.26.*']", "numpy 1.26.*"),
     ("numpy[version='=1.26']", "numpy 1.26.*"),
+    ("dask-cuda==26.10.*,>=0.0.0a0", "dask-cuda 26.10.*,>=0.0.0a"),
+    ("dask-cuda >=0.0.0a0 , == 26.10.*", "dask-cuda 26.10.*,>=0.0.0a"),
+    ("numpy ==1.26.*|2", "numpy 1.26.*|==2"),
+    ("numpy 2|==1.26.*", "numpy 1.26.*|==2"),
+    ("numpy (==1.26.*,>1.26.1)|(2,==2.*)", "numpy 1.26.*,>1.26.1|==2,2.*"),
+    ("numpy[version='==1.26.*']", "numpy 1.26.*"),
+    ("numpy[version='>1.26.1,==1.26.*']", "numpy 1.26.*,>1.26.1"),
+    ("numpy==1.26.*=py_0", 'numpy 1.26.*[build="py_0"]'),
     ("numpy==1.26.4", "numpy ==1.26.4"),
     ("numpy 1.26.4", "numpy ==1.26.4"),
     ("numpy[version=1.26.4]", "numpy ==1.26.4"),
@@ -139,8 +147,11 @@ def pool(name: str) -> list[rattler.PackageRecord]:
 
 
 def allowed(text: str) -> list[bool]:
-    """Which records of the pool the solver would take, the channel set aside."""
-    spec = rattler.MatchSpec(text)
+    """Which records of the pool the solver would take, the channel set aside.
+
+    ``==1.26.*`` is a series only behind the name to it, and to libmamba wherever it stands.
+    """
+    spec = rattler.MatchSpec(re.sub(r"==( *[^ ,|=()]+\*)", r"=\1", text))
     return [spec.matches(record) for record in pool(spec.name.normalized)]
 
 
@@ -217,7 +228,12 @@ REFUSED = [
     ("numpy[build='^(a$']", "regular expression"),
     ("numpy[build_number='>=3,<5']", "malformed"),
     ("numpy[license='']", "empty"),
-    ("numpy[extras=[a]]", "KEY=VALUE"),
+    ("numpy[extras=[a]]", "'extras' between brackets is known, and not supported"),
+    ("numpy[version=1, when='python >=3']", "'when' between brackets is known, and not supported"),
+    ("numpy 1[build=0,flags=[cuda]]", "'flags' between brackets is known, and not supported"),
+    ("numpy[namespace=a]", "'namespace' between brackets is known, and not supported"),
+    ("numpy; if python >=3", "'; if' is known, and not supported"),
+    ("numpy >2.*", "ambiguous"),
     ("numpy[features=a]", "not a key"),
     ("*", "not a package name"),
     ("py*", "not a package name"),
