@@ -25,7 +25,7 @@ are errors:
 
 | member | meaning |
 |---|---|
-| `error` | the kind: `SpecError`, `CacheMiss`, `Unavailable`, `Unauthorized`, `SolveError`, ... |
+| `error` | the kind: `SpecError`, `CacheMiss`, `Unavailable`, `ChannelError`, `SolveError`, ... |
 | `message`, `hint` | what was seen and expected, and what to do next (or null) |
 | `retryable` | whether the same call may succeed later without any change |
 | `exit_code` | what the process exits with |

@@ -57,6 +57,8 @@ class Config:
         sbom: Whether SBOMs are attached too; needs the extra ``sbom``.
         trust: Which images are trusted, and the key to sign with; None to trust all.
         channel_alias: The URL under which channel names stand.
+        channels: For the URL of a channel, or of several, the URLs that are read before it: the same content.
+        channel_variables: The environment variables that URLs of channels may use in their credentials.
         insecure: Registry hosts that are spoken to over plain HTTP (loopback hosts always are).
         registries: For a registry's host, the mirrors that are read before it, each as ``HOST`` or
             ``HOST/PREFIX``.
@@ -90,6 +92,8 @@ class Config:
     sbom: bool = False
     trust: Trust | None = None
     channel_alias: str = DEFAULT_CHANNEL_ALIAS
+    channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    channel_variables: frozenset[str] = frozenset()
     insecure: frozenset[str] = frozenset()
     registries: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     compression: CompressionName = "gzip"
@@ -284,21 +288,68 @@ def _hosts(value: Any, where: str, _folder: Path | None) -> frozenset[str]:
     return frozenset(host.strip().lower() for host in hosts if host.strip())
 
 
-def _mirrors(value: Any, where: str, _folder: Path | None) -> dict[str, tuple[str, ...]]:
-    """``{host: {mirrors: [place, …]}}``, or as text ``host=place,place;host=place``."""
+def _table_of_mirrors(value: Any, where: str, what: str, example: str) -> dict[str, list[str]]:
+    """``{place: {mirrors: [place, …]}}``, or as text ``place=place,place;place=place``."""
     if isinstance(value, str):
         pairs = (part.partition("=")[::2] for part in value.split(";") if part.strip())
-        value = {host: {"mirrors": places.split(",")} for host, places in pairs}
-    found: dict[str, tuple[str, ...]] = {}
-    for host, table in value.items() if isinstance(value, dict) else ():
-        places = table.get("mirrors") if isinstance(table, dict) and table.keys() == {"mirrors"} else None
-        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
-            raise SpecError(f'{where}: {host} has {table!r}, expected mirrors = ["HOST", …]')
-        found[host.strip().lower()] = tuple(place.strip() for place in places)
-        for place in found[host.strip().lower()]:
-            _repository(f"{place}/x", where, None)
+        value = {place: {"mirrors": instead.split(",")} for place, instead in pairs}
     if not isinstance(value, dict):
-        raise SpecError(f"{where} is {value!r}, expected a table of hosts")
+        raise SpecError(f"{where} is {value!r}, expected a table of {what}")
+    found: dict[str, list[str]] = {}
+    for place, table in value.items():
+        instead = table.get("mirrors") if isinstance(table, dict) and table.keys() == {"mirrors"} else None
+        if not isinstance(instead, list) or not all(isinstance(each, str) for each in instead):
+            raise SpecError(f'{where}: {place} has {table!r}, expected mirrors = ["{example}", …]')
+        found[place.strip()] = [each.strip() for each in instead]
+    return found
+
+
+def _channels(value: Any, where: str, folder: Path | None) -> dict[str, tuple[str, ...]]:
+    """The mirrors of channels, all as URLs without credentials."""
+    found = _table_of_mirrors(value, where, "channels", "https://HOST/CHANNEL")
+    return {
+        _channel(place, where, folder): tuple(_channel(each, where, folder) for each in instead)
+        for place, instead in found.items()
+    }
+
+
+def _channel(text: str, where: str, folder: Path | None) -> str:
+    from envbuild.spec.channel import Channel, redact
+
+    try:
+        channel = Channel.parse(text, folder)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}", hint=error.hint) from None
+    url = channel.urls()[0]
+    if channel.is_defaults or ("://" not in text and not url.startswith("file:")):
+        raise SpecError(
+            f"{where}: {text!r} is a name, expected a URL",
+            hint="names stand under channel_alias: write the URL that is meant",
+        )
+    if redact(text) != text:
+        raise SpecError(
+            f"{where}: {redact(text)!r} holds credentials",
+            hint="take them out and log in to the host with RATTLER_AUTH_FILE, the keyring or netrc",
+        )
+    return url.rstrip("/")
+
+
+def _variables(value: Any, where: str, _folder: Path | None) -> frozenset[str]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple | set | frozenset) or not all(
+        isinstance(name, str) and re.fullmatch(r"\s*[A-Za-z_][A-Za-z0-9_]*\s*", name) for name in names
+    ):
+        raise SpecError(f"{where} is {value!r}, expected a list of variables' names")
+    return frozenset(name.strip() for name in names)
+
+
+def _mirrors(value: Any, where: str, _folder: Path | None) -> dict[str, tuple[str, ...]]:
+    """The mirrors of registries."""
+    found: dict[str, tuple[str, ...]] = {}
+    for host, places in _table_of_mirrors(value, where, "hosts", "HOST").items():
+        found[host.lower()] = tuple(places)
+        for place in places:
+            _repository(f"{place}/x", where, None)
     return found
 
 
@@ -327,6 +378,8 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "sbom": _flag,
     "trust": _trust,
     "channel_alias": _text,
+    "channels": _channels,
+    "channel_variables": _variables,
     "insecure": _hosts,
     "registries": _mirrors,
     "compression": _choice(CompressionName),

@@ -123,8 +123,14 @@ class TagMoved(RegistryError):
     """A tag names another manifest than the one just written or read."""
 
 
+class ChannelError(EnvbuildError):
+    """A channel or an index of packages could not be read: unreachable, missing, or it refuses the login."""
+
+    exit_code = 4
+
+
 class SolveError(EnvbuildError):
-    """No set of packages satisfies the definition, or the channels could not be read."""
+    """No set of packages satisfies the definition."""
 
     exit_code = 5
 

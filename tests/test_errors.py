@@ -18,6 +18,7 @@ EXIT_CODES = {
     "Unavailable": 4,
     "Unauthorized": 4,
     "TagMoved": 4,
+    "ChannelError": 4,
     "SolveError": 5,
     "BuildError": 6,
     "BuildLimit": 6,

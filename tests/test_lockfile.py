@@ -17,7 +17,7 @@ from envbuild.digest import Digest
 from envbuild.errors import SpecError
 from envbuild.key import CanonicalForm
 from envbuild.lock import Lock, PackageRecord, PipDistribution
-from envbuild.lockfile import FILE_NAME, LockPolicy, apply, base_text, differences, load, private_urls
+from envbuild.lockfile import FILE_NAME, LockPolicy, apply, base_text, differences, load
 from envbuild.lockfile.document import START, LockEntry, LockFile, distribution_json
 from envbuild.lockfile.place import line_and_column, offset_of
 from envbuild.platform import LINUX_AMD64, Platform
@@ -347,18 +347,6 @@ def test_every_edit_is_a_difference() -> None:
         DEFINITION.replace("é", "e"),
     ):
         assert len(differences(locked, spec(changed), Path("/nowhere"))) >= 1
-
-
-def test_credentials_of_channels_reach_the_packages_of_a_lock() -> None:
-    found = spec(
-        "base: scratch\nconda: {channels: ['https://me:pw@conda.example.com/c/'], dependencies: [numpy]}\n"
-    )
-    urls = private_urls(found.conda, Lock.of(LINUX_AMD64, [NUMPY, PURE]), "https://conda.anaconda.org")
-    assert urls == {
-        NUMPY.url: NUMPY.url.replace("https://", "https://me:pw@"),
-        PURE.url: PURE.url,
-    }
-    assert private_urls(None, Lock.of(LINUX_AMD64, [NUMPY]), "x") == {NUMPY.url: NUMPY.url}
 
 
 # A lock as a definition

@@ -97,7 +97,7 @@ class Composer:
         registries: Where those may be taken from.
         target: What packages are linked for.
         compression: How new layers are compressed.
-        urls: For each package's URL the URL to fetch it from.
+        urls: For each package's URL the URLs to fetch it from, in order.
         spool: The folder for layers on their way; nothing in it has a name.
         jobs: How many layers are made at once.
         deadline: When to give up.
@@ -111,7 +111,7 @@ class Composer:
     registries: Registries
     target: LinkTarget
     compression: Compression
-    urls: dict[str, str]
+    urls: dict[str, tuple[str, ...]]
     spool: Path
     jobs: int
     deadline: Deadline
@@ -291,13 +291,13 @@ class Composer:
     def _fetched(self, record: PackageRecord) -> IO[bytes]:
         """A package's bytes, verified."""
         name, size = str(record), record.size or 0
-        url = self.urls.get(record.url, record.url)
+        urls = self.urls.get(record.url, (record.url,))
         self.progress(Event("fetch", name, "start", 0, size))
         source = fetch_package(
             record,
-            url=url,
+            urls=urls,
             deadline=self.deadline,
-            pool=None if url.startswith("file:") else self.connections.pool,
+            pool=None if all(url.startswith("file:") for url in urls) else self.connections.pool,
             seen=Meter(self.progress, "fetch", name, size),
             folder=self.spool,
         )

@@ -20,12 +20,11 @@ from envbuild.build.base import BaseImage
 from envbuild.build.job import Built, made_of
 from envbuild.build.plan import plan
 from envbuild.build.recipe import PipPart, keep_recipe, recipe_like, recipe_of
-from envbuild.build.solving import solve_conda
+from envbuild.build.solving import origins, solve_conda
 from envbuild.build.upload import Upload
 from envbuild.digest import Descriptor
 from envbuild.errors import BuildError, IntegrityError
 from envbuild.key import KEY_SCHEME, PREFIX_LAYOUT, steps_key
-from envbuild.lockfile import private_urls
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
 from envbuild.oci.registry import find_manifest
@@ -144,8 +143,7 @@ class LayersBuilder:
 
         spec = job.spec
         if job.locked is not None:
-            alias = self.config.channel_alias
-            return Solution(job.locked.lock, private_urls(spec.conda, job.locked.lock, alias))
+            return Solution.of(job.locked.lock, origins(spec, self.config))
         return solve_conda(
             spec,
             base,

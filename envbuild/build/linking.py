@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def link_target(
-    prefix: str, lock: Lock, config: Config, urls: Mapping[str, str], deadline: Deadline = NO_DEADLINE
+    prefix: str,
+    lock: Lock,
+    config: Config,
+    urls: Mapping[str, tuple[str, ...]],
+    deadline: Deadline = NO_DEADLINE,
 ) -> LinkTarget:
     """What the packages of a lock are linked for.
 
@@ -32,7 +36,7 @@ def link_target(
         prefix: The prefix in the image.
         lock: The packages.
         config: Says whether modules are compiled.
-        urls: For each package's URL the URL to fetch it from.
+        urls: For each package's URL the URLs to fetch it from, in order.
         deadline: When to give up compiling.
     """
     record = lock.python
@@ -46,11 +50,15 @@ def link_target(
 
 
 def _pyc(
-    record: PackageRecord, python: PythonTarget, config: Config, urls: Mapping[str, str], deadline: Deadline
+    record: PackageRecord,
+    python: PythonTarget,
+    config: Config,
+    urls: Mapping[str, tuple[str, ...]],
+    deadline: Deadline,
 ) -> Pyc:
     tag = f"cpython-{python.short.replace('.', '')}"
     spool = private_folder(config.cache_dir / "spool")
-    fetch = partial(fetch_package, record, url=urls.get(record.url), deadline=deadline, folder=spool)
+    fetch = partial(fetch_package, record, urls=urls.get(record.url, ()), deadline=deadline, folder=spool)
     name = f"python{python.short}"
     interpreter = Interpreter(str(record), record.sha256.hex, name, tag, fetch, config.cache_dir, deadline)
     return Pyc(pyc_mode(record), tag, interpreter)

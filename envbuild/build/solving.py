@@ -13,6 +13,7 @@ from envbuild.progress import Event
 from envbuild.reference import Tag
 
 if TYPE_CHECKING:
+    from envbuild.conda.origins import Origins
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
     from envbuild.deadline import Deadline
@@ -82,7 +83,9 @@ def solve_conda(
         progress: Told of the solve.
 
     Raises:
-        SolveError: Nothing satisfies the section; or a channel cannot be read (then ``retryable``).
+        SolveError: Nothing satisfies the section.
+        ChannelError: A channel cannot be read, or (``retryable``) is in trouble.
+        SpecError: A variable of a channel's URL may not be used or is not set.
         DeadlineExceeded: The time ran out.
     """
     from envbuild.conda.solve import Solution, SolveRequest, VirtualPackages, solve
@@ -98,7 +101,22 @@ def solve_conda(
         str(spec.channel_priority),
         spec.as_of,
         config.channel_alias,
+        config.channels,
+        config.channel_variables,
     )
     solution = solve(request, cache_dir=config.cache_dir, deadline=deadline)
     progress(Event("solve", subject, "done", done=len(solution.lock.packages)))
     return solution
+
+
+def origins(spec: EnvironmentSpec, config: Config) -> Origins:
+    """Where the Conda packages of a definition are fetched from, also those of a lock.
+
+    Raises:
+        SpecError: A variable of a channel's URL may not be used or is not set.
+    """
+    from envbuild.conda.origins import Origins, channel_urls
+
+    return Origins.of(
+        channel_urls(spec.conda, config.channel_alias), config.channels, config.channel_variables
+    )

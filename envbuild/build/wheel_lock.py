@@ -187,8 +187,8 @@ class _Packages:
         """The paths by which the distributions of a package are found; it is fetched."""
         solver = self.solver
         spool = private_folder(solver.config.cache_dir / "spool")
-        url = self.conda.urls.get(record.url)
-        with fetch_package(record, url=url, deadline=solver.deadline, folder=spool) as source:
+        urls = self.conda.urls.get(record.url, ())
+        with fetch_package(record, urls=urls, deadline=solver.deadline, folder=spool) as source:
             files = footprint(Package.open(source, str(record)), record, self.target).files
         site = f"{self.python.site_packages}/"
         return sorted(path for path in files if path.startswith(site) and path.endswith(_METADATA))

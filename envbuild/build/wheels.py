@@ -119,7 +119,7 @@ class Wheels:
 
     def _composer(self, conda: Composer) -> WheelComposer:
         values = {each.name: getattr(conda, each.name) for each in fields(Composer)}
-        values["urls"] = self.solution.urls
+        values["urls"] = {url: (place,) for url, place in self.solution.urls.items()}
         distributions = {each.name: each for each in self.solution.distributions}
         return WheelComposer(**values, wheels=self.target, distributions=distributions)
 
@@ -289,7 +289,9 @@ class WheelComposer(Composer):
         links = []
         for record in records:
             wheel = self.distributions[record.name]
-            source = fetch_wheel(wheel, url=self.urls.get(wheel.url), deadline=self.deadline)
+            source = fetch_wheel(
+                wheel, url=next(iter(self.urls.get(wheel.url, ())), None), deadline=self.deadline
+            )
             links.append(install(stack.enter_context(source), wheel, self.wheels))
         return _merged(links)
 
@@ -335,7 +337,7 @@ def _paths(installed: Installed, conda: Composer) -> list[str]:
     """The paths of a distribution that a Conda package installs; the package is fetched."""
     paths: list[str] = []
     for record in installed.records:
-        url = conda.urls.get(record.url)
-        with fetch_package(record, url=url, deadline=conda.deadline) as source:
+        urls = conda.urls.get(record.url, ())
+        with fetch_package(record, urls=urls, deadline=conda.deadline) as source:
             paths += paths_of(link(Package.open(source, str(record)), record, conda.target), installed)
     return paths

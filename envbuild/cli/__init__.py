@@ -86,8 +86,9 @@ def cli() -> None:
     Settings come from envbuild.toml or [tool.envbuild] in pyproject.toml, from variables as
     ENVBUILD_WORKSPACE, and from options; later ones win.
 
-    Exit codes: 0 done; 2 usage or bad definition; 3 miss under --no-build; 4 registry unavailable or
-    unauthorised; 5 solve failed; 6 build failed; 7 integrity refused; 8 deadline passed; 130 interrupted.
+    Exit codes: 0 done; 1 the disk or the cache failed, or what diff and lock --check compare differs;
+    2 usage or bad definition; 3 miss under --no-build; 4 registry or channel unavailable or unauthorised;
+    5 no solution; 6 build failed; 7 integrity refused; 8 deadline passed; 130 interrupted.
     """
 
 
@@ -210,7 +211,8 @@ def report(error: EnvbuildError, *, as_json: bool, subject: str | None = None) -
         return
     mistakes = (error, *error.others) if isinstance(error, SpecError) else (error,)
     for each in mistakes[:_MOST_MISTAKES]:
-        prefix = f"{subject}: " if subject and subject not in str(each) else ""
+        first, _, _ = str(each).partition("\n")
+        prefix = f"{subject}: " if subject and subject not in first else ""
         click.echo(f"error: {prefix}{each}", err=True)
         if each.hint:
             click.echo(f"hint: {each.hint}", err=True)

@@ -14,15 +14,17 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from envbuild.conda.logins import authorised, find_login
 from envbuild.conda.redaction import redact_logs
-from envbuild.errors import BuildError, IntegrityError, StorageError, StorageFull
+from envbuild.errors import BuildError, ChannelError, IntegrityError, StorageError, StorageFull
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import urllib3
 
+    from envbuild.conda.logins import Login
     from envbuild.deadline import Deadline
     from envbuild.lock import PackageRecord
 
@@ -37,13 +39,15 @@ _READ: Final = 60.0
 _BACKOFF: Final = 0.5
 _MAX_BACKOFF: Final = 10.0
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+LOGIN_HINT: Final = "check the login: in the channel's URL, in RATTLER_AUTH_FILE, in the keyring or in netrc"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def fetch_package(
     record: PackageRecord,
     *,
-    url: str | None = None,
+    urls: Sequence[str] = (),
+    login: Callable[[str], Login | None] = find_login,
     deadline: Deadline,
     pool: urllib3.PoolManager | None = None,
     seen: Callable[[int], None] | None = None,
@@ -53,7 +57,8 @@ def fetch_package(
 
     Args:
         record: What to fetch.
-        url: Where it is, maybe with credentials; the record's own URL where it is None.
+        urls: Where it is, mirrors first, maybe with credentials; the record's own URL where there is none.
+        login: Gives the user's login for a URL that holds no credentials.
         deadline: When to give up.
         pool: Connections to use, for many fetches; one of its own where it is None.
         seen: Told the number of bytes of each piece that arrives.
@@ -63,24 +68,20 @@ def fetch_package(
         A seekable stream at its start, to be closed by the caller; it leaves no file behind.
 
     Raises:
-        BuildError: The package is not there, or may not be read, or (``retryable``) its channel is
-            in trouble.
+        BuildError: The package is not there.
+        ChannelError: The package may not be read, or (``retryable``) its channel is in trouble.
+        SpecError: A file of logins cannot be read.
         IntegrityError: What the channel gives is not the package.
         DeadlineExceeded: The time ran out.
         StorageFull: There is no room for the package.
     """
-    source = url or record.url
-    parts = urlsplit(source)
-    if parts.scheme == "file":
-        return _open_file(record, unquote(parts.path), deadline, seen or _unseen)
-    if parts.scheme not in {"http", "https"}:
-        raise BuildError(f"{record} is at {record.url}, expected an https:, http: or file: URL")
-    download = _Download(record, source, deadline, seen or _unseen, str(folder or tempfile.gettempdir()))
-    if pool is not None:
-        return download.run(pool)
+    sources = tuple(urls) or (record.url,)
+    download = _Download(record, login, deadline, seen or _unseen, str(folder or tempfile.gettempdir()))
+    if pool is not None or all(each.startswith("file:") for each in sources):
+        return download.run(sources, pool)
     own = new_pool(1)
     try:
-        return download.run(own)
+        return download.run(sources, own)
     finally:
         own.clear()
 
@@ -119,55 +120,75 @@ class _Download:
     """One package on its way."""
 
     record: PackageRecord
-    url: str
+    login: Callable[[str], Login | None]
     deadline: Deadline
     seen: Callable[[int], None]
     folder: str
 
-    def run(self, pool: urllib3.PoolManager) -> IO[bytes]:
-        """Try until the package is there, or there is no hope."""
-        wrong = ""
-        last = ""
+    def run(self, urls: tuple[str, ...], pool: urllib3.PoolManager | None) -> IO[bytes]:
+        """Try until the package is there, or there is no hope.
+
+        A place that answers for certain that it has not the package is asked no more; one in trouble is asked
+        again after all others were.
+        """
+        left = list(urls)
+        wrong: set[str] = set()
         for attempt in range(_ATTEMPTS):
-            try:
-                return self._attempt(pool)
-            except _Transient as trouble:
-                last = str(trouble)
-                self.deadline.check(f"fetching {self.record}: {trouble}")
-                if attempt + 1 < _ATTEMPTS:
-                    self._pause(attempt, trouble)
-            except IntegrityError as error:
-                # A proxy may have cut or mixed up one answer; two wrong ones are the channel's own.
-                if wrong:
-                    raise
-                wrong = last = str(error)
-        raise BuildError(
-            f"{self.record} could not be fetched from {self.record.url} in {_ATTEMPTS} attempts: {last}",
+            for url in tuple(left):
+                try:
+                    return self._get(url, pool)
+                except _Transient as caught:
+                    trouble = caught
+                    self.deadline.check(f"fetching {self.record}: {trouble}")
+                except IntegrityError as error:
+                    # A proxy may have cut or mixed up one answer; two wrong ones are the channel's own.
+                    if url in wrong and left == [url]:
+                        raise
+                    trouble = _Transient(str(error))
+                    left = [each for each in left if each != url or url not in wrong]
+                    wrong.add(url)
+                except (BuildError, ChannelError):
+                    if left == [url]:
+                        raise
+                    left.remove(url)
+            if attempt + 1 < _ATTEMPTS:
+                self._pause(attempt, trouble)
+        raise ChannelError(
+            f"{self.record} could not be fetched from {self.record.url} in {_ATTEMPTS} attempts: {trouble}",
             hint="try again later; finished layers are kept",
             retryable=True,
         )
+
+    def _get(self, url: str, pool: urllib3.PoolManager | None) -> IO[bytes]:
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            return _open_file(self.record, unquote(parts.path), self.deadline, self.seen)
+        if parts.scheme not in {"http", "https"} or pool is None:
+            raise BuildError(f"{self.record} is at {self.record.url}, expected an https:, http: or file: URL")
+        return self._attempt(url, pool)
 
     def _pause(self, attempt: int, trouble: _Transient) -> None:
         most = min(_MAX_BACKOFF, _BACKOFF * 2**attempt)
         pause = max(trouble.pause, random.uniform(0, most))  # noqa: S311 - jitter, no secret
         if pause >= self.deadline.remaining():
-            raise BuildError(
+            raise ChannelError(
                 f"{self.record} could not be fetched from {self.record.url} in time: {trouble}",
                 hint="raise --timeout, or try again later",
                 retryable=True,
             ) from None
         time.sleep(pause)
 
-    def _attempt(self, pool: urllib3.PoolManager) -> IO[bytes]:
+    def _attempt(self, url: str, pool: urllib3.PoolManager) -> IO[bytes]:
         import urllib3
 
         self.deadline.check(f"fetching {self.record}")
-        url, headers = _authorised(self.url)
+        place, login = authorised(url, self.login)
+        headers = {"User-Agent": "envbuild", "Accept-Encoding": "identity", **login}
         left = self.deadline.remaining()
         try:
             response = pool.request(
                 "GET",
-                url,
+                _quoted(place),
                 headers=headers,
                 preload_content=False,
                 decode_content=False,
@@ -176,12 +197,12 @@ class _Download:
                 retries=urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0),
             )
         except urllib3.exceptions.HTTPError as error:
-            raise self._trouble(error) from None
+            raise self._trouble(place, error) from None
         with _released(response), self._cut_at_deadline(response):
             self._check_status(response)
-            return self._receive(response)
+            return self._receive(place, response)
 
-    def _receive(self, response: urllib3.BaseHTTPResponse) -> IO[bytes]:
+    def _receive(self, place: str, response: urllib3.BaseHTTPResponse) -> IO[bytes]:
         import urllib3
 
         spool = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=self.folder)  # noqa: SIM115 - handed on
@@ -196,7 +217,7 @@ class _Download:
             spool.seek(0)
         except urllib3.exceptions.HTTPError as error:
             spool.close()
-            raise self._trouble(error) from None
+            raise self._trouble(place, error) from None
         except BaseException:
             spool.close()
             raise
@@ -236,17 +257,17 @@ class _Download:
                 hint="solve again: the channel may have withdrawn the package",
             )
         if status in {401, 403}:
-            raise BuildError(
+            raise ChannelError(
                 f"the channel {channel} does not give out {record.file_name} (status {status})",
-                hint="check the channel's credentials",
+                hint=LOGIN_HINT,
             )
         raise BuildError(f"the channel {channel} answered {status} for {record.file_name}, expected 200")
 
-    def _trouble(self, error: Exception) -> _Transient:
+    def _trouble(self, place: str, error: Exception) -> _Transient:
         """The error without its text, which may hold a URL with a token."""
         reason = getattr(error, "reason", None)
         kind = type(reason if isinstance(reason, Exception) else error).__name__
-        return _Transient(f"the connection to {urlsplit(self.record.url).hostname} failed ({kind})")
+        return _Transient(f"the connection to {urlsplit(place).hostname} failed ({kind})")
 
 
 class _Check:
@@ -302,17 +323,10 @@ def _open_file(
     return file
 
 
-def _authorised(url: str) -> tuple[str, dict[str, str]]:
-    """The URL without user and password, and the headers that carry them."""
-    import urllib3
-
+def _quoted(url: str) -> str:
     parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    headers: dict[str, Any] = {"User-Agent": "envbuild", "Accept-Encoding": "identity"}
-    if at:
-        headers |= urllib3.make_headers(basic_auth=unquote(user))
     path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
-    return urlunsplit((parts.scheme, host, path, parts.query, "")), headers
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
 @contextmanager

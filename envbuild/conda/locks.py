@@ -27,7 +27,7 @@ def read_lock(path: Path, platform: Platform) -> tuple[list[PackageRecord], list
 
     Raises:
         SpecError: It is no such lock, or is not for the platform.
-        SolveError: A package has no sha256.
+        ChannelError: A package has no sha256.
     """
     import rattler
     from rattler.exceptions import ParseCondaLockError

@@ -8,29 +8,38 @@ import functools
 import threading
 import time
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast
 
+from envbuild.conda.fetch import LOGIN_HINT
+from envbuild.conda.origins import Origins, channel_urls
 from envbuild.conda.stand_ins import StandIns
+from envbuild.conda.unsolvable import Offer, Unsolvable
 from envbuild.digest import Digest
-from envbuild.errors import SolveError
+from envbuild.errors import ChannelError, SolveError, SpecError
 from envbuild.lock import Lock, PackageRecord
 from envbuild.spec.channel import DEFAULTS, Channel, split_credentials
 from envbuild.spec.shortmatch import spell
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable, Mapping
     from pathlib import Path
 
     import rattler
+    from rattler.platform.subdir import SubdirLiteral
 
+    from envbuild.conda.unsolvable import Finding, Offers
     from envbuild.deadline import Deadline
     from envbuild.lock import NoArch
     from envbuild.platform import Platform
     from envbuild.spec.conda import CondaSection
     from envbuild.spec.match import MatchSpec
 
+    _Found: TypeAlias = tuple[list[rattler.RepoDataRecord], StandIns]
+
 _GATEWAY_SECONDS: Final = 600.0
+_LONGEST: Final = 3600.0
+_EXPLAINING: Final = 30.0
 _ARCHSPEC: Final = {
     "amd64": "x86_64",
     "arm64": "aarch64",
@@ -40,7 +49,7 @@ _ARCHSPEC: Final = {
 }
 _LINUX: Final = "4.18"
 """The kernel that containers are solved for: the oldest that supported distributions run."""
-NO_STAND_INS: Final = StandIns.of(())
+NO_STAND_INS: Final = StandIns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +84,16 @@ class Solution:
 
     Attributes:
         lock: The packages, free of credentials.
-        urls: For each package's URL the URL to fetch it from, which may hold credentials.
+        urls: For each package's URL the URLs to fetch it from, in order; they may hold credentials.
     """
 
     lock: Lock
-    urls: dict[str, str]
+    urls: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, lock: Lock, origins: Origins) -> Self:
+        """A lock, and where its packages are."""
+        return cls(lock, {package.url: origins.places(package.url) for package in lock.packages})
 
     def __repr__(self) -> str:
         return f"Solution({len(self.lock.packages)} packages for {self.lock.platform})"
@@ -96,6 +110,8 @@ class SolveRequest:
         channel_priority: ``strict``, ``flexible`` or ``disabled``.
         as_of: Packages newer than this are not there, or None.
         channel_alias: The URL under which channel names stand.
+        mirrors: For the URL of a channel, or of several, the URLs to read in its place.
+        variables: The names of variables that may stand for credentials in the URLs of channels.
     """
 
     conda: CondaSection
@@ -104,6 +120,15 @@ class SolveRequest:
     channel_priority: str
     as_of: dt.datetime | None
     channel_alias: str
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    variables: frozenset[str] = frozenset()
+
+    @property
+    def subdirs(self) -> list[rattler.Subdir | SubdirLiteral]:
+        """The folders of a channel that are read."""
+        import rattler
+
+        return [rattler.Subdir(self.platform.subdir), "noarch"]
 
 
 def solve(request: SolveRequest, *, cache_dir: Path, deadline: Deadline) -> Solution:
@@ -115,96 +140,280 @@ def solve(request: SolveRequest, *, cache_dir: Path, deadline: Deadline) -> Solu
         deadline: When to give up.
 
     Raises:
-        SolveError: Nothing satisfies the section, with the solver's reasons; or a channel cannot be read
-            (then ``retryable``).
+        SolveError: Nothing satisfies the section, with the reasons.
+        ChannelError: A channel cannot be read, or (``retryable``) is in trouble.
+        SpecError: There is no channel; or a variable of a channel's URL may not be used or is not set.
         DeadlineExceeded: The time ran out.
     """
     deadline.check("solving")
-    stand_ins = StandIns.of(_all_urls(request))
-    records = _run(_solve(request, stand_ins, cache_dir, deadline))
+    origins = Origins.of(
+        channel_urls(request.conda, request.channel_alias),
+        request.mirrors,
+        request.variables,
+    )
+    records, stand_ins = _run(_solve(request, origins, cache_dir, deadline))
     packages = [package_record(record, stand_ins) for record in records]
-    private = [stand_ins.private(record.url) for record in records]
-    urls = dict(zip((package.url for package in packages), private, strict=True))
-    return Solution(Lock.of(request.platform, packages), urls)
+    return Solution.of(Lock.of(request.platform, packages), origins)
+
+
+def _listed(request: SolveRequest) -> tuple[Channel, ...]:
+    """The section's channels; a section that names none means ``defaults``, as Conda has it."""
+    section = request.conda
+    named = any(spec.channel is not None for spec in section.dependencies)
+    if not section.channels and section.nodefaults and not named:
+        raise SpecError("there is no channel: `nodefaults` stands alone", hint="add a channel to `channels`")
+    return section.channels or (() if section.nodefaults else (Channel(DEFAULTS),))
+
+
+def _channels(request: SolveRequest) -> dict[str, str]:
+    """The public URLs of the channels in order of priority, each with its name for people.
+
+    A channel that only a dependency names is read, too, after all others, as Conda does it.
+    """
+    named = [spec.channel for spec in request.conda.dependencies if spec.channel is not None]
+    urls: dict[str, str] = {}
+    for channel in (*_listed(request), *named):
+        places = _public_urls(channel, request.channel_alias)
+        for url in places:
+            urls.setdefault(url, channel.canonical if len(places) == 1 else url)
+    return urls
+
+
+def _public_urls(channel: Channel, alias: str) -> list[str]:
+    return [public_url(url).rstrip("/") for url in channel.urls(alias)]
 
 
 async def _solve(
-    request: SolveRequest, stand_ins: StandIns, cache_dir: Path, deadline: Deadline
+    request: SolveRequest, origins: Origins, cache_dir: Path, deadline: Deadline
+) -> tuple[list[rattler.RepoDataRecord], StandIns]:
+    """The records, and the stand-ins that they were solved with; a mirror in trouble is left for the next."""
+    from rattler.exceptions import FetchRepoDataError, GatewayError
+
+    channels = _channels(request)
+    left = {url: list(origins.places(url)) for url in channels}
+    packages = [spec.private_url for spec in request.conda.dependencies if spec.private_url is not None]
+    folders = [public_url(url).rpartition("/")[0] for url in packages]
+    while True:
+        chosen = [(url, places[0]) for url, places in left.items()]
+        chosen += [(folder, origins.places(folder)[-1]) for folder in folders]
+        stand_ins = StandIns.of(chosen)
+        last = all(len(places) == 1 for places in left.values())
+        gateway = _gateway(cache_dir, stand_ins, 3 if last else 1, int(time.monotonic() / _GATEWAY_SECONDS))
+        try:
+            return await _attempt(request, channels, stand_ins, gateway, deadline), stand_ins
+        except (GatewayError, FetchRepoDataError) as error:
+            text = str(error)
+            named = [url for url in channels if len(left[url]) > 1 and stand_ins.is_named_in(url, text)]
+            if not named:
+                raise _unreadable(request, stand_ins.public(text)) from None
+            for url in named:
+                del left[url][0]
+
+
+async def _attempt(
+    request: SolveRequest,
+    channels: dict[str, str],
+    stand_ins: StandIns,
+    gateway: rattler.Gateway,
+    deadline: Deadline,
 ) -> list[rattler.RepoDataRecord]:
     import rattler
-    from rattler.exceptions import FetchRepoDataError, GatewayError, SolverError
+    from rattler.exceptions import SolverError
 
-    remaining = deadline.remaining(at_most=3600.0)
+    repodata = _Repodata(request, channels, stand_ins, gateway)
+    remaining = deadline.remaining(at_most=_LONGEST)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rattler.exceptions.GatewayWarning)
-            return await asyncio.wait_for(
-                rattler.solve(
-                    sources=[rattler.Channel(stand_ins.named(url)) for url in _channel_urls(request)],
-                    specs=_specs(request, stand_ins),
-                    gateway=_gateway(cache_dir, stand_ins, int(time.monotonic() / _GATEWAY_SECONDS)),
-                    platforms=[rattler.Subdir(request.platform.subdir), rattler.Subdir("noarch")],
-                    virtual_packages=_virtual_packages(request),
-                    channel_priority=getattr(rattler.ChannelPriority, request.channel_priority.capitalize()),
-                    exclude_newer=request.as_of,
-                    timeout=dt.timedelta(seconds=remaining),
-                ),
-                timeout=remaining,
-            )
+            return await asyncio.wait_for(repodata.solution(remaining), timeout=remaining)
     except TimeoutError:
         deadline.check("solving")
         raise SolveError("the solver found no answer within an hour", hint="pin more packages") from None
     except SolverError as error:
-        raise _unsolvable(request, stand_ins.public(str(error)).strip()) from None
-    except (GatewayError, FetchRepoDataError) as error:
-        raise SolveError(
-            f"a channel could not be read: {stand_ins.public(str(error))}",
-            hint="check the channel's name, the network and the credentials; channel names stand under "
-            f"{public_url(request.channel_alias)}",
-            retryable=True,
-        ) from None
+        said = stand_ins.public(str(error)).strip()
+        raise await _unsolvable(repodata, said, deadline.remaining(at_most=_EXPLAINING)) from None
 
 
-def _channel_urls(request: SolveRequest) -> list[str]:
-    """Where the section's channels are; a section that names none means ``defaults``, as Conda has it."""
-    channels = request.conda.channels
-    if not channels and request.conda.nodefaults:
-        raise SolveError("there is no channel: `nodefaults` stands alone", hint="add a channel to `channels`")
-    return [
-        url for channel in channels or (Channel(DEFAULTS),) for url in channel.urls(request.channel_alias)
-    ]
+@dataclass(frozen=True)
+class _Repodata:
+    """What the channels of one request hold.
 
+    Attributes:
+        request: The request.
+        channels: Their public URLs, each with its name for people.
+        stand_ins: What stands for them.
+        gateway: Reads them.
+    """
 
-def _all_urls(request: SolveRequest) -> list[str]:
-    """Where the channels of the section and its dependencies are, and packages that are named by a URL."""
-    dependencies = request.conda.dependencies
-    named = [spec.channel for spec in dependencies if spec.channel is not None]
-    packages = [spec.private_url for spec in dependencies if spec.private_url is not None]
-    channels = [url for channel in named for url in channel.urls(request.channel_alias)]
-    return _channel_urls(request) + channels + packages
+    request: SolveRequest
+    channels: dict[str, str]
+    stand_ins: StandIns
+    gateway: rattler.Gateway
 
+    @property
+    def sources(self) -> list[rattler.Channel]:
+        """The channels as the solver reads them."""
+        import rattler
 
-def _specs(request: SolveRequest, stand_ins: StandIns) -> list[rattler.MatchSpec]:
-    import rattler
-    from rattler.exceptions import InvalidMatchSpecError
+        return [rattler.Channel(self.stand_ins.named(url)) for url in self.channels]
 
-    specs = []
-    for dependency in request.conda.dependencies:
+    async def solution(self, seconds: float) -> list[rattler.RepoDataRecord]:
+        """The packages that satisfy the request; the solver's own errors where there are none."""
+        import rattler
+
+        request = self.request
+        return await rattler.solve(
+            sources=self.sources,
+            specs=await self.specs(),
+            gateway=self.gateway,
+            platforms=request.subdirs,
+            virtual_packages=_virtual_packages(request),
+            channel_priority=getattr(rattler.ChannelPriority, request.channel_priority.capitalize()),
+            exclude_newer=request.as_of,
+            timeout=dt.timedelta(seconds=seconds),
+        )
+
+    async def specs(self) -> list[rattler.MatchSpec]:
+        """The dependencies as the solver reads them.
+
+        The solver is shown only those records of a package that its match specs allow, and strict priority
+        would not see that a channel has it in other versions. A match spec of the name alone shows them all.
+        """
+        import rattler
+
+        strict = self.request.channel_priority == "strict" and len(self.channels) > 1
+        specs = []
+        for dependency in self.request.conda.dependencies:
+            specs.append(await self.spec(dependency))
+            placed = dependency.channel is not None or dependency.private_url is not None
+            if strict and not placed and dependency.spelling != dependency.name:
+                specs.append(rattler.MatchSpec(dependency.name))
+        return specs
+
+    async def spec(self, dependency: MatchSpec) -> rattler.MatchSpec:
+        """One dependency as the solver reads it: its channel stands under our alias, not the solver's."""
+        import rattler
+        from rattler.exceptions import InvalidMatchSpecError
+
+        fields = dict(dependency.fields)
+        if dependency.channel is not None:
+            fields["channel"] = self.stand_ins.named(await self._channel(dependency.name, dependency.channel))
+        if dependency.private_url is not None:
+            fields["url"] = self.stand_ins.named(public_url(dependency.private_url))
         try:
-            specs.append(rattler.MatchSpec(_spec_text(dependency, request.channel_alias, stand_ins)))
+            return rattler.MatchSpec(spell(dependency.name, dependency.version, tuple(fields.items())))
         except InvalidMatchSpecError as error:
-            raise SolveError(f"the solver does not understand {dependency.canonical()!r}: {error}") from None
-    return specs
+            source, line, column = dependency.mark or (None, None, None)
+            raise SpecError(
+                f"the solver does not understand {dependency.canonical()!r}: {error}",
+                source=source,
+                line=line,
+                column=column,
+                hint="write it in another way",
+            ) from None
+
+    async def _channel(self, name: str, channel: Channel) -> str:
+        """The public URL of a dependency's channel; of several that it stands for, the first that has it."""
+        urls = _public_urls(channel, self.request.channel_alias)
+        if len(urls) > 1:
+            have = {self._of(record) for record in await self.records([name])}
+            urls = [url for url in urls if self.channels[url] in have] or urls
+        return urls[0]
+
+    async def records(self, names: Iterable[str]) -> list[rattler.RepoDataRecord]:
+        """All records of some packages, in the order of the channels."""
+        import rattler
+
+        specs = [rattler.MatchSpec(name) for name in names]
+        found = await self.gateway.query(self.sources, self.request.subdirs, specs, recursive=False)
+        return [record for group in found for record in group]
+
+    async def names(self) -> list[str]:
+        """The names of all packages in the channels."""
+        found = await self.gateway.names(self.sources, self.request.subdirs)
+        return [name.normalized for name in found]
+
+    async def offers(self, names: Iterable[str]) -> Offers:
+        """What the channels hold of some packages, as of the request's moment."""
+        import rattler
+
+        specs = {each.spelling: await self.spec(each) for each in self.request.conda.dependencies}
+        versions = {
+            each.spelling: rattler.MatchSpec(spell(each.name, each.version, ()))
+            for each in self.request.conda.dependencies
+        }
+        found: dict[str, list[Offer]] = {}
+        moment = self.request.as_of
+        for record in sorted(await self.records(names), key=lambda record: record.version, reverse=True):
+            if moment is None or record.timestamp is None or record.timestamp <= moment:
+                name = record.name.normalized
+                fits, versioned = (
+                    frozenset(text for text, spec in each.items() if spec.matches(record))
+                    for each in (specs, versions)
+                )
+                offer = Offer(self._of(record), str(record.version), str(record.build), fits, versioned)
+                found.setdefault(name, []).append(offer)
+        return found
+
+    def _of(self, record: rattler.RepoDataRecord) -> str:
+        """The name of a record's channel for people."""
+        url = self.stand_ins.public((record.channel or "").rstrip("/"))
+        return self.channels.get(url, url)
 
 
-def _spec_text(spec: MatchSpec, alias: str, stand_ins: StandIns) -> str:
-    """A match spec as the solver reads it: its channel stands under our alias, not under the solver's."""
-    fields = dict(spec.fields)
-    if spec.channel is not None:
-        fields["channel"] = stand_ins.named(spec.channel.urls(alias)[0])
-    if spec.private_url is not None:
-        fields["url"] = stand_ins.named(spec.private_url)
-    return spell(spec.name, spec.version, tuple(fields.items()))
+async def _unsolvable(repodata: _Repodata, text: str, seconds: float) -> SolveError:
+    """Why there is no solution: what the channels hold of what was asked for, and the solver's own words."""
+    from rattler.exceptions import FetchRepoDataError, GatewayError
+
+    request = repodata.request
+    placed = {
+        each.spelling: tuple(
+            repodata.channels[url] for url in _public_urls(each.channel, request.channel_alias)
+        )
+        for each in request.conda.dependencies
+        if each.channel is not None
+    }
+    strict = request.channel_priority == "strict"
+    names = tuple(repodata.channels.values())
+    case = Unsolvable(request.conda.dependencies, names, placed, strict, text)
+    findings: tuple[Finding, ...] = ()
+    try:
+        async with asyncio.timeout(seconds):
+            offers = await repodata.offers(case.names)
+            known = await repodata.names() if case.needs_names(offers) else []
+        findings = case.findings(offers, known)
+    except (GatewayError, FetchRepoDataError, TimeoutError):
+        pass  # the solver's words are left
+    hint = next((each.hint for each in findings if each.hint), None) or _hint(request, text)
+    lines = "".join(f"{each}\n" for each in findings)
+    return SolveError(f"no set of packages satisfies the environment:\n{lines}{text}", hint=hint)
+
+
+def _hint(request: SolveRequest, text: str) -> str:
+    if "__glibc" in text:
+        seen = request.virtual_packages.glibc
+        offered = f"the base offers glibc {seen}" if seen else "the base has no glibc"
+        return f"{offered}: choose a newer base, or older packages"
+    if "__cuda" in text:
+        return "say which CUDA version the machines have with --cuda"
+    return "loosen or correct the dependencies that the solver names"
+
+
+def _unreadable(request: SolveRequest, text: str) -> ChannelError:
+    """What a channel that cannot be read means: refused, missing or in trouble."""
+    if "401 Unauthorized" in text or "403 Forbidden" in text:
+        return ChannelError(f"a channel refuses to be read: {text}", hint=LOGIN_HINT)
+    if "could not find subdir" in text:
+        return ChannelError(
+            f"a channel is not there: {text}",
+            hint=f"check its name; channel names stand under {public_url(request.channel_alias)}",
+        )
+    return ChannelError(
+        f"a channel could not be read: {text}",
+        hint="check the channel's name and the network, or try again later; channel names stand under "
+        f"{public_url(request.channel_alias)}",
+        retryable=True,
+    )
 
 
 def _virtual_packages(request: SolveRequest) -> list[rattler.GenericVirtualPackage]:
@@ -217,37 +426,26 @@ def _virtual_packages(request: SolveRequest) -> list[rattler.GenericVirtualPacka
 
 
 @functools.lru_cache(maxsize=4)
-def _gateway(cache_dir: Path, stand_ins: StandIns, _period: int) -> rattler.Gateway:
+def _gateway(cache_dir: Path, stand_ins: StandIns, retries: int, _period: int) -> rattler.Gateway:
     """A gateway keeps repodata in memory; a new one each period sees what is new in the channels."""
     import rattler
 
-    client = _client(stand_ins) if stand_ins.all else None
+    client = _client(stand_ins, retries) if stand_ins.all else None
     return rattler.Gateway(cache_dir=cache_dir / "repodata", client=client)
 
 
-def _client(stand_ins: StandIns) -> rattler.Client:
-    """A client that knows what the stand-ins stand for; for other hosts it has the user's own credentials."""
+def _client(stand_ins: StandIns, retries: int) -> rattler.Client:
+    """A client that knows what the stand-ins stand for."""
     from rattler import networking
 
     return networking.Client(
         [
-            networking.AuthenticationMiddleware(),
             networking.AddHeadersMiddleware(stand_ins.headers),
             networking.MirrorMiddleware(stand_ins.mirrors()),
-            networking.RetryMiddleware(),  # within: only what was tried often enough counts against a mirror
+            # Within: only what was tried often enough counts against a mirror.
+            networking.RetryMiddleware(retries),
         ]
     )
-
-
-def _unsolvable(request: SolveRequest, text: str) -> SolveError:
-    hint = "loosen or correct the dependencies that the solver names"
-    if "__glibc" in text:
-        seen = request.virtual_packages.glibc
-        offered = f"the base offers glibc {seen}" if seen else "the base has no glibc"
-        hint = f"{offered}: choose a newer base, or older packages"
-    elif "__cuda" in text:
-        hint = "say which CUDA version the machines have with --cuda"
-    return SolveError(f"no set of packages satisfies the environment:\n{text}", hint=hint)
 
 
 def public_url(url: str) -> str:
@@ -263,11 +461,11 @@ def package_record(record: rattler.RepoDataRecord, stand_ins: StandIns = NO_STAN
         stand_ins: Those that it was solved with.
 
     Raises:
-        SolveError: It has no sha256.
+        ChannelError: It has no sha256.
     """
     name, url = record.name.normalized, public_url(stand_ins.public(record.url))
     if record.sha256 is None:
-        raise SolveError(
+        raise ChannelError(
             f"{name} {record.version} in {url} has no sha256 in its channel",
             hint="index the channel again with a tool that writes sha256",
         )
@@ -289,7 +487,7 @@ def package_record(record: rattler.RepoDataRecord, stand_ins: StandIns = NO_STAN
     )
 
 
-def _run(coroutine: Coroutine[Any, Any, list[rattler.RepoDataRecord]]) -> list[rattler.RepoDataRecord]:
+def _run(coroutine: Coroutine[Any, Any, _Found]) -> _Found:
     """Run a coroutine to its end, also for a caller who is inside an event loop already."""
     try:
         asyncio.get_running_loop()
@@ -309,4 +507,4 @@ def _run(coroutine: Coroutine[Any, Any, list[rattler.RepoDataRecord]]) -> list[r
     records, error = outcome[0]
     if error is not None:
         raise error
-    return cast("list[rattler.RepoDataRecord]", records)
+    return cast("_Found", records)

@@ -11,7 +11,7 @@ from envbuild.spec.constraint import Term, parse_constraint
 from envbuild.spec.version import Version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from envbuild.lint.rule import Seen
     from envbuild.spec.environment import EnvironmentSpec
@@ -172,7 +172,15 @@ def duplicate(spec: EnvironmentSpec) -> Iterator[Seen]:
 )
 def contradiction(spec: EnvironmentSpec) -> Iterator[Seen]:
     """Constraints on one package that no version satisfies."""
-    for name, specs in by_name(spec).items():
+    yield from contradictions(dependencies_of(spec))
+
+
+def contradictions(dependencies: Iterable[MatchSpec]) -> Iterator[Seen]:
+    """Constraints on one package that no version satisfies, as the rule and a failed solve report them."""
+    grouped: dict[str, list[MatchSpec]] = {}
+    for one in dependencies:
+        grouped.setdefault(one.name, []).append(one)
+    for name, specs in grouped.items():
         if _contradict(specs):
             words = " and ".join(repr(one.canonical()) for one in specs)
             yield f"no version of {name} satisfies {words}", specs[-1].mark

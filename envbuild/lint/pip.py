@@ -166,5 +166,6 @@ _LOGIN: Final = re.compile(r"://(?:[^/@\s\"']*)@")
 
 def _has_secret(url: str) -> bool:
     """Whether a URL has a user or token other than a variable or the user ``git``."""
-    bare = re.sub(r"://(?:git|\$\{\w+\}(?::\$\{\w+\})?)@", "://", url)
+    bare = re.sub(r"://(?:git|[^/@:$]*:\$\{\w+\}|\$\{\w+\}(?::\$\{\w+\})?)@", "://", url)
+    bare = re.sub(r"/t/\$\{\w+\}(?=/)", "", bare)
     return redact(bare) != bare

@@ -12,10 +12,8 @@ from envbuild.reference import LAYOUT_SCHEME, ImageReference, TaggedReference
 
 if TYPE_CHECKING:
     from envbuild.diff import Change
-    from envbuild.lock import Lock
     from envbuild.lockfile.document import LockEntry, LockFile
     from envbuild.platform import Platform
-    from envbuild.spec.conda import CondaSection
     from envbuild.spec.environment import EnvironmentSpec
 
 FILE_NAME: Final = "envbuild.lock"
@@ -158,22 +156,6 @@ def base_text(spec: EnvironmentSpec, folder: Path) -> str:
     place = Path(base.repository.path)
     path = os.path.relpath(place.parent.resolve() / place.name, folder.resolve())
     return f"{LAYOUT_SCHEME}{Path(path).as_posix()}{tail}"
-
-
-def private_urls(conda: CondaSection | None, lock: Lock, alias: str) -> dict[str, str]:
-    """For each package of a lock the URL to fetch it from, with the credentials of its channel."""
-    from envbuild.spec.channel import split_credentials
-
-    places: dict[str, str] = {}
-    for channel in conda.channels if conda is not None else ():
-        for url in channel.urls(alias):
-            if not url.startswith("file:"):
-                places[split_credentials(url)[0].rstrip("/") + "/"] = url.rstrip("/") + "/"
-    found: dict[str, str] = {}
-    for package in lock.packages:
-        public = next((place for place in places if package.url.startswith(place)), None)
-        found[package.url] = package.url if public is None else places[public] + package.url[len(public) :]
-    return found
 
 
 def load(source: str | Path, **overrides: Any) -> EnvironmentSpec:

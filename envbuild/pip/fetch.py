@@ -27,13 +27,15 @@ def fetch_wheel(
         seen: Told the number of bytes of each piece that arrives.
 
     Raises:
-        BuildError: The wheel is not there, or may not be read, or (``retryable``) its index is in trouble.
+        BuildError: The wheel is not there.
+        ChannelError: The wheel may not be read, or (``retryable``) its index is in trouble.
         IntegrityError: What the index gives is not the wheel.
         DeadlineExceeded: The time ran out.
         StorageFull: There is no room for the wheel.
     """
     from envbuild.conda.fetch import fetch_package
 
-    # A wheel has all of a package's record that fetching looks at.
+    # A wheel has all of a package's record that fetching looks at; its URL holds the login, if any.
     record = cast("PackageRecord", distribution)
-    return fetch_package(record, url=url, deadline=deadline, seen=seen)
+    urls = () if url is None else (url,)
+    return fetch_package(record, urls=urls, login=lambda _: None, deadline=deadline, seen=seen)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from envbuild.errors import SolveError
+from envbuild.errors import ChannelError, SolveError
 from envbuild.spec.requirement import strip_credentials
 from envbuild.storage import private_folder
 
@@ -61,7 +61,8 @@ class Compilation:
         """The ``packages`` of the solution, as ``pylock.toml`` has them; every ``path`` is absolute.
 
         Raises:
-            SolveError: There is no solution, or an index is in trouble (then ``retryable``).
+            SolveError: There is no solution.
+            ChannelError: An index cannot be read, or (``retryable``) is in trouble.
             DeadlineExceeded: The time ran out.
         """
         deadline.check("resolving the pip section")
@@ -138,16 +139,16 @@ def program() -> Path:
         raise SolveError(f"uv cannot be found: {error}", hint="install envbuild again") from None
 
 
-def _failure(said: str) -> SolveError:
+def _failure(said: str) -> SolveError | ChannelError:
     if _DENIED.search(said):
-        return SolveError(
+        return ChannelError(
             f"an index refused to answer:\n{said}",
             hint="check the credentials in the index's URL or in netrc",
         )
     if "No solution found" in said:
         return SolveError(f"nothing satisfies the pip section:\n{said}", hint=_hint(said))
     if _TROUBLE.search(said):
-        return SolveError(
+        return ChannelError(
             f"an index could not be read:\n{said}",
             hint="check the index's URL and the network, or try again later",
             retryable=True,

@@ -161,7 +161,7 @@ def split_credentials(text: str, mark: Mark | None = None) -> tuple[str, str]:
         fail(mark, f"{redact(text)!r} has a query or a fragment", "leave out what follows '?' or '#'")
     path = _without_tokens(parts.path, text, mark)
     if not _HOST.fullmatch(host if ":" not in host else f"[{host}]") or not _PATH.fullmatch(path.rstrip("/")):
-        hint = "encode special characters as %XX; a '$' is never replaced by a variable"
+        hint = "encode special characters as %XX; variables, as ${NAME}, stand for credentials alone"
         fail(mark, f"{redact(text)!r} is not a URL with a host and a plain path", hint)
     place = f"[{host}]" if ":" in host else host
     if port is not None and port != _PORTS[parts.scheme]:

@@ -110,11 +110,30 @@ def test_4_unauthorised(world: World, call: Call, htpasswd_registry: RegistrySer
     assert "hint: " in answer.err
 
 
+@pytest.mark.parametrize("channel", ["http://127.0.0.1:1/gone", "no-such-channel"])
+def test_4_a_channel_that_cannot_be_read(world: World, call: Call, channel: str) -> None:
+    answer = call("resolve", "--json", world.spec("tool=1", channels=["tiny", channel]))
+    assert answer.code == 4
+    (error,) = answer.errors
+    assert (error["error"], error["retryable"]) == ("ChannelError", channel.startswith("http"))
+    assert channel in error["message"]
+
+
+def test_5_no_solution_names_the_line_and_what_there_is(world: World, call: Call) -> None:
+    path = world.root / "environment.yml"
+    path.write_text("channels: [tiny]\ndependencies:\n  - tool=9\n  - firts\n")
+    answer = call("resolve", path)
+    assert answer.code == 5
+    assert f"{path}:3:5: no version of tool is 9.*: tiny has 2.0, 1.0" in answer.err
+    assert f"{path}:4:5: no package firts is in the channel tiny: did you mean first?" in answer.err
+
+
 def test_5_no_solution_reads_as_a_tree(world: World, call: Call) -> None:
     answer = call("resolve", world.spec("tool=9"))
     assert answer.code == 5
     assert "tool" in answer.err
-    assert "hint: loosen or correct the dependencies" in answer.err
+    assert "└─" in call("resolve", world.spec("newer")).err
+    assert "hint: choose a version of tool that exists" in answer.err
     assert "Traceback" not in answer.err
     glibc = call("resolve", world.spec("newer"))
     assert (glibc.code, "the base offers glibc 2.36" in glibc.err) == (5, True)

@@ -19,7 +19,14 @@ from conda_packages import Entry, Package
 from envbuild.conda.fetch import IN_MEMORY, fetch_package, new_pool
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.digest import Digest
-from envbuild.errors import BuildError, DeadlineExceeded, IntegrityError, StorageFull
+from envbuild.errors import (
+    BuildError,
+    ChannelError,
+    DeadlineExceeded,
+    EnvbuildError,
+    IntegrityError,
+    StorageFull,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -226,23 +233,26 @@ def test_a_body_without_end_is_not_read_to_its_end(channel: Channel) -> None:
 
 def test_a_channel_in_trouble_is_given_up_and_may_be_retried(channel: Channel) -> None:
     channel.answers = [body(b"", 503)]
-    with pytest.raises(BuildError, match="5 attempts: the channel answered 503") as caught:
+    with pytest.raises(ChannelError, match="5 attempts: the channel answered 503") as caught:
         fetch_package(channel.record(), deadline=NO_DEADLINE)
     assert caught.value.retryable
     assert len(channel.requests) == 5
 
 
 @pytest.mark.parametrize(
-    ("status", "message"),
+    ("status", "kind", "message"),
     [
-        (404, r"thing-1.0-0.conda is not in the channel http://127.0.0.1:\d+/linux-64"),
-        (403, "does not give out thing-1.0-0.conda"),
-        (418, "answered 418"),
+        (404, BuildError, r"thing-1.0-0.conda is not in the channel http://127.0.0.1:\d+/linux-64"),
+        (401, ChannelError, "does not give out thing-1.0-0.conda"),
+        (403, ChannelError, "does not give out thing-1.0-0.conda"),
+        (418, BuildError, "answered 418"),
     ],
 )
-def test_what_does_not_pass_is_not_tried_again(channel: Channel, status: int, message: str) -> None:
+def test_what_does_not_pass_is_not_tried_again(
+    channel: Channel, status: int, kind: type[EnvbuildError], message: str
+) -> None:
     channel.answers = [body(b"", status)]
-    with pytest.raises(BuildError, match=message) as caught:
+    with pytest.raises(kind, match=message) as caught:
         fetch_package(channel.record(), deadline=NO_DEADLINE)
     assert not caught.value.retryable
     assert len(channel.requests) == 1
@@ -260,7 +270,7 @@ def test_the_deadline_ends_a_slow_answer(channel: Channel, slow: Any) -> None:
 def test_a_pause_that_would_pass_the_deadline_is_not_made(channel: Channel) -> None:
     channel.answers = [body(b"", 429, Retry_After="36000")]
     start = time.monotonic()
-    with pytest.raises(BuildError, match="answered 429"):
+    with pytest.raises(ChannelError, match="answered 429"):
         fetch_package(channel.record(), deadline=Deadline.after(20))
     assert time.monotonic() - start < 5
 
@@ -271,7 +281,7 @@ def test_credentials_go_to_their_host_alone(channel: Channel) -> None:
         record = channel.record()
         channel.answers = [body(b"", 302, Location=f"{elsewhere.url}/blob")]
         url = record.url.replace("http://", "http://jane:p%40ss@").replace("/linux-64", "/t/to-ken/linux-64")
-        with fetch_package(record, url=url, deadline=NO_DEADLINE) as stream:
+        with fetch_package(record, urls=[url], deadline=NO_DEADLINE) as stream:
             assert stream.read() == CONTENT
     path, headers = channel.requests[0]
     assert path.startswith("/t/to-ken/linux-64/")
@@ -280,13 +290,43 @@ def test_credentials_go_to_their_host_alone(channel: Channel) -> None:
     assert not [name for name in elsewhere.requests[0][1] if name.lower() in {"authorization", "referer"}]
 
 
+@pytest.mark.parametrize(
+    "fault", [body(b"", 404), body(b"", 403), body(b"", 500), body(b"z" * len(CONTENT)), reset, "refused"]
+)
+def test_a_mirror_that_has_not_the_package_is_left_for_the_channel(channel: Channel, fault: Any) -> None:
+    channel.answers = [body(CONTENT)]
+    with serving() as mirror:
+        mirror.answers = [fault]
+        there = "http://127.0.0.1:1" if fault == "refused" else mirror.url
+        record = channel.record()
+        urls = [record.url.replace(channel.url, there), record.url]
+        with fetch_package(record, urls=urls, deadline=NO_DEADLINE) as stream:
+            assert stream.read() == CONTENT
+    assert len(channel.requests) == 1
+    assert len(mirror.requests) == (fault != "refused")
+
+
+def test_a_mirror_serves_alone_where_the_channel_cannot_be_reached(channel: Channel, tmp_path: Path) -> None:
+    channel.answers = [body(b"", 503), body(CONTENT)]
+    record = channel.record()
+    gone = record.url.replace(channel.url, "http://127.0.0.1:1")
+    with fetch_package(record, urls=[record.url, gone], deadline=NO_DEADLINE) as stream:
+        assert stream.read() == CONTENT
+    assert len(channel.requests) == 2
+    folder = PACKAGE.put(tmp_path).url
+    with fetch_package(record, urls=[folder, gone], deadline=NO_DEADLINE) as stream:
+        assert stream.read() == CONTENT
+    with pytest.raises(ChannelError, match=r"in 5 attempts: the connection to 127\.0\.0\.1 failed"):
+        fetch_package(record, urls=[f"{folder}.gone", gone], deadline=NO_DEADLINE)
+
+
 @pytest.mark.parametrize("answer", [body(b"", 404), body(b"", 503), body(b"x"), body(b"", 418), reset])
 def test_credentials_are_in_no_message(channel: Channel, answer: Any) -> None:
     channel.answers = [answer]
     record = channel.record()
     url = record.url.replace("http://", "http://jane:hidden@").replace("/linux-64", "/t/hidden/linux-64")
-    with pytest.raises((BuildError, IntegrityError)) as caught:
-        fetch_package(record, url=url, deadline=NO_DEADLINE)
+    with pytest.raises((BuildError, ChannelError, IntegrityError)) as caught:
+        fetch_package(record, urls=[url], deadline=NO_DEADLINE)
     assert "hidden" not in f"{caught.value}{caught.value.hint}{caught.value.__cause__}"
 
 

@@ -17,7 +17,7 @@ from envbuild.conda.solve import Solution, SolveRequest, VirtualPackages, solve
 from envbuild.conda.stand_ins import StandIns
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
-from envbuild.errors import SolveError
+from envbuild.errors import ChannelError, SolveError
 from envbuild.platform import Platform
 from envbuild.spec.channel import Channel
 from envbuild.spec.conda import CondaSection
@@ -133,7 +133,7 @@ def test_what_the_solver_keeps_has_no_secret(
         assert [package.url for package in solution.lock.packages] == list(solution.urls)
         for url, private in solution.urls.items():
             assert url.startswith(f"{public}/linux-64/")
-            assert private == url.replace(public, channel)
+            assert private == (url.replace(public, channel),)
     assert server.asked
     assert {given for _, given in server.asked} == {HEADER if "@" in place else None}
     assert leaks(tmp_path / "cache") == []
@@ -142,9 +142,9 @@ def test_what_the_solver_keeps_has_no_secret(
 @pytest.mark.parametrize("place", ["dave:wrong@HOST", f"dave:{SECRET}@HOST", f"HOST/conda/api/t/{SECRET}"])
 def test_what_fails_is_told_by_the_channels_own_name(server: Server, tmp_path: Path, place: str) -> None:
     channel = f"http://{place.replace('HOST', server.host)}/private"
-    with pytest.raises(SolveError) as caught:
+    with pytest.raises(ChannelError if "wrong" in place else SolveError) as caught:
         solved(tmp_path / "cache", channel, "no-such-package")
-    assert caught.value.retryable == ("wrong" in place)
+    assert not caught.value.retryable
     told = f"{caught.value!r} {caught.value} {caught.value.hint} {caught.value.__context__}"
     assert ".invalid" not in str(caught.value)
     assert not any(form.decode() in told for form in FORMS)
@@ -159,7 +159,7 @@ def test_two_tokens_of_one_server_are_two_channels(server: Server, tmp_path: Pat
     server.tokens["another"] = tmp_path / "other"
     url = f"http://{server.host}/t/{{}}/private"
     assert solved(tmp_path / "cache", url.format(SECRET), "tool").lock.packages
-    with pytest.raises(SolveError, match="noarch"):
+    with pytest.raises(ChannelError, match="noarch"):
         solved(tmp_path / "cache", url.format("another"), "tool")
     assert solved(tmp_path / "cache", url.format(SECRET), "tool").lock.packages
 
@@ -168,10 +168,10 @@ def test_a_channel_in_trouble_stays_in_trouble_and_is_never_missing(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once = rattler.networking.RetryMiddleware
-    monkeypatch.setattr(rattler.networking, "RetryMiddleware", lambda: once(0))
+    monkeypatch.setattr(rattler.networking, "RetryMiddleware", lambda _: once(0))
     server.broken = True
     for _ in range(6):
-        with pytest.raises(SolveError, match="500 Internal Server Error") as caught:
+        with pytest.raises(ChannelError, match="500 Internal Server Error") as caught:
             solved(tmp_path / "cache", f"http://dave:{SECRET}@{server.host}/private", "tool")
         assert caught.value.retryable
     server.broken = False
@@ -185,30 +185,50 @@ def test_a_channel_of_a_dependency_stands_under_the_alias(server: Server, tmp_pa
         assert {package.name for package in solution.lock.packages} == {"tool", "thing"}
 
 
-def test_stand_ins() -> None:
-    urls = ["file:///a/b", "https://one.example.com/a", "https://u:p%40@one.example.com:444/b/c"]
-    urls += ["https://two.example.com/t/tok/a", "https://two.example.com/t/tok/b"]
-    stand_ins = StandIns.of(urls)
-    assert [stand_ins.named(url) for url in urls[:2]] == urls[:2]
-    names = [stand_ins.named(url) for url in urls]
-    assert [stand_ins.private(name) for name in names] == urls
-    assert [stand_ins.public(name) for name in names[2:]] == [
-        "https://one.example.com:444/b/c",
-        "https://two.example.com/a",
-        "https://two.example.com/b",
+def test_stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text("machine four.example.com login jane password lo-gin")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    public = ["file:///a/b", "https://one.example.com/a", "https://one.example.com:444/b/c"]
+    public += ["https://two.example.com/a", "https://three.example.com/x", "https://four.example.com/y"]
+    public += ["https://five.example.com/deep/z"]
+    places = ["file:///a/b", "https://one.example.com/a", "https://u:p%40@one.example.com:444/b/c"]
+    places += [
+        "https://two.example.com/t/tok/a",
+        "https://mirror.example.com/deep/x",
+        "https://four.example.com/y",
+        "https://five.example.com/deep/t/tok/z",
     ]
-    assert stand_ins.named("https://two.example.com/a") == names[3]
+    stand_ins = StandIns.of(zip(public, places, strict=True))
+    names = [stand_ins.named(url) for url in public]
+    assert names[:2] == public[:2]
+    assert [stand_ins.public(name) for name in names] == public
+    assert stand_ins.public(f"see {places[6]}/noarch") == f"see {public[6]}/noarch"
     assert stand_ins.named("https://two.example.com/a/noarch/x.conda") == f"{names[3]}/noarch/x.conda"
     assert stand_ins.named("https://two.example.com/abc") == "https://two.example.com/abc"
-    one, two = stand_ins.all
-    assert stand_ins.headers(one.name, "/") == {"Authorization": "Basic dTpwQA=="}
-    assert stand_ins.headers(two.name, "/") is stand_ins.headers("one.example.com", "/") is None
-    assert "tok" not in repr(stand_ins) + repr(stand_ins.all)
-    assert "p%40" not in repr(stand_ins) + repr(stand_ins.all)
-    deep = "https://three.example.com/x/t/Tok3n-1/y/z"
-    stand_ins = StandIns.of([deep])
-    assert stand_ins.private(stand_ins.named(deep)) == deep
-    assert stand_ins.public(stand_ins.named(deep)) == "https://three.example.com/x/y/z"
-    assert stand_ins.public(f"see {deep}/noarch") == "see https://three.example.com/x/y/z/noarch"
-    assert "Tok3n" not in stand_ins.named(deep) + repr(stand_ins)
-    assert StandIns.of(["https://u:q@one.example.com:444/b/c"]).all[0].name != one.name
+    sent = {each.public: stand_ins.headers(each.host, "/") for each in stand_ins.all}
+    assert sent == {
+        public[2]: {"Authorization": "Basic dTpwQA=="},
+        public[3]: None,
+        public[4]: None,
+        public[5]: {"Authorization": "Basic amFuZTpsby1naW4="},
+        public[6]: None,
+    }
+    assert stand_ins.headers("one.example.com", "/") is stand_ins.headers("four.example.com", "/") is None
+    went = {key: set(there) for key, there in stand_ins.mirrors().items()}
+    assert went == {
+        f"{names[2]}/": {"https://one.example.com:444/b/c/"},
+        f"{names[3]}/": {"https://two.example.com/t/tok/a/"},
+        f"{names[4]}/": {"https://mirror.example.com/deep/x/"},
+        f"{names[5]}/": {"https://four.example.com/y/"},
+        f"{names[6]}/": {"https://five.example.com/deep/t/tok/z/"},
+    }
+    assert not any(word in f"{stand_ins!r}{stand_ins.all!r}" for word in ("tok", "p%40", "lo-gin", "amFuZ"))
+    other = StandIns.of([(public[2], "https://u:q@one.example.com:444/b/c")])
+    assert other.named(public[2]) not in names
+
+
+def test_a_folder_stands_for_a_channel_as_it_is() -> None:
+    stand_ins = StandIns.of([("https://one.example.com/a", "file:///mirror/a")])
+    assert stand_ins.named("https://one.example.com/a/noarch") == "file:///mirror/a/noarch"
+    assert stand_ins.public("in 'file:///mirror/a/noarch'") == "in 'https://one.example.com/a/noarch'"
+    assert stand_ins.mirrors() == {}

@@ -13,7 +13,7 @@ import uv
 from envbuild.conda.link import PythonTarget
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.digest import Digest
-from envbuild.errors import BuildError, DeadlineExceeded, IntegrityError, SolveError
+from envbuild.errors import BuildError, ChannelError, DeadlineExceeded, IntegrityError, SolveError
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.pip.installed import Installed, Probe, nothing
 from envbuild.pip.resolve import PipRequest, PipSolution, resolve
@@ -227,7 +227,7 @@ def test_a_variable_that_is_not_set_is_named(tiny: Tiny) -> None:
 def test_wrong_credentials_are_no_outage(tiny: Tiny) -> None:
     with index([TinyWheel("tiny")], user="me:right") as server:
         url = server.url.replace("//", "//me:wrong-canary@")
-        with pytest.raises(SolveError) as caught:
+        with pytest.raises(ChannelError) as caught:
             tiny.solve(tiny.request(f"--index-url {url}/simple", "tiny", local=False))
     assert not caught.value.retryable
     assert "credentials" in str(caught.value.hint)
@@ -245,13 +245,13 @@ def test_a_name_that_no_index_has(tiny: Tiny) -> None:
 def test_an_index_in_trouble_may_be_asked_again_later(tiny: Tiny) -> None:
     with index([TinyWheel("tiny")]) as server:
         server.status = 503
-        with pytest.raises(SolveError) as caught:
+        with pytest.raises(ChannelError) as caught:
             tiny.solve(tiny.request(f"--index-url {server.url}/simple", "tiny", local=False))
     assert caught.value.retryable
 
 
 def test_an_index_that_is_not_there_may_be_asked_again_later(tiny: Tiny) -> None:
-    with pytest.raises(SolveError) as caught:
+    with pytest.raises(ChannelError) as caught:
         tiny.solve(tiny.request("tiny", local=False))
     assert caught.value.retryable
 
