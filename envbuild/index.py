@@ -70,6 +70,9 @@ class LayerEntry:
         folders: The hashes of its folders.
         repository: Where the blob was seen last.
         activation: What the layer's activation scripts say, as the layer writer gives it; may be empty.
+        records: What the packages say of themselves where channels correct it, as JSON by the path of their
+            record; may be empty.
+        clobbers: The packages in it that carry one path, as JSON; may be empty.
     """
 
     descriptor: Descriptor
@@ -78,6 +81,8 @@ class LayerEntry:
     folders: bytes
     repository: Repository
     activation: str = ""
+    records: str = ""
+    clobbers: str = ""
 
 
 class IndexStats(NamedTuple):
@@ -271,6 +276,8 @@ def _layer_body(entry: LayerEntry) -> dict[str, Any]:
         "folders": entry.folders.hex(),
         "in": str(entry.repository),
         "activation": entry.activation,
+        "records": entry.records,
+        "clobbers": entry.clobbers,
     }
 
 
@@ -283,4 +290,6 @@ def _layer_entry(_key: str, body: Any) -> LayerEntry:
         bytes.fromhex(body["folders"]),
         Repository.parse(body["in"]),
         body["activation"],
+        body["records"],
+        body["clobbers"],
     )

@@ -6,6 +6,7 @@ The lock has one canonical byte form; :attr:`Lock.key` is the hash over it.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,18 @@ FORMS: Final = {
 }
 """What the fields of a record may be that end in paths of an image: nothing that leads elsewhere."""
 
+METADATA: Final = (
+    "constrains", "extra_depends", "features", "license", "license_family", "purls", "timestamp",
+    "track_features",
+)  # fmt: skip
+"""What channels say of a package beside the fields below, and correct after the fact."""
+
+
+def encode_metadata(said: dict[str, Any]) -> str:
+    """What a channel says of :data:`METADATA`, in the one spelling."""
+    known = {name: said[name] for name in METADATA if name in said}
+    return json.dumps(known, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
 
 @dataclass(frozen=True, slots=True)
 class PackageRecord:
@@ -53,6 +66,8 @@ class PackageRecord:
         noarch: ``python``, ``generic`` or None.
         depends: The package's own requirements, as match specs.
         python_site_packages_path: Where this python keeps its packages, relative to the prefix, or None.
+        metadata: What the channel says of :data:`METADATA`, as a JSON object in one spelling; empty where
+            nobody asked a channel. An installer records what the channel says, not what the package does.
     """
 
     name: str
@@ -67,6 +82,7 @@ class PackageRecord:
     noarch: NoArch | None = None
     depends: tuple[str, ...] = ()
     python_site_packages_path: str | None = None
+    metadata: str = ""
 
     def __post_init__(self) -> None:
         for field, form in FORMS.items():
@@ -106,6 +122,31 @@ class PackageRecord:
             "subdir": self.subdir,
             "sha256": self.sha256.hex,
         }
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What the channel says and an installer records; empty where nobody asked a channel.
+
+        ``noarch`` is not among it: what the package says decides there.
+        """
+        if not self.metadata:
+            return {}
+        own = {
+            "build_number": self.build_number,
+            "depends": list(self.depends),
+            "python_site_packages_path": self.python_site_packages_path,
+            "subdir": self.subdir,
+        }
+        said: dict[str, Any] = json.loads(self.metadata)
+        return said | {name: value for name, value in own.items() if value is not None}
+
+    @property
+    def in_image(self) -> dict[str, str]:
+        """What an image holds of it: its files, and what the channel says, which stands in ``conda-meta``."""
+        if not self.metadata:
+            return self.identity
+        text = json.dumps(self.said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return self.identity | {"said": hashlib.sha256(text.encode()).hexdigest()}
 
     def __lt__(self, other: PackageRecord) -> bool:
         return self._order < other._order
@@ -210,7 +251,7 @@ class Lock:
             "base": str(base) if base else "scratch",
             "steps": steps,
             "platform": str(self.platform),
-            "packages": [package.identity for package in self.packages],
+            "packages": [package.in_image for package in self.packages],
             "variables": variables,
             "layout": layout,
             "pip": pip,

@@ -76,6 +76,29 @@ def test_where_a_package_came_from_is_not(field: str, value: Any) -> None:
     assert key(Lock.of(LINUX_AMD64, [NUMPY])) == key(Lock.of(LINUX_AMD64, [other]))
 
 
+SAID = replace(NUMPY, metadata='{"license":"BSD"}', depends=("python",))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("metadata", '{"license":"MIT"}'),
+        ("metadata", ""),
+        ("depends", ()),
+        ("build_number", 0),
+        ("python_site_packages_path", "lib/x"),
+    ],
+)
+def test_what_the_channel_says_is_in_the_key(field: str, value: Any) -> None:
+    other = replace(SAID, **{field: value})
+    assert key(Lock.of(LINUX_AMD64, [SAID])) != key(Lock.of(LINUX_AMD64, [other]))
+
+
+def test_the_key_of_what_the_channel_says_is_frozen() -> None:
+    expected = "c2122bc0eaa242fee193f2ab007b59eb6827fe8b76e6a42af8b9e52ddd9b4d6f"
+    assert key(Lock.of(LINUX_AMD64, [SAID])) == expected
+
+
 def test_whatever_else_makes_the_image_is_in_the_key() -> None:
     lock = Lock.of(LINUX_AMD64, [NUMPY])
     keys = [

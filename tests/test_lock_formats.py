@@ -137,6 +137,8 @@ def test_a_list_of_urls_is_for_one_platform(world: World) -> None:
 
 
 def test_rattler_reads_a_pixi_lock(world: World) -> None:
+    said = {"constrains": ["other <2"], "license": "MIT", "timestamp": 1700000000000, "features": "f"}
+    world.patch("linux-64", "thing", **said, track_features="a b", license_family="X")
     lock = locked(world, world.spec("pyth", "thing"))
     environment = rattler.LockFile.from_path(write(world, lock, Format.PIXI)).default_environment()
     assert environment is not None
@@ -146,6 +148,9 @@ def test_rattler_reads_a_pixi_lock(world: World) -> None:
     seen = environment.conda_repodata_records_for_platform(platform) or []
     expected = {(each.url, each.sha256.hex, each.depends, each.size, each.noarch) for each in records(lock)}
     kinds = {record.url: record.noarch for record in seen}
+    thing = json.loads(next(record for record in seen if record.name.normalized == "thing").to_json())
+    assert {name: thing[name] for name in said} == said, "who installs it records what the channel says"
+    assert thing["track_features"] == "a b"
     assert {
         (
             record.url,

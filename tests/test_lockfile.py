@@ -38,9 +38,10 @@ NUMPY = PackageRecord(
     size=10,
     md5="0" * 32,
     depends=("python >=3.11,<3.12.0a0", "libblas"),
+    metadata='{"constrains":["numpy-base <0a0"],"license":"BSD","timestamp":1700000000000}',
 )
 PYTHON = replace(
-    NUMPY, name="python", sha256=Digest("2" * 64), size=None, md5=None, depends=(),
+    NUMPY, name="python", sha256=Digest("2" * 64), size=None, md5=None, depends=(), metadata="",
     python_site_packages_path="lib/python3.11/site-packages",
 )  # fmt: skip
 PURE = replace(NUMPY, name="zpure", subdir="noarch", noarch="python", url="file:///c/noarch/zpure-1-0.conda")
@@ -120,7 +121,12 @@ def test_one_value_a_line() -> None:
 
 def test_the_fixed_bytes() -> None:
     """The format is published; this lock must never read or write otherwise."""
-    seal = json.loads(lock(pip=(WHEEL,)).to_bytes())["seal"]
+    made = lock(pip=(WHEEL,))
+    seal = json.loads(made.to_bytes())["seal"]
+    assert seal == "45294ba4bf765c80c6dcf5d2a70af03bedaf37591b327dde369c6ca5c3c5dbe1"
+    (one,) = made.entries
+    bare = Lock.of(one.lock.platform, [replace(each, metadata="") for each in one.lock.packages])
+    seal = json.loads(LockFile.of("envbuild.yaml", [replace(one, lock=bare)]).to_bytes())["seal"]
     assert seal == "3aa0b002a94a52638bcba25c691f214389db85d717f0a19636a715cfd00fdb8d"
 
 
@@ -166,6 +172,18 @@ def edited(change: str, to: str) -> bytes:
         ('"md5": "0', '"md5": "g', None, "which it cannot be"),
         ('"url": "https://conda', '"url": "ftp://conda', None, "which it cannot be"),
         ('"depends": [', '"depended": [', None, "'depended' is not a member"),
+        ('"license": "BSD"', '"licence": "BSD"', None, "'licence' is not a member"),
+        ('"license": "BSD"', '"license": 1', None, "expected text"),
+        ('"timestamp": 1700000000000', '"timestamp": "now"', None, "expected a whole number"),
+        ('"constrains": [', '"constrains": 1, "x": [', None, "'x' is not a member|expected a list"),
+        ('"build": "py311h1"', '"build": "../../x"', None, "which it cannot be"),
+        ('"name": "zpure"', '"name": "../zpure"', None, "which it cannot be"),
+        (
+            '"python_site_packages_path": "lib/python3.11/site-packages"',
+            '"python_site_packages_path": "lib/../../site-packages"',
+            None,
+            "which it cannot be",
+        ),
         ('"name": "zpure"', '"name": "numpy"', None, "a package stands twice"),
         (PIP, f"{PIP}{json.dumps(distribution_json(WHEEL))}, ", None, "a wheel stands twice"),
         ('"version": "1.26.4"', '"version": "1.26.5"', None, "does not match its seal"),

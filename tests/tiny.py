@@ -132,6 +132,20 @@ class World:
         path.write_text(json.dumps(document))
         return path
 
+    def patch(self, subdir: str, name: str | None = None, **members: Any) -> None:
+        """Let the channel say something else of its packages, or of one of them; None takes a member away."""
+        folder = self.root / "channels" / "tiny" / subdir
+        path = folder / "repodata.json"
+        document = json.loads(path.read_bytes())
+        for package in document["packages.conda"].values():
+            if name is None or package["name"] == name:
+                package.update(members)
+                for each in [each for each, value in members.items() if value is None]:
+                    del package[each]
+        path.write_text(json.dumps(document))
+        for other in (*folder.glob("repodata.json.*"), *folder.glob("repodata_shards*")):
+            other.unlink()
+
     def layout(self, config: Config | None = None) -> LayoutRegistry:
         """The workspace."""
         return LayoutRegistry((config or self.config).workspace)

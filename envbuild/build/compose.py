@@ -15,16 +15,17 @@ from typing import IO, TYPE_CHECKING, Final, cast
 from envbuild.build.assemble import Layer
 from envbuild.build.conflicts import conflicts
 from envbuild.build.plan import Unit, join
+from envbuild.build.records import RecordStore, corrections_of, own_words, path_of
 from envbuild.build.scripts import has_script
+from envbuild.build.seen import Seen
 from envbuild.build.upload import in_parallel, rewound
-from envbuild.conda.activate import is_activation
-from envbuild.conda.clobber import lost_paths
+from envbuild.conda.clobber import Clobber, clobbers, lost_paths
 from envbuild.conda.fetch import Connections, fetch_package
 from envbuild.conda.layer import PathHashes, layer_key, write_layer
 from envbuild.conda.link import LinkedFile, footprint, link
+from envbuild.conda.meta import corrected
 from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
-from envbuild.conda.tar import Kind
 from envbuild.index import LayerEntry
 from envbuild.progress import Event, Meter, Metered
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from envbuild.build.known import SharedLayers
+    from envbuild.build.records import Correction
     from envbuild.build.upload import Upload
     from envbuild.conda.layer import Compression
     from envbuild.conda.link import LinkTarget
@@ -42,9 +44,6 @@ if TYPE_CHECKING:
     from envbuild.lock import Lock, PackageRecord
     from envbuild.oci.registries import Registries
     from envbuild.progress import Progress
-
-MAX_ACTIVATION: Final = 1 << 16
-"""An activation script of more bytes is no list of variables; it is not looked at."""
 
 HUGE: Final = 24 << 20
 """From this download size on a layer is compressed on all cores."""
@@ -76,6 +75,7 @@ class Composition:
         scripted: The names of the packages that have a post-link script.
         activation: The text of the files that take part in activation, by path; None for one without text.
         contents: The packages of each layer, and the paths in it.
+        corrections: The packages of which the channel says something else than their layers, or may.
     """
 
     layers: tuple[Layer, ...]
@@ -84,6 +84,7 @@ class Composition:
     scripted: frozenset[str] = frozenset()
     activation: dict[str, str | None] = field(default_factory=dict, hash=False)
     contents: tuple[tuple[tuple[PackageRecord, ...], PathHashes], ...] = ()
+    corrections: tuple[Correction, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Composer:
     deadline: Deadline
     progress: Progress
     connections: Connections = field(default_factory=Connections, compare=False)
+    _held: dict[str, bytes] = field(default_factory=dict, compare=False)
 
     def compose(self, units: tuple[Unit, ...]) -> Composition:
         """Have every unit's layer in the target, or, if it is known, where the upload can bring it from.
@@ -158,7 +160,14 @@ class Composer:
         contents = tuple(
             (unit.records, PathHashes(entries[unit].files, entries[unit].folders)) for unit in units
         )
-        return Composition(layers, new, len(units) - new, scripted, activation, contents)
+        for unit in units:
+            self._tell_clobbers(Clobber(*each) for each in json.loads(entries[unit].clobbers or "[]"))
+        corrections = tuple(each for unit in units for each in corrections_of(unit, entries[unit]))
+        return Composition(layers, new, len(units) - new, scripted, activation, contents, corrections)
+
+    def _tell_clobbers(self, found: Iterable[Clobber]) -> None:
+        for each in found:
+            self.progress(Event("layer", each.loser, "output", text=f"warning: {each}"))
 
     def _joined(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
         """The plan with those units in order of installation that were found to need it."""
@@ -222,9 +231,34 @@ class Composer:
 
         self.upload.expect(entry.descriptor, sources, unit.title, make=make, arrived=arrived)
 
-    def history(self, lock: Lock) -> Layer:
-        """The layer that makes the prefix an environment for Conda: what was installed, and nothing else."""
-        return self.layer("history", [_history(lock)])
+    def history(self, lock: Lock, corrections: tuple[Correction, ...] = ()) -> Layer:
+        """The layer that makes the prefix an environment for Conda: what was installed, as channels have it.
+
+        Args:
+            lock: The packages.
+            corrections: Those of which the channel says something else than their layers, or may.
+        """
+        records = in_parallel(self.jobs, self._corrected, corrections) if corrections else []
+        files = sorted((file for file in records if file is not None), key=lambda file: file.path)
+        return self.layer("history", [*files, _history(lock)])
+
+    def _corrected(self, correction: Correction) -> LinkedFile | None:
+        """A record as the channel has it; None where the package says the same."""
+        own = self._records.text(correction, self._records_of)
+        content = corrected(own, correction.record)
+        return None if content == own else LinkedFile.generated(correction.path, content)
+
+    @property
+    def _records(self) -> RecordStore:
+        return RecordStore(self.index, self.shared, self.upload.later, self._held)
+
+    def _records_of(self, unit: Unit) -> dict[str, bytes]:
+        """The records of a unit's packages, which are fetched for them."""
+        seen = Seen()
+        with contextlib.ExitStack() as stack:
+            for file in seen.watch(self._linked(unit, self._opened(unit, stack), seen)):
+                del file
+        return seen.records
 
     def layer(self, title: str, files: Iterable[LinkedFile]) -> Layer:
         """A small layer that is made anew each time."""
@@ -253,11 +287,13 @@ class Composer:
         from envbuild.pip.installed import without
 
         unit = Unit(installation_order(lock.packages), joined=True)
-        activation: dict[str, str | None] = {}
+        seen = Seen()
         self.progress(Event("layer", unit.title, "start", 0, unit.size))
         with contextlib.ExitStack() as stack:
             packages = self._opened(unit, stack)
-            files = without(_watched(self._linked(unit, packages), activation), removed)
+            files = without(
+                _as_channels_have_it(seen.watch(self._linked(unit, packages, seen)), unit), removed
+            )
             history = [_history(lock)] if lock.packages else []
             written = write_layer(
                 chain(files, above, history),
@@ -269,14 +305,24 @@ class Composer:
         self.progress(Event("layer", unit.title, "done", written.descriptor.size, unit.size))
         names = (record.name for record in lock.packages)
         scripted = frozenset(name for name in names if has_script(name, written.path_hashes.files))
-        return Composition((), 1, 0, scripted, activation)
+        self._tell_clobbers(seen.clobbers)
+        return Composition((), 1, 0, scripted, seen.activation)
 
     def _make(self, unit: Unit) -> LayerEntry:
         self.progress(Event("layer", unit.title, "start", 0, unit.size))
+        seen = Seen()
         with contextlib.ExitStack() as stack:
             packages = self._opened(unit, stack)
             pool = stack.enter_context(_threads()) if unit.size >= HUGE else None
-            entry = self._write(unit.title, self._linked(unit, packages), pool)
+            files = seen.watch(self._linked(unit, packages, seen))
+            entry = self._write(unit.title, files, pool)
+        entry = replace(
+            entry,
+            activation=seen.activation_text,
+            records=own_words(seen.records),
+            clobbers=seen.clobbers_text,
+        )
+        self._records.keep(entry.descriptor.digest, seen.records, corrections_of(unit, entry))
         self.progress(Event("layer", unit.title, "done", entry.descriptor.size, unit.size))
         return entry
 
@@ -304,25 +350,27 @@ class Composer:
         self.progress(Event("fetch", name, "done", size, size))
         return source
 
-    def _linked(self, unit: Unit, packages: list[tuple[Package, PackageRecord]]) -> Iterator[LinkedFile]:
-        """The files of several packages.
+    def _linked(
+        self, unit: Unit, packages: list[tuple[Package, PackageRecord]], seen: Seen
+    ) -> Iterator[LinkedFile]:
+        """The files of several packages; which of them carry one path is kept in mind.
 
         Raises:
             _Entangled: Two of them carry one path, and the unit's order does not say whose stays.
         """
-        lost = lost_paths([footprint(package, record, self.target) for package, record in packages])
+        footprints = [footprint(package, record, self.target) for package, record in packages]
+        lost = lost_paths(footprints)
         if any(lost) and not unit.joined:
             raise _Entangled(unit)
+        seen.clobbers = clobbers(footprints, lost)
         for (package, record), paths in zip(packages, lost, strict=True):
             yield from link(package, record, self.target, lost=paths)
 
     def _write(
         self, title: str, files: Iterable[LinkedFile], pool: ThreadPoolExecutor | None = None
     ) -> LayerEntry:
-        activation: dict[str, str | None] = {}
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(self.spool)) as file:
-            watched = _watched(files, activation)
-            written = write_layer(watched, file, self.compression, prefix=self.target.prefix, pool=pool)
+            written = write_layer(files, file, self.compression, prefix=self.target.prefix, pool=pool)
             size = written.descriptor.size
 
             def content() -> IO[bytes]:
@@ -332,8 +380,7 @@ class Composer:
             self.upload.put(written.descriptor, content, title)
         hashes = written.path_hashes
         here = self.upload.target.repository
-        text = json.dumps(activation, sort_keys=True, separators=(",", ":")) if activation else ""
-        return LayerEntry(written.descriptor, written.diff_id, hashes.files, hashes.folders, here, text)
+        return LayerEntry(written.descriptor, written.diff_id, hashes.files, hashes.folders, here)
 
 
 def _history(lock: Lock) -> LinkedFile:
@@ -347,17 +394,13 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="compress")
 
 
-def _watched(files: Iterable[LinkedFile], activation: dict[str, str | None]) -> Iterator[LinkedFile]:
-    """The same files; the text of those that take part in activation is kept."""
+def _as_channels_have_it(files: Iterable[LinkedFile], unit: Unit) -> Iterator[LinkedFile]:
+    """The same files, with the records of the packages corrected."""
+    records = {path_of(record): record for record in unit.records}
     for file in files:
-        if not is_activation(file.path):
+        record = records.get(file.path)
+        if record is None:
             yield file
             continue
-        activation[file.path] = None
-        if file.kind is Kind.FILE and file.size <= MAX_ACTIVATION:
-            content = b"".join(file.chunks)
-            with contextlib.suppress(UnicodeDecodeError):
-                activation[file.path] = content.decode()
-            yield replace(file, chunks=(content,))
-        else:
-            yield file
+        content = corrected(b"".join(file.chunks), record)
+        yield replace(file, size=len(content), chunks=(content,))

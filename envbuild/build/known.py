@@ -11,7 +11,7 @@ import base64
 import binascii
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from envbuild.build.upload import in_parallel
 from envbuild.deadline import Deadline
@@ -31,7 +31,7 @@ from envbuild.progress import Event
 from envbuild.reference import Repository, Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registries import Registries
@@ -43,9 +43,12 @@ DIFF_ID_ANNOTATION: Final = "io.envbuild.diff-id"
 FILES_ANNOTATION: Final = "io.envbuild.files"
 FOLDERS_ANNOTATION: Final = "io.envbuild.folders"
 ACTIVATION_ANNOTATION: Final = "io.envbuild.activation"
+RECORDS_ANNOTATION: Final = "io.envbuild.records"
+CLOBBERS_ANNOTATION: Final = "io.envbuild.clobbers"
 
 _LAYER_TYPES: Final = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD})
 _DOCKER_HUB: Final = "docker.io"
+_Read = TypeVar("_Read")
 _PATIENCE: Final = 30.0
 """Seconds that one question or one layer may take; what takes longer is done without."""
 
@@ -74,8 +77,12 @@ def describe(key: str, entry: LayerEntry) -> Manifest:
         FILES_ANNOTATION: base64.b64encode(entry.files).decode(),
         FOLDERS_ANNOTATION: base64.b64encode(entry.folders).decode(),
     }
-    if entry.activation:
-        annotations[ACTIVATION_ANNOTATION] = entry.activation
+    optional = {
+        ACTIVATION_ANNOTATION: entry.activation,
+        RECORDS_ANNOTATION: entry.records,
+        CLOBBERS_ANNOTATION: entry.clobbers,
+    }
+    annotations |= {name: text for name, text in optional.items() if text}
     config = Descriptor.of(EMPTY, OCI_EMPTY)
     return Manifest.build(config, (entry.descriptor,), annotations, artifact_type=ARTIFACT_TYPE)
 
@@ -101,7 +108,8 @@ def parse(key: str, manifest: Manifest | ImageIndex, repository: Repository) -> 
     except (KeyError, binascii.Error, SpecError):
         raise IntegrityError(f"{what} does not say what is in it") from None
     plain = Descriptor(layer.media_type, layer.digest, layer.size)
-    return LayerEntry(plain, diff_id, files, folders, repository, notes.get(ACTIVATION_ANNOTATION, ""))
+    texts = (notes.get(name, "") for name in (ACTIVATION_ANNOTATION, RECORDS_ANNOTATION, CLOBBERS_ANNOTATION))
+    return LayerEntry(plain, diff_id, files, folders, repository, *texts)
 
 
 @dataclass
@@ -137,9 +145,8 @@ class SharedLayers:
     def find(self, keys: Iterable[str]) -> dict[str, LayerEntry]:
         """Those of the layers that are shared; the workspace is asked before the global repository."""
         found: dict[str, LayerEntry] = {}
-        places = [self.own] if self.global_ is None else [self.own, layers_repository(self.global_)]
         wanted = list(dict.fromkeys(keys))
-        for place in dict.fromkeys(places):
+        for place in dict.fromkeys(self._places):
             asked = [key for key in wanted if key not in found]
             answers = in_parallel(self.jobs, lambda key, place=place: self._ask(place, key), asked)  # type: ignore[misc]
             found |= {key: entry for key, entry in zip(asked, answers, strict=True) if entry is not None}
@@ -147,24 +154,50 @@ class SharedLayers:
 
     def share(self, key: str, entry: LayerEntry) -> None:
         """Put a layer, whose blob is in the entry's repository, where others find it, if that is possible."""
-        manifest = describe(key, entry)
+        self.put(describe(key, entry), layer_tag(key), entry)
+
+    def note(self, tag: Tag, name: str) -> str | None:
+        """An annotation of what a tag beside the layers names; None where no place has it."""
+        for place in dict.fromkeys(self._places):
+            if (found := self._read(place, tag, lambda manifest: manifest.annotations.get(name))) is not None:
+                return found
+        return None
+
+    def put(self, manifest: Manifest, tag: Tag, entry: LayerEntry | None = None) -> None:
+        """Put an artifact beside the layers, if that is possible.
+
+        Args:
+            manifest: The artifact.
+            tag: Its tag.
+            entry: The layer that it describes, whose blob is in the entry's repository; or None.
+        """
         if self.own in self._broken or len(manifest.raw) > MAX_MANIFEST:
             return
         try:
             target = self.registries.open(self.own).by(self._soon())
-            if entry.repository != self.own and not target.mount_blob(entry.descriptor, entry.repository):
+            here = entry is None or entry.repository == self.own
+            if entry is not None and not here and not target.mount_blob(entry.descriptor, entry.repository):
                 return
             has_config = self.refuses_dangling or self._has_config
-            put_artifact(target, manifest, layer_tag(key), has_config=has_config)
+            put_artifact(target, manifest, tag, has_config=has_config)
             self._has_config = True
         except EnvbuildError as error:
             self._give_up(self.own, error)
 
+    @property
+    def _places(self) -> list[Repository]:
+        return [self.own] if self.global_ is None else [self.own, layers_repository(self.global_)]
+
     def _ask(self, place: Repository, key: str) -> LayerEntry | None:
+        return self._read(place, layer_tag(key), lambda manifest: parse(key, manifest, place))
+
+    def _read(
+        self, place: Repository, tag: Tag, read: Callable[[Manifest | ImageIndex], _Read | None]
+    ) -> _Read | None:
         if place in self._broken:
             return None
         try:
-            return parse(key, self.registries.probe(place, layer_tag(key), self._soon()), place)
+            return read(self.registries.probe(place, tag, self._soon()))
         except NotFound:
             return None
         except IntegrityError as error:

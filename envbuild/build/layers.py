@@ -230,9 +230,8 @@ class LayersBuilder:
                 f"{self.config.max_layers}",
                 hint="raise max_layers (at most 125), or choose a base with fewer layers",
             )
-        begun = [composer.upload.later(partial(composer.history, lock))] if lock.packages else []
         composition = wheels.compose(composer, budget) if wheels else composer.compose(plan(lock, budget))
-        history = tuple(layer.result() for layer in begun)
+        history = (composer.history(lock, composition.corrections),) if lock.packages else ()
         return replace(composition, layers=(*composition.layers, *history))
 
     def _settings(self, job: Job, parts: Parts, composition: Composition) -> dict[str, str]:

@@ -18,7 +18,7 @@ from envbuild.build.job import folder_of, job_form
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import EnvbuildError, IntegrityError, SpecError
 from envbuild.key import CanonicalForm, Key
-from envbuild.lock import Lock, PackageRecord, PipDistribution
+from envbuild.lock import Lock, PackageRecord, PipDistribution, encode_metadata
 from envbuild.lockfile.document import distribution_json, package_json
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_EMPTY, Manifest, encode
@@ -211,6 +211,8 @@ def _unpacked(text: str) -> bytes:
 
 def _record(document: dict[str, Any]) -> PackageRecord:
     known = {**document, "sha256": Digest(document["sha256"]), "depends": tuple(document.get("depends", ()))}
+    if "metadata" in document:
+        known["metadata"] = encode_metadata(document["metadata"])
     return PackageRecord(**known)
 
 

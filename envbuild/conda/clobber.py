@@ -9,7 +9,7 @@ agrees with the records that rattler writes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from envbuild.conda.tar import parents
 from envbuild.errors import BuildError
@@ -35,6 +35,53 @@ class Footprint:
     files: frozenset[str]
     scripts: frozenset[str] = frozenset()
     folders: frozenset[str] = frozenset()
+
+
+class Clobber(NamedTuple):
+    """Two packages that carry one path.
+
+    Attributes:
+        loser: The package whose file goes elsewhere.
+        winner: The package whose file stays.
+        path: The first such path.
+        total: How many there are.
+    """
+
+    loser: str
+    winner: str
+    path: str
+    total: int
+
+    def __str__(self) -> str:
+        more = f" and {self.total - 1} more" if self.total > 1 else ""
+        return (
+            f"{self.loser} and {self.winner} both have {self.path}{more}: that of {self.winner} is installed"
+        )
+
+
+def clobbers(footprints: Sequence[Footprint], lost: Sequence[frozenset[str]]) -> list[Clobber]:
+    """Which packages carry one path, each pair once.
+
+    Args:
+        footprints: The packages, in the order in which they are installed.
+        lost: The paths that each does not get, as :func:`lost_paths` gives them.
+    """
+    if not any(lost):
+        return []
+    files: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for paths in ((each.scripts for each in footprints), (each.files for each in footprints)):
+        for each, own in zip(footprints, paths, strict=True):
+            files |= dict.fromkeys(own, each.what)
+            folders |= {folder: each.what for path in own for folder in parents(path)}
+    found: dict[tuple[str, str], list[str]] = {}
+    for each, gone in zip(footprints, lost, strict=True):
+        for path in gone:
+            others = (files.get(path), folders.get(path), *(files.get(folder) for folder in parents(path)))
+            winner = next((other for other in others if other not in {None, each.what}), None)
+            if winner is not None:
+                found.setdefault((each.what, winner), []).append(path)
+    return [Clobber(*pair, min(paths), len(paths)) for pair, paths in sorted(found.items())]
 
 
 def lost_paths(footprints: Sequence[Footprint]) -> list[frozenset[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 from typing import TYPE_CHECKING
 
 from envbuild.conda.solve import package_record
@@ -89,4 +91,10 @@ def _record(package: PackageRecord) -> rattler.RepoDataRecord:
         size=package.size,
         python_site_packages_path=package.python_site_packages_path,
     )
+    said = json.loads(package.metadata or "{}")
+    for name in said.keys() - {"timestamp", "purls", "track_features"}:
+        setattr(record, name, said[name])
+    if "timestamp" in said:
+        record.timestamp = dt.datetime.fromtimestamp(said["timestamp"] / 1000, dt.UTC)
+    record.track_features = said.get("track_features", "").split()
     return rattler.RepoDataRecord(record, package.file_name, package.url, package.channel)

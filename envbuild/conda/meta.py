@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.conda.paths import PathType
 from envbuild.conda.relocate import long_shebang
+from envbuild.lock import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -100,8 +101,8 @@ def record_of(entry: PathEntry, place: str) -> PathRecord:
 def prefix_record(index: dict[str, Any], record: PackageRecord, paths: list[PathRecord]) -> bytes:
     """The file ``conda-meta/NAME-VERSION-BUILD.json``.
 
-    It holds nothing but what the package's bytes, its URL and its installed paths say: neither what the
-    channel's index adds, which may change, nor the MD5, which not every lock knows.
+    It holds nothing but what the package's bytes, its URL and its installed paths say. The MD5 is not in
+    every lock; what the channel says otherwise may change, and stands above it (:func:`corrected`).
 
     Args:
         index: The package's ``info/index.json``.
@@ -123,6 +124,66 @@ def prefix_record(index: dict[str, Any], record: PackageRecord, paths: list[Path
         "files": [path.place for path in paths],
         "paths_data": {"paths_version": 1, "paths": [path.to_json() for path in paths]},
     }
+    return _encoded(document)
+
+
+TAKEN_BACK: Final = frozenset({"constrains", "depends", "extra_depends", "features", "track_features"})
+"""What a channel takes back by leaving it out; for all else the package's own stands then, as for Conda."""
+
+_SAID: Final = (*METADATA, "build_number", "depends", "python_site_packages_path", "subdir")
+
+
+def is_record(path: str) -> bool:
+    """Whether a path, relative to the prefix, is that of a package's record."""
+    return path.startswith("conda-meta/") and path.endswith(".json")
+
+
+def metadata_of(document: dict[str, Any]) -> dict[str, Any]:
+    """What a record says, in the spelling in which records are compared; nothing of what is empty."""
+    found = {}
+    for name in _SAID:
+        value = document.get(name)
+        if name in {"features", "track_features"} and isinstance(value, list):
+            value = " ".join(map(str, value))
+        if value not in (None, "", [], {}):
+            found[name] = value
+    return found
+
+
+def corrections(own: dict[str, Any], record: PackageRecord) -> dict[str, Any]:
+    """What the channel says otherwise than the package; None for what it takes back.
+
+    Args:
+        own: What the package says, as :func:`metadata_of` gives it.
+        record: What the channel says; if nobody asked it, nothing is corrected.
+    """
+    if not record.metadata:
+        return {}
+    said = metadata_of(record.said)
+    asked = [name for name in _SAID if name in said or name in TAKEN_BACK]
+    return {name: said.get(name) for name in asked if own.get(name) != said.get(name)}
+
+
+def corrected(content: bytes, record: PackageRecord) -> bytes:
+    """A record of ``conda-meta`` as the channel has it; the same bytes where they say the same.
+
+    Args:
+        content: The record that :func:`prefix_record` made.
+        record: What the channel says.
+    """
+    document = json.loads(content)
+    changed = corrections(metadata_of(document), record)
+    if not changed:
+        return content
+    for name, value in changed.items():
+        if value is not None:
+            document[name] = value
+        else:
+            document.pop(name, None)
+    return _encoded({"depends": []} | document)
+
+
+def _encoded(document: dict[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 

@@ -28,6 +28,9 @@ _ENOUGH: Final = frozenset(f"info/{name}" for name in ("index.json", "paths.json
 """With these there is nothing more to look for."""
 
 _MAX_INFO: Final = 256 << 20
+_MAX_INDEX: Final = 1 << 20
+"""The largest ``info/index.json``: what it says is kept beside the package's layer."""
+
 _FLOOR: Final = 256 << 20
 _MAX_RATIO: Final = 1000
 _MAX_RAW: Final = 64 << 30
@@ -66,6 +69,8 @@ class Package:
         with _readable(what):
             payload, metadata = _open_archive(stream, what)
             info = _read_info(metadata(), what)
+            if len(info.get("info/index.json", b"")) > _MAX_INDEX:
+                raise IntegrityError(f"{what} has an info/index.json of more than {_MAX_INDEX} bytes")
             index = read_object(info, "info/index.json", what)
             noarch = read_noarch(index, what)
             paths = read_paths(info, what)

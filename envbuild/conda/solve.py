@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import functools
+import json
 import threading
 import time
 import warnings
@@ -12,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast
 
 from envbuild.conda.fetch import LOGIN_HINT
+from envbuild.conda.meta import metadata_of
 from envbuild.conda.origins import Origins, channel_urls
 from envbuild.conda.stand_ins import StandIns
 from envbuild.conda.unsolvable import Offer, Unsolvable
 from envbuild.digest import Digest
 from envbuild.errors import ChannelError, SolveError, SpecError
-from envbuild.lock import Lock, PackageRecord
+from envbuild.lock import Lock, PackageRecord, encode_metadata
 from envbuild.spec.channel import DEFAULTS, Channel, split_credentials
 from envbuild.spec.shortmatch import spell
 
@@ -484,6 +486,7 @@ def package_record(record: rattler.RepoDataRecord, stand_ins: StandIns = NO_STAN
         noarch=cast("NoArch | None", noarch),
         depends=tuple(record.depends),
         python_site_packages_path=record.python_site_packages_path,
+        metadata=encode_metadata(metadata_of(json.loads(record.to_json()))),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from envbuild.digest import Digest
 from envbuild.errors import SpecError
 from envbuild.key import SCRATCH, CanonicalForm
-from envbuild.lock import FORMS, Lock, PackageRecord, PipDistribution
+from envbuild.lock import FORMS, METADATA, Lock, PackageRecord, PipDistribution, encode_metadata
 from envbuild.lockfile.files import write_whole
 from envbuild.lockfile.place import AGAIN, Node, line_and_column
 from envbuild.platform import Platform
@@ -173,6 +173,7 @@ def package_json(package: PackageRecord) -> dict[str, Any]:
         "size": package.size,
         "python_site_packages_path": package.python_site_packages_path,
         "depends": list(package.depends) or None,
+        "metadata": json.loads(package.metadata) if package.metadata else None,
     }
     return {name: value for name, value in members.items() if value is not None}
 
@@ -270,7 +271,7 @@ def _digest(node: Node, digits: str) -> Digest:
 
 _PACKAGE: Final = {
     "name", "version", "build", "build_number", "subdir", "noarch", "url", "sha256", "md5", "size",
-    "python_site_packages_path", "depends",
+    "python_site_packages_path", "depends", "metadata",
 }  # fmt: skip
 
 
@@ -291,11 +292,32 @@ def _package(node: Node) -> PackageRecord:
         size=node.optional("size", Node.number),
         md5=node.optional("md5", lambda md5: md5.text(_MD5)),
         noarch=noarch,
-        depends=tuple(each.text() for each in depends.items()) if depends is not None else (),
+        depends=_texts(depends) if depends is not None else (),
         python_site_packages_path=node.optional(
             "python_site_packages_path", lambda path: path.text(FORMS["python_site_packages_path"])
         ),
+        metadata=node.optional("metadata", _metadata) or "",
     )
+
+
+def _metadata(node: Node) -> str:
+    """What the channel says of a package: texts, lists of texts, a time in milliseconds."""
+    for each in node.mapping(set(METADATA)):
+        name = str(each.path[-1])
+        if name == "timestamp":
+            each.number()
+        elif name in {"constrains", "purls"}:
+            _texts(each)
+        elif name == "extra_depends":
+            for extra in each.mapping():
+                _texts(extra)
+        else:
+            each.text(None)
+    return encode_metadata(node.value)
+
+
+def _texts(node: Node) -> tuple[str, ...]:
+    return tuple(each.text() for each in node.items())
 
 
 def _distribution(node: Node) -> PipDistribution:

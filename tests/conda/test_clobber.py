@@ -13,7 +13,7 @@ from rattler.exceptions import InstallerError
 
 import conda_oracle as oracle
 from conda_packages import PLACEHOLDER, Entry, Package
-from envbuild.conda.clobber import Footprint, lost_paths
+from envbuild.conda.clobber import Clobber, Footprint, clobbers, lost_paths
 from envbuild.conda.link import LinkTarget, PythonTarget, footprint, link
 from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package as Opened
@@ -191,3 +191,17 @@ def test_folders_that_several_have_are_nobodys() -> None:
         Footprint("b", frozenset({"d/b", "e/b"}), folders=frozenset({"d"})),
     ]
     assert lost_paths(prints) == [frozenset(), frozenset()]
+
+
+def test_who_carries_whose_path_is_told_once_a_pair() -> None:
+    prints = [
+        Footprint("a", frozenset({"x", "y", "lib/l/x"}), frozenset({"bin/t"})),
+        Footprint("b", frozenset({"y", "x", "z"}), frozenset({"bin/t"})),
+        Footprint("c", frozenset({"lib/l", "bin/t", "z/in"})),
+        Footprint("d", frozenset({"lonely"})),
+    ]
+    found = clobbers(prints, lost_paths(prints))
+    assert found == [("a", "b", "x", 2), ("a", "c", "bin/t", 2), ("b", "c", "bin/t", 2)]
+    assert str(found[0]) == "a and b both have x and 1 more: that of b is installed"
+    assert str(Clobber("a", "b", "x", 1)) == "a and b both have x: that of b is installed"
+    assert clobbers(prints[:1], lost_paths(prints[:1])) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import posixpath
 import re
 import tarfile
@@ -233,20 +232,6 @@ def test_records_of_real_channels_are_read() -> None:
         assert PythonTarget.of(replace(record, python_site_packages_path=path)).site_packages == path
 
 
-def edit(world: tiny.World, subdir: str, **members: Any) -> None:
-    """Let the channel say something else of its packages."""
-    folder = world.root / "channels" / "tiny" / subdir
-    path = folder / "repodata.json"
-    document = json.loads(path.read_bytes())
-    for package in document["packages.conda"].values():
-        package |= {name: value for name, value in members.items() if value is not None}
-        for name in [name for name, value in members.items() if value is None]:
-            package.pop(name, None)
-    path.write_text(json.dumps(document))
-    for other in (*folder.glob("repodata.json.*"), *folder.glob("repodata_shards*")):
-        other.unlink()
-
-
 @pytest.mark.parametrize(
     "members",
     [{"build": "../../../../x"}, {"python_site_packages_path": "../../../usr"}],
@@ -254,7 +239,7 @@ def edit(world: tiny.World, subdir: str, **members: Any) -> None:
 )
 def test_a_hostile_channel_is_refused(members: dict[str, str], tmp_path: Path) -> None:
     world = tiny.World.make(tmp_path)
-    edit(world, "linux-64", **members)
+    world.patch("linux-64", **members)
     with Resolver(world.config) as resolver, pytest.raises(IntegrityError, match="which no package can have"):
         resolver.resolve(world.spec("python"))
     assert not list(world.layout().tags())
@@ -264,7 +249,7 @@ def test_a_channel_that_leaves_noarch_out_is_the_same_channel(tmp_path: Path) ->
     world = tiny.World.make(tmp_path)
     with Resolver(world.config) as resolver:
         expected = resolver.resolve(world.spec("pyth", "python"))
-    edit(world, "noarch", noarch=None)
+    world.patch("noarch", noarch=None)
     with Resolver(world.other_machine(workspace=Repository.parse(f"oci:{tmp_path}/other"))) as resolver:
         image = resolver.resolve(world.spec("pyth", "python"))
     assert image.reference.digest == expected.reference.digest
