@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing is not imported for it: the command must first see to signals
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from envbuild.config import Config
     from envbuild.errors import EnvbuildError
@@ -121,6 +121,8 @@ def _prepare(
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'envbuild' has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

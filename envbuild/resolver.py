@@ -16,7 +16,7 @@ from envbuild.key import CanonicalForm, index_key
 from envbuild.lookup import Lookup
 from envbuild.oci.registries import Registries
 from envbuild.progress import Event, silent
-from envbuild.storage import key_lock
+from envbuild.storage import key_lock, local_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -139,6 +139,7 @@ class Resolver:
         """The canonical form of a definition for one platform, from which the key is made."""
         return self._request(spec, timeout).form
 
+    @local_errors()
     def forms(
         self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None
     ) -> dict[Platform, CanonicalForm]:
@@ -150,6 +151,7 @@ class Resolver:
         loaded = self.load(spec)
         return {each: replace(loaded, platforms=(each,)) for each in loaded.platforms}
 
+    @local_errors()
     def resolve(
         self,
         spec: EnvironmentSpec | Path | str,
@@ -182,6 +184,7 @@ class Resolver:
             image = self._resolved(requests[spec.platforms[0]], build=build)
         return replace(image, seconds=time.monotonic() - started)
 
+    @local_errors()
     def build(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> ResolvedImage:
         """Build the image of a definition without asking whether it is there; arguments and errors as above.
 

@@ -9,11 +9,13 @@ import os
 import stat
 from typing import IO, TYPE_CHECKING
 
-from envbuild.errors import DeadlineExceeded, StorageError, StorageFull
+from envbuild.errors import StorageError, StorageFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import filelock
 
     from envbuild.deadline import Deadline
 
@@ -51,6 +53,33 @@ def private_folder(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
+def local_errors() -> Iterator[None]:
+    """Raise the operating system's errors as envbuild's own.
+
+    Raises:
+        StorageFull: A disk is full.
+        StorageError: Anything else, as that there is no folder for temporary files.
+    """
+    try:
+        yield
+    except ConnectionError:  # as of a pipe that nobody reads any more
+        raise
+    except OSError as error:
+        raise local_error(error) from error
+
+
+def local_error(error: OSError) -> StorageError:
+    """An error of the operating system as one of envbuild's."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    said = f"{where}{error.strerror or error}"
+    if error.errno in FULL:
+        return StorageFull(said, hint="free some space; --cache-dir and TMPDIR name folders on another disk")
+    if isinstance(error, FileNotFoundError) and "temporary directory" in said:
+        return StorageError(said.lower(), hint="name a folder for temporary files in TMPDIR")
+    return StorageError(said)
+
+
+@contextlib.contextmanager
 def key_lock(folder: Path, key: str, deadline: Deadline) -> Iterator[None]:
     """Hold the one lock that a key has on this machine; the kernel frees it when its holder dies.
 
@@ -62,14 +91,8 @@ def key_lock(folder: Path, key: str, deadline: Deadline) -> Iterator[None]:
 
     locks = private_folder(folder / "locks")
     lock = filelock.FileLock(locks / f"{key}.lock", mode=0o600)
-    remaining = deadline.remaining()
     try:
-        lock.acquire(timeout=-1 if remaining == float("inf") else remaining, poll_interval=0.02)
-    except filelock.Timeout:
-        raise DeadlineExceeded(
-            f"the deadline passed while another process was building {key}",
-            hint="raise --timeout; the other build goes on",
-        ) from None
+        acquire(lock, deadline, f"another process was building {key}", poll=0.02)
     except OSError as error:
         full = error.errno in FULL
         raise (StorageFull if full else StorageError)(
@@ -80,6 +103,23 @@ def key_lock(folder: Path, key: str, deadline: Deadline) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def acquire(lock: filelock.BaseFileLock, deadline: Deadline, doing: str, *, poll: float) -> None:
+    """Take a lock's file, looking every ``poll`` seconds whether it is free.
+
+    Raises:
+        DeadlineExceeded: Others held it until the deadline.
+    """
+    import filelock
+
+    while True:
+        try:
+            lock.acquire(timeout=deadline.slice(), poll_interval=poll)
+        except filelock.Timeout:
+            deadline.check(doing)
+        else:
+            return
 
 
 @contextlib.contextmanager

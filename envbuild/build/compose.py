@@ -26,6 +26,7 @@ from envbuild.conda.link import LinkedFile, footprint, link
 from envbuild.conda.meta import corrected
 from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
+from envbuild.conda.tar import CHUNK
 from envbuild.index import LayerEntry
 from envbuild.progress import Event, Meter, Metered
 
@@ -196,7 +197,7 @@ class Composer:
             self.progress(Event("layer", unit.title, "reused", found.descriptor.size, unit.size))
             return found
 
-        return dict(zip(units, in_parallel(self.jobs, entry, units), strict=True))
+        return dict(zip(units, in_parallel(self.jobs, entry, units, deadline=self.deadline), strict=True))
 
     def _tell_plan(self, keys: dict[Unit, str], known: dict[str, LayerEntry]) -> None:
         here = {unit: known[key] for unit, key in keys.items() if key in known}
@@ -364,7 +365,19 @@ class Composer:
             raise _Entangled(unit)
         seen.clobbers = clobbers(footprints, lost)
         for (package, record), paths in zip(packages, lost, strict=True):
-            yield from link(package, record, self.target, lost=paths)
+            for file in link(package, record, self.target, lost=paths):
+                self.deadline.check(f"making the layer of {unit.title}")
+                yield self._in_time(file) if file.size > CHUNK else file
+
+    def _in_time(self, file: LinkedFile) -> LinkedFile:
+        """The same file, whose content ends with the time."""
+
+        def chunks() -> Iterator[bytes]:
+            for chunk in file.chunks:
+                self.deadline.check(f"packing {file.path}")
+                yield chunk
+
+        return replace(file, chunks=chunks())
 
     def _write(
         self, title: str, files: Iterable[LinkedFile], pool: ThreadPoolExecutor | None = None

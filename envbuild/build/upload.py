@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import CHUNK, Descriptor, Digest
 from envbuild.errors import (
     BuildError,
@@ -26,6 +27,7 @@ from envbuild.progress import Event
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from envbuild.deadline import Deadline
     from envbuild.index import Index
     from envbuild.oci.registry import BlobOpener, Registry
     from envbuild.progress import Progress
@@ -281,8 +283,17 @@ class _Borrowed(io.RawIOBase):
         return len(content)
 
 
-def in_parallel(jobs: int, action: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
-    """``action`` of each item, in the items' order; the first error cancels what has not begun."""
+def in_parallel(
+    jobs: int,
+    action: Callable[[_In], _Out],
+    items: Iterable[_In],
+    *,
+    deadline: Deadline = NO_DEADLINE,
+) -> list[_Out]:
+    """``action`` of each item, in the items' order; the first error cancels what has not begun.
+
+    An interrupt ends the deadline, for what has begun heeds that.
+    """
     executor = ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="envbuild")
     try:
         futures = [executor.submit(action, item) for item in items]
@@ -290,5 +301,8 @@ def in_parallel(jobs: int, action: Callable[[_In], _Out], items: Iterable[_In]) 
         for future in done:
             future.result()
         return [future.result() for future in futures]
+    except KeyboardInterrupt:
+        deadline.end()
+        raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

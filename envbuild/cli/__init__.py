@@ -10,14 +10,16 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 import click
 
-from envbuild.errors import EnvbuildError, SpecError, counted
+from envbuild.deadline import end_all
+from envbuild.errors import EnvbuildError, SpecError, StorageError, counted
+from envbuild.storage import local_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
@@ -105,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if stopping:
             os._exit(code)
         stopping.append(code)
+        end_all()
         sys.unraisablehook = _insist
         grace = threading.Timer(_GRACE_SECONDS, os._exit, (code,))
         grace.daemon = True
@@ -116,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     with contextlib.suppress(KeyboardInterrupt):  # one that comes after the answer
         code = run(arguments)
         if not stopping:
-            _on_signals(signal.SIG_IGN)
+            _on_signals(lambda number, _: os._exit(128 + number))
     _leave(stopping[0] if stopping else code)
 
 
@@ -142,9 +145,10 @@ def _leave(code: int) -> NoReturn:
     aborts where it finds them so at its end. Nothing is left to be done then but to wait for the threads of
     pools, which an interrupt may have left at their work, and what ``atexit`` knows.
     """
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as Python does it
+    _on_signals(signal.SIG_IGN)  # Python gives signals back to the system at its end
     if "rattler" not in sys.modules:
         sys.exit(code)
-    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as Python does it
     atexit._run_exitfuncs()  # noqa: SLF001 - what is registered must run, as temporary folders are
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -165,6 +169,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
     try:
+        return _answered(words, as_json=as_json)
+    except BrokenPipeError:  # nobody reads what is printed, be it the answer or how far it is
+        _discard(sys.stdout)
+        _discard(sys.stderr)
+        return _BROKEN_PIPE
+    except OSError as error:
+        typed = _unprinted(error) if _in_printing(error) else local_error(error)
+        report(typed, as_json=as_json)
+        return typed.exit_code
+
+
+def _answered(words: list[str], *, as_json: bool) -> int:
+    try:
         outcome = _invoke(words)
         sys.stdout.flush()
     except EnvbuildError as error:
@@ -181,11 +198,28 @@ def run(arguments: Sequence[str] | None = None) -> int:
         else:
             click.echo("interrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads any more; what Python flushes at its end must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return _BROKEN_PIPE
     return outcome if isinstance(outcome, int) else 0
+
+
+def _in_printing(error: OSError) -> bool:
+    """Whether it was raised where something is printed."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = trace.tb_frame.f_globals.get("__name__") if trace is not None else None
+    return where in {__name__, click.echo.__module__}
+
+
+def _unprinted(error: OSError) -> StorageError:
+    _discard(sys.stdout)
+    return StorageError(
+        f"standard output cannot be written: {error.strerror}", hint="send it to a place that takes it"
+    )
+
+
+def _discard(stream: TextIO) -> None:
+    """Nobody takes what is printed; what Python flushes at its end must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _invoke(words: list[str]) -> Any:
@@ -205,19 +239,25 @@ def _report_usage(error: click.ClickException, *, as_json: bool) -> None:
 
 
 def report(error: EnvbuildError, *, as_json: bool, subject: str | None = None) -> None:
-    """Tell a person, or a program, what went wrong; on standard error."""
-    if as_json:
-        click.echo(json.dumps(describe(error, subject), ensure_ascii=False), err=True)
-        return
+    """Tell a person, or a program, what went wrong; on standard error, where it takes that."""
+    lines: Iterable[str] = (
+        [json.dumps(describe(error, subject), ensure_ascii=False)] if as_json else _lines(error, subject)
+    )
+    with contextlib.suppress(OSError):
+        for line in lines:
+            click.echo(line, err=True)
+
+
+def _lines(error: EnvbuildError, subject: str | None) -> Iterator[str]:
     mistakes = (error, *error.others) if isinstance(error, SpecError) else (error,)
     for each in mistakes[:_MOST_MISTAKES]:
         first, _, _ = str(each).partition("\n")
         prefix = f"{subject}: " if subject and subject not in first else ""
-        click.echo(f"error: {prefix}{each}", err=True)
+        yield f"error: {prefix}{each}"
         if each.hint:
-            click.echo(f"hint: {each.hint}", err=True)
+            yield f"hint: {each.hint}"
     if (more := len(mistakes) - _MOST_MISTAKES) > 0:
-        click.echo(f"and {counted(more, 'more mistake')}", err=True)
+        yield f"and {counted(more, 'more mistake')}"
 
 
 def describe(error: EnvbuildError, subject: str | None = None) -> dict[str, object]:

@@ -176,7 +176,7 @@ class _Download:
                 hint="raise --timeout, or try again later",
                 retryable=True,
             ) from None
-        time.sleep(pause)
+        self.deadline.sleep(pause)
 
     def _attempt(self, url: str, pool: urllib3.PoolManager) -> IO[bytes]:
         import urllib3

@@ -26,7 +26,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 10.0, 60.0
 """Seconds before the first trial; doubled after each trial that fails."""
 STRANGERS: Final = 2
 """Requests at once to a host that never answered yet."""
-_LONGEST_WAIT: Final = 1.0
 
 
 class CircuitOpen(Unavailable):
@@ -96,7 +95,7 @@ class Breaker:
                     self._strangers += 1
                     return False, True
                 deadline.check(f"waiting for {self._host} to answer others")
-                self._changed.wait(min(deadline.remaining(), _LONGEST_WAIT))
+                self._changed.wait(deadline.slice())
 
     def _leave(self, outcome: Outcome, *, trial: bool, stranger: bool) -> None:
         with self._changed:

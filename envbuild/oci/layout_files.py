@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import CHUNK
-from envbuild.errors import DeadlineExceeded, IntegrityError
+from envbuild.errors import IntegrityError
 from envbuild.oci.disk import open_folder, storage_errors, sweep, write_file
 from envbuild.oci.layout_index import (
     INDEX_FILE,
@@ -28,6 +28,7 @@ from envbuild.oci.layout_index import (
 )
 from envbuild.oci.layout_turns import Turns, Wish
 from envbuild.oci.manifest import MAX_MANIFEST
+from envbuild.storage import acquire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -267,17 +268,9 @@ class LayoutFiles:
         """Hold the layout's lock; the kernel frees it when its holder dies."""
         import filelock
 
-        remaining = self.deadline.remaining()
         lock = filelock.FileLock(self._folder / LOCK_FILE, thread_local=False)
         with self.errors("locking"):
-            try:
-                timeout = -1 if remaining == float("inf") else remaining
-                lock.acquire(timeout=timeout, poll_interval=_POLL_SECONDS)
-            except filelock.Timeout:
-                raise DeadlineExceeded(
-                    f"the deadline passed while others wrote the tags of {self.repository}",
-                    hint="raise --timeout, or try again: finished work is kept",
-                ) from None
+            acquire(lock, self.deadline, f"others wrote the tags of {self.repository}", poll=_POLL_SECONDS)
         try:
             yield
         finally:

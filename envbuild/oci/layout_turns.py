@@ -10,8 +10,6 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envbuild.errors import DeadlineExceeded
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -58,12 +56,8 @@ class Turns:
         with self._guard:
             self._waiting.append(wish)
         try:
-            remaining = deadline.remaining()
-            if not self._turn.acquire(timeout=-1 if remaining == float("inf") else max(remaining, 0)):
-                raise DeadlineExceeded(
-                    f"the deadline passed while others wrote the tags of {what}",
-                    hint="raise --timeout, or try again: finished work is kept",
-                )
+            while not self._turn.acquire(timeout=deadline.slice()):
+                deadline.check(f"others wrote the tags of {what}")
             try:
                 if not wish.granted:
                     self._write(write)

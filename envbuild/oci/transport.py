@@ -169,7 +169,7 @@ def _pause(attempt: int, error: Trouble, deadline: Deadline) -> bool:
         seconds += error.retry_after
     if seconds >= deadline.remaining():
         return False
-    time.sleep(seconds)
+    deadline.sleep(seconds)
     return True
 
 

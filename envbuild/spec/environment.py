@@ -168,7 +168,10 @@ def _check_platforms(spec: EnvironmentSpec) -> None:
 
 def _load(source: str | Path, form: str | None) -> EnvironmentSpec:
     if str(source) == STANDARD_INPUT:
-        content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        try:
+            content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise SpecError(f"cannot be read: {error.strerror}", source="<stdin>") from None
         return parse(content, "<stdin>", Path(), form=form)
     path = Path(source)
     if is_folder(path):

@@ -150,7 +150,7 @@ def test_a_fault_at_some_calls(world: World, fault: str) -> None:
     expected = locked(world)
     fine = [
         fault_at(world, expected, call, fault, random.randint(first, last))
-        for call, first, last in (("write", 1, 12), ("rename", 1, 6))
+        for call, first, last in (("write", 1, 12), ("rename", 1, 6), ("rename", 1, 1))
     ]
     assert not all(fine)
 
