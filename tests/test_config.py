@@ -74,6 +74,23 @@ def test_global_is_named_without_underscore_everywhere(tmp_path: Path) -> None:
         ("index_ttl = true", "expected seconds"),
         ("max_layers = 126", "from 1 to 125"),
         ("insecure = 3", "list of hosts"),
+        ("channels = 3", "table of channels"),
+        ("channels.'https://c.example.com/a' = ['m']", "expected mirrors"),
+        (
+            "channels.conda-forge.mirrors = ['https://m.example.com']",
+            "'conda-forge' is a name, expected a URL",
+        ),
+        ("channels.defaults.mirrors = ['https://m.example.com']", "'defaults' is a name, expected a URL"),
+        ("channels.'https://c.example.com/a'.mirrors = ['m']", "'m' is a name, expected a URL"),
+        ("channels.'https://c.example.com/a'.mirrors = ['ftp://m.example.com']", "the scheme 'ftp'"),
+        ("channels.'https://c.example.com/a'.mirrors = ['https://u:p@m.example.com']", "holds credentials"),
+        (
+            "channels.'https://c.example.com/a'.mirrors = ['https://m.example.com/t/x1/a']",
+            "holds credentials",
+        ),
+        ("channels.'https://u:p@c.example.com/a'.mirrors = []", "holds credentials"),
+        ("channel_variables = 3", "expected a list of variables' names"),
+        ("channel_variables = ['$A']", "expected a list of variables' names"),
         ("registries = 3", "table of hosts"),
         ("registries.'docker.io' = ['m']", "expected mirrors"),
         ("registries.'docker.io'.mirror = ['m']", "expected mirrors"),
@@ -119,3 +136,31 @@ def test_mirrors_are_read_from_tables_or_from_text(tmp_path: Path) -> None:
         "docker.io": ("m.example.com", "n.example.com"),
         "ghcr.io": ("m.example.com/ghcr",),
     }
+
+
+def test_mirrors_of_channels(tmp_path: Path) -> None:
+    (tmp_path / "envbuild.toml").write_text(
+        '[channels."https://Conda.example.com/a/"]\n'
+        'mirrors = ["https://m.example.com/b/", "file:///srv/mirror", "./here"]\n'
+        "[channels.'https://conda.anaconda.org']\nmirrors = []\n"
+    )
+    assert Config.load(tmp_path, {}).channels == {
+        "https://conda.example.com/a": (
+            "https://m.example.com/b",
+            "file:///srv/mirror",
+            (tmp_path / "here").as_uri(),
+        ),
+        "https://conda.anaconda.org": (),
+    }
+    text = "https://a.example.com=https://m.example.com, file:///srv;https://b.example.com/c=https://n.example.com"
+    assert Config.load(tmp_path, {"ENVBUILD_CHANNELS": text}).channels == {
+        "https://a.example.com": ("https://m.example.com", "file:///srv"),
+        "https://b.example.com/c": ("https://n.example.com",),
+    }
+
+
+def test_variables_of_channels(tmp_path: Path) -> None:
+    (tmp_path / "envbuild.toml").write_text('channel_variables = ["USER", "TOKEN"]\n')
+    assert Config.load(tmp_path, {}).channel_variables == {"USER", "TOKEN"}
+    assert Config.load(tmp_path, {"ENVBUILD_CHANNEL_VARIABLES": "A, B"}).channel_variables == {"A", "B"}
+    assert Config().channel_variables == frozenset()

@@ -149,7 +149,10 @@ FINE = {
               on("mcr.microsoft.com/azureml/minimal-py312-inference:1")],
     "EB124": [on("debian:12"), spec("base: python:3.11")],
     "EB131": [pip("x @ git+ssh://git@example.com/x@1"), pip("-i https://${U}:${P}@example.com/s", "x==1"),
-              spec("channels: ['https://example.com/c']\ndependencies: [a=1]")],
+              spec("channels: ['https://example.com/c']\ndependencies: [a=1]"),
+              spec("channels: ['https://${U}:${P}@example.com/c']\ndependencies: [a=1]"),
+              spec("channels: ['https://jane:${P}@example.com/c']\ndependencies: [a=1]"),
+              spec("channels: ['https://example.com/t/${TOKEN}/c']\ndependencies: [a=1]")],
     "EB132": [clean(more="steps: ['RUN curl https://$U:$P@example.com/x']\n"),
               clean(more="variables: {KEYS: a, API_KEY: ''}\n")],
 }  # fmt: skip

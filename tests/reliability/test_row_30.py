@@ -27,7 +27,7 @@ import zstandard
 
 from engine_bases import small_system
 from envbuild.build.secrets import variable_of
-from envbuild.errors import EnvbuildError
+from envbuild.errors import EnvbuildError, SpecError
 from envbuild.oci.auth import Authority, Credentials, Keychain
 from envbuild.oci.manifest import OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
@@ -152,6 +152,9 @@ class Machine:
             f"[global]\nextra-index-url = https://u:{new('pip.conf')}@pypi.example.com/simple\n"
         )
         (home / ".condarc").write_text(f"channels: [https://conda.example.com/t/{new('condarc')}/x]\n")
+        token = {"localhost": {"CondaToken": new("rattler's file")}}
+        (home / "logins.json").write_text(json.dumps(token))
+        patch.setenv("RATTLER_AUTH_FILE", str(home / "logins.json"))
         patch.setenv("HOME", str(home))
         patch.setenv("DOCKER_CONFIG", str(home))
         patch.setenv("NETRC", str(home / ".netrc"))
@@ -285,6 +288,17 @@ def test_no_secret_is_told(machine: Machine, files: str, caplog: pytest.LogCaptu
     assert machine.resolve(machine.spec(tokened, *offline, "top", conda=("python", "dep"))) is None
     deep = f"http://{files}/channels/t/{new('token inside the path')}/tiny"
     assert machine.resolve(machine.spec(deep, *offline, "top", conda=("python", "dep"))) is None
+    own = files.replace("127.0.0.1", "localhost")
+    for number, host in enumerate((files, own)):  # the logins of netrc and of rattler's file
+        plain = f"http://{host}/channels/tiny"
+        assert machine.resolve(machine.spec(plain, *offline, conda=("python", f"{plain}::tool"))) is None
+        mirrors = {f"https://c{number}.invalid": (f"http://{host}/channels",)}
+        away = machine.spec(f"https://c{number}.invalid/tiny", *offline, conda=("python", "tool"))
+        assert machine.resolve(away, channels=mirrors) is None
+    machine.patch.setenv("CHANNEL_WORD", new("a variable of a channel"))
+    filled = machine.spec("http://dave:${CHANNEL_WORD}@" + f"{files}/channels/tiny", conda=("python", "tool"))
+    assert machine.resolve(filled, channel_variables=frozenset({"CHANNEL_WORD"})) is None
+    assert isinstance(machine.resolve(replace_name(machine, filled)), SpecError)
     packed = machine.spec(tokened, *offline, "top", conda=("python", "dep", "tool"))
     assert machine.resolve(packed, compression="zstd") is None
     assert machine.layers() == {OCI_LAYER_GZIP, OCI_LAYER_ZSTD}
