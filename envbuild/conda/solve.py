@@ -195,6 +195,7 @@ async def _solve(
     left = {url: list(origins.places(url)) for url in channels}
     packages = [spec.private_url for spec in request.conda.dependencies if spec.private_url is not None]
     folders = [public_url(url).rpartition("/")[0] for url in packages]
+    failed: list[str] = []
     while True:
         chosen = [(url, places[0]) for url, places in left.items()]
         chosen += [(folder, origins.places(folder)[-1]) for folder in folders]
@@ -207,7 +208,8 @@ async def _solve(
             text = str(error)
             named = [url for url in channels if len(left[url]) > 1 and stand_ins.is_named_in(url, text)]
             if not named:
-                raise _unreadable(request, stand_ins.public(text)) from None
+                raise _unreadable(request, stand_ins.public(text), failed) from None
+            failed += [f"its mirror {left[url][0]} failed before: {stand_ins.public(text)}" for url in named]
             for url in named:
                 del left[url][0]
 
@@ -339,20 +341,18 @@ class _Repodata:
         """What the channels hold of some packages, as of the request's moment."""
         import rattler
 
-        specs = {each.spelling: await self.spec(each) for each in self.request.conda.dependencies}
-        versions = {
-            each.spelling: rattler.MatchSpec(spell(each.name, each.version, ()))
-            for each in self.request.conda.dependencies
-        }
+        asked: dict[str, list[tuple[str, rattler.MatchSpec, rattler.MatchSpec]]] = {}
+        for each in self.request.conda.dependencies:
+            version = rattler.MatchSpec(spell(each.name, each.version, ()))
+            asked.setdefault(each.name, []).append((each.spelling, await self.spec(each), version))
         found: dict[str, list[Offer]] = {}
         moment = self.request.as_of
         for record in sorted(await self.records(names), key=lambda record: record.version, reverse=True):
             if moment is None or record.timestamp is None or record.timestamp <= moment:
                 name = record.name.normalized
-                fits, versioned = (
-                    frozenset(text for text, spec in each.items() if spec.matches(record))
-                    for each in (specs, versions)
-                )
+                own = asked.get(name, ())
+                fits = frozenset(text for text, spec, _ in own if spec.matches(record))
+                versioned = frozenset(text for text, _, version in own if version.matches(record))
                 offer = Offer(self._of(record), str(record.version), str(record.build), fits, versioned)
                 found.setdefault(name, []).append(offer)
         return found
@@ -401,17 +401,18 @@ def _hint(request: SolveRequest, text: str) -> str:
     return "loosen or correct the dependencies that the solver names"
 
 
-def _unreadable(request: SolveRequest, text: str) -> ChannelError:
+def _unreadable(request: SolveRequest, text: str, before: list[str]) -> ChannelError:
     """What a channel that cannot be read means: refused, missing or in trouble."""
+    said = "\n".join([text, *before])
     if "401 Unauthorized" in text or "403 Forbidden" in text:
-        return ChannelError(f"a channel refuses to be read: {text}", hint=LOGIN_HINT)
+        return ChannelError(f"a channel refuses to be read: {said}", hint=LOGIN_HINT)
     if "could not find subdir" in text:
         return ChannelError(
-            f"a channel is not there: {text}",
+            f"a channel is not there: {said}",
             hint=f"check its name; channel names stand under {public_url(request.channel_alias)}",
         )
     return ChannelError(
-        f"a channel could not be read: {text}",
+        f"a channel could not be read: {said}",
         hint="check the channel's name and the network, or try again later; channel names stand under "
         f"{public_url(request.channel_alias)}",
         retryable=True,

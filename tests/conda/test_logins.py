@@ -415,6 +415,21 @@ def test_a_mirror_in_trouble_is_left_for_the_channel(
     assert bool(mirror.asked) == (state != "gone")
 
 
+def test_all_places_that_failed_are_told(servers: tuple[Server, Server], tmp_path: Path) -> None:
+    mirror, _ = servers
+    mirror.header = "Basic x"
+    channel = "http://127.0.0.1:1/tiny"
+    with pytest.raises(ChannelError) as caught:
+        solved(tmp_path / "cache", channel, {channel: (f"{mirror.url}/tiny", "file:///no/such/mirror")})
+    first, *others = [
+        line for line in str(caught.value).splitlines() if "channel" in line or "mirror" in line
+    ]
+    assert first.startswith(f"a channel could not be read: error sending request for url ({channel}/")
+    assert others[0].startswith(f"its mirror {mirror.url}/tiny failed before: HTTP status client error (401")
+    assert others[1].startswith("its mirror file:///no/such/mirror failed before: could not find subdir")
+    assert caught.value.retryable
+
+
 def test_a_folder_is_a_mirror(servers: tuple[Server, Server], tmp_path: Path) -> None:
     server, _ = servers
     channel, folder = "https://origin.invalid/tiny", (server.folder / "tiny").as_uri()
