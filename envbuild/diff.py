@@ -182,10 +182,12 @@ def _first_word(spec: str) -> str:
 
 
 _PIP_LISTS: Final = {
+    "allReleases": "pip all-releases",
     "indexes": "pip index",
     "findLinks": "pip find-links",
     "noBinary": "pip no-binary",
     "onlyBinary": "pip only-binary",
+    "onlyFinal": "pip only-final",
     "switches": "pip option",
     "trustedHosts": "pip trusted host",
 }
@@ -199,6 +201,9 @@ def _pip(before: Any, after: Any) -> Iterator[Change]:
         yield from _ordered(part, old.get(member, []), new.get(member, []))
     if old.get("ownIndex", False) != new.get("ownIndex", False):
         yield Change("pip index-url", "added" if new.get("ownIndex") else "removed")
+    strategies = old.get("indexStrategy", "pip"), new.get("indexStrategy", "pip")
+    if strategies[0] != strategies[1]:
+        yield from _value("index strategy")(*strategies)
     yield from _grouped(
         "pip find-links folder",
         old.get("findLinksLocal", []),

@@ -127,6 +127,9 @@ def test_every_two_published_forms_differ_exactly_if_their_bytes_do() -> None:
         ("steps: [RUN a]", "steps: [RUN a]\nsteps_after: [USER x]", ["step after 1 added: USER x"]),
         ("as_of: 2026-01-01", "", ["as_of removed: 2026-01-01T00:00:00Z"]),
         ("channel_priority: flexible", "", ["channel priority: flexible -> strict"]),
+        ("pip: [x]", "pip: [x]\nindex_strategy: first-index", ["index strategy: pip -> first-index"]),
+        ("pip: [x]", "pip: [x, --all-releases x, --only-final y]",
+         ["pip all-releases x added", "pip only-final y added"]),
     ],
 )  # fmt: skip
 def test_differences_in_words(first: str, second: str, expected: list[str]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from envbuild.lint.rule import NOTE, WARNING, by_name, dependencies_of, requirements_of, rule
 from envbuild.spec.channel import redact
+from envbuild.spec.pip import IndexStrategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,11 +67,14 @@ def pip_missing(spec: EnvironmentSpec) -> Iterator[Seen]:
     WARNING,
     "pip takes the highest version of all indexes: whoever registers your package's name "
     "on the public one wins (dependency confusion)",
-    "use one --index-url that holds or proxies everything, or pin by --hash",
+    "use one --index-url that holds or proxies everything, write `index_strategy: first-index`, "
+    "or pin by --hash",
 )
 def extra_index(spec: EnvironmentSpec) -> Iterator[Seen]:
-    """More than one index."""
+    """More than one index, all of which count."""
     if spec.pip is None or "--require-hashes" in spec.pip.switches:
+        return
+    if spec.pip.index_strategy is IndexStrategy.FIRST_INDEX:
         return
     for url in spec.pip.indexes[1 if spec.pip.own_index else 0 :]:
         yield f"{url} is an extra index", None

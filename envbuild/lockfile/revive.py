@@ -122,7 +122,7 @@ def revived_steps(section: dict[str, Any] | None, path: Path) -> Steps | None:
 
 
 def _pip(section: dict[str, Any] | None, path: Path) -> PipSection | None:
-    from envbuild.spec.pip import PipSection
+    from envbuild.spec.pip import IndexStrategy, PipSection
     from envbuild.spec.requirement import PipRequirement
 
     if section is None:
@@ -160,6 +160,9 @@ def _pip(section: dict[str, Any] | None, path: Path) -> PipSection | None:
         only_binary=tuple(section["onlyBinary"]),
         trusted_hosts=tuple(section["trustedHosts"]),
         switches=tuple(section["switches"]),
+        all_releases=tuple(section.get("allReleases", ())),
+        only_final=tuple(section.get("onlyFinal", ())),
+        index_strategy=IndexStrategy(section.get("indexStrategy", IndexStrategy.PIP)),
         fetch_indexes=tuple(section["indexes"]),
         fetch_links=tuple(section["findLinks"]),
     )

@@ -39,14 +39,50 @@ _HASH_OPTION = re.compile(r"\s--hash[=\s]\s*(\S+)")
 _STRAY = re.compile(r"\s(--?[A-Za-z][A-Za-z0-9-]*)")
 
 _SHORT = {
+    "-C": "--config-settings",
     "-c": "--constraint",
     "-e": "--editable",
     "-f": "--find-links",
     "-i": "--index-url",
     "-r": "--requirement",
 }
-_LONG = {"--pypi-url": "--index-url"}
-_SWITCHES = frozenset({"--no-index", "--pre", "--prefer-binary", "--require-hashes"})
+_LONG = {"--config-setting": "--config-settings", "--pypi-url": "--index-url"}
+_SWITCHES = frozenset({"--no-index", "--no-require-hashes", "--pre", "--prefer-binary", "--require-hashes"})
+_CONTRARY = {
+    "--no-binary": "--only-binary",
+    "--only-binary": "--no-binary",
+    "--all-releases": "--only-final",
+    "--only-final": "--all-releases",
+}
+"""Options that take names from each other."""
+
+_FEATURES = frozenset(
+    {
+        "build-constraint",
+        "fast-deps",
+        "inprocess-build-deps",
+        "no-binary-enable-wheel-cache",
+        "truststore",
+        "venv-isolation",
+    }
+)
+"""What pip can be told to use; nothing of it changes what is installed, so it is no part of the key."""
+
+_UNSUPPORTED = {
+    "--config-settings": (
+        "is not supported: projects are built with the settings that they hold",
+        "write the settings into the project, or build a wheel with them and name that",
+    ),
+    **dict.fromkeys(
+        ("--build-option", "--global-option", "--install-option"),
+        ("is not supported: pip reads it no more", "take it out, or build a wheel with it and name that"),
+    ),
+    **dict.fromkeys(
+        ("--always-unzip", "--no-use-wheel", "--process-dependency-links", "--use-wheel"),
+        ("is not supported: pip reads it no more", "take it out"),
+    ),
+}
+_BARE_VCS = re.compile(r"(git|hg|svn|bzr)(?=://)", re.IGNORECASE)
 
 
 def logical_lines(text: str, mark: Mark) -> Iterator[tuple[str, Mark]]:
@@ -88,7 +124,7 @@ class Collector:
         self._extra: list[str] = []
         self._links: list[str] = []
         self._local_links: list[LocalSource] = []
-        self._formats: dict[str, set[str]] = {"--no-binary": set(), "--only-binary": set()}
+        self._names: dict[str, set[str]] = {option: set() for option in _CONTRARY}
         self._hosts: set[str] = set()
         self._switches: set[str] = set()
         self._chain: list[tuple[Path, str]] = []
@@ -109,8 +145,10 @@ class Collector:
             "own_index": self._index is not None,
             "find_links": tuple(strip_credentials(url) for url in links),
             "find_links_local": tuple(self._local_links),
-            "no_binary": tuple(sorted(self._formats["--no-binary"])),
-            "only_binary": tuple(sorted(self._formats["--only-binary"])),
+            "no_binary": tuple(sorted(self._names["--no-binary"])),
+            "only_binary": tuple(sorted(self._names["--only-binary"])),
+            "all_releases": tuple(sorted(self._names["--all-releases"])),
+            "only_final": tuple(sorted(self._names["--only-final"])),
             "trusted_hosts": tuple(sorted(self._hosts)),
             "switches": tuple(sorted(self._switches)),
             "fetch_indexes": indexes,
@@ -159,21 +197,22 @@ class Collector:
             hashes = tuple(sorted({check_hash(found, mark) for found in _HASH_OPTION.findall(text)}))
             body = _HASH_OPTION.sub("", text).strip()
         if "-" in body and (stray := _STRAY.search(body)):
-            known = {*self._handlers(mark, folder, constraint=constraint), *_SWITCHES, *_SHORT}
-            if stray[1] in known:
+            name = _long(stray[1] if stray[1].startswith("--") else stray[1][:2])
+            if name in {*self._handlers(mark, folder, constraint=constraint), *_SWITCHES}:
                 fail(mark, f"{stray[1]} stands behind a requirement", "write it on a line of its own")
-            _unknown_option(stray[1], {"--hash"}, mark)
+            _unknown_option(name, {"--hash"}, mark)
         self._lists[constraint].append(read_requirement(body, mark, folder, hashes))
 
     def _option(self, text: str, mark: Mark, folder: Path | None, *, constraint: bool) -> None:
         found = _OPTION.fullmatch(text)
-        name = found[1] if found else text
-        name = _LONG.get(_SHORT.get(name, name), _SHORT.get(name, name))
+        name = _long(found[1] if found else text)
         value = found[2].strip().strip("\"'") if found else ""
         if name in _SWITCHES:
             if value:
                 fail(mark, f"{name} takes no value, seen {value[:40]!r}", "write one option a line")
             self._switches.add(name)
+            if {"--require-hashes", "--no-require-hashes"} <= self._switches:
+                fail(mark, "--require-hashes and --no-require-hashes contradict", "take one of them out")
             return
         handlers = self._handlers(mark, folder, constraint=constraint)
         if name not in handlers:
@@ -195,31 +234,38 @@ class Collector:
                 fail(mark, "-e in a constraints file", "name a version, or move it to the requirements")
             if not is_remote(value) and "/" not in value and not value.startswith("."):
                 value = f"./{value}"
+            if found := _BARE_VCS.match(value):  # as pip has it, for what is editable alone
+                system = found[1].lower()
+                value = f"{system}+{system}{value[found.end() :]}"
             self._lists[False].append(read_requirement(value, mark, folder, ())._replace(editable=True))
 
+        def names(option: str) -> Callable[[str], None]:
+            return lambda value: self._take_names(option, value)
+
         return {
+            **{option: names(option) for option in _CONTRARY},
             "--constraint": lambda value: self._include(value, mark, folder, constraint=True),
             "--editable": editable,
             "--extra-index-url": lambda value: self._extra.append(_index_url(value, mark)),
             "--find-links": lambda value: self._find_links(value, mark, folder),
             "--index-url": index,
-            "--no-binary": lambda value: self._format("--no-binary", "--only-binary", value),
-            "--only-binary": lambda value: self._format("--only-binary", "--no-binary", value),
             "--requirement": lambda value: self._include(value, mark, folder, constraint=constraint),
             "--trusted-host": lambda value: self._hosts.add(_host(value, mark)),
+            "--use-feature": lambda value: _check_feature(value, mark),
         }
 
-    def _format(self, name: str, other: str, value: str) -> None:
-        """``--no-binary`` and ``--only-binary`` take names from each other, as in pip."""
+    def _take_names(self, option: str, value: str) -> None:
+        """Names, or all; the contrary option loses them, as in pip."""
+        other = _CONTRARY[option]
         for part in filter(None, (part.strip() for part in value.split(","))):
             if part == ":none:":
-                self._formats[name].clear()
+                self._names[option].clear()
             elif part == ":all:":
-                self._formats[other].clear()
-                self._formats[name] = {":all:"}
+                self._names[other].clear()
+                self._names[option] = {":all:"}
             else:
-                self._formats[other].discard(canonical_name(part))
-                self._formats[name].add(canonical_name(part))
+                self._names[other].discard(canonical_name(part))
+                self._names[option].add(canonical_name(part))
 
     def _find_links(self, value: str, mark: Mark, folder: Path | None) -> None:
         if is_remote(value):
@@ -254,7 +300,23 @@ class Collector:
         self._chain.pop()
 
 
+def _long(name: str) -> str:
+    """The one spelling of an option."""
+    name = _SHORT.get(name, name)
+    return _LONG.get(name, name)
+
+
+def _check_feature(value: str, mark: Mark) -> None:
+    if value not in _FEATURES:
+        near = get_close_matches(value, sorted(_FEATURES), n=1)
+        hint = f"did you mean {near[0]}?" if near else "take it out"
+        fail(mark, f"--use-feature {value[:40]!r} is none that pip knows", hint)
+
+
 def _unknown_option(name: str, known: Iterable[str], mark: Mark) -> NoReturn:
+    if name in _UNSUPPORTED:
+        reason, hint = _UNSUPPORTED[name]
+        fail(mark, f"{name} {reason}", hint)
     near = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "take it out; it is no option that envbuild knows"
     fail(mark, f"unknown option {name[:40]!r} in a pip requirement", hint)

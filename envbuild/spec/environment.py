@@ -366,6 +366,9 @@ def _from_envbuild(node: Mapping, source: _Source) -> EnvironmentSpec:
 
     attempt(lambda: refuse_unknown(node, forms.ENVBUILD_KEYS, "an envbuild definition"))
     conda, pip = attempt(lambda: fields.packages(get("conda"), get("pip"), folder), (None, None))
+    strategy = given("index_strategy", fields.index_strategy)
+    if pip is not None and strategy is not None:
+        pip = replace(pip, index_strategy=strategy)
     spec = EnvironmentSpec(
         source=source.name,
         base=given("base", lambda value: fields.base(value, folder)),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from envbuild.reference import ImageReference, TaggedReference
     from envbuild.spec.document import Node, Scalar
-    from envbuild.spec.pip import PipSection
+    from envbuild.spec.pip import IndexStrategy, PipSection
     from envbuild.spec.steps import Steps
 
 SCRATCH = "scratch"
@@ -249,6 +249,21 @@ def channel_priority(node: Node) -> ChannelPriority:
     if value.value not in known:
         fail(value.mark, f"channel_priority is {value.value!r}", nearest(value.value, known))
     return ChannelPriority(value.value)
+
+
+def index_strategy(node: Node) -> IndexStrategy:
+    """``pip`` or ``first-index``.
+
+    Raises:
+        SpecError: The node is something else.
+    """
+    from envbuild.spec.pip import IndexStrategy
+
+    value = text(node, "index_strategy")
+    known = {str(each) for each in IndexStrategy}
+    if value.value not in known:
+        fail(value.mark, f"index_strategy is {value.value!r}", nearest(value.value, known))
+    return IndexStrategy(value.value)
 
 
 def platform_nodes(one: Node | None, several: Node | None) -> tuple[Platform, ...]:

@@ -8,6 +8,7 @@ variable, a file on the web) is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from envbuild.errors import SpecError
@@ -36,6 +37,16 @@ class Item(Protocol):
         """Its place."""
 
 
+class IndexStrategy(StrEnum):
+    """Of which indexes a name's files are taken; pip's way is the default."""
+
+    PIP = "pip"
+    """All of them: the best version of any wins, as with pip."""
+
+    FIRST_INDEX = "first-index"
+    """The first that has the name: no later one can put its own in its place."""
+
+
 @dataclass(frozen=True, slots=True)
 class PipSection:
     """What pip is asked for. Equality and ``repr`` know no credentials.
@@ -51,7 +62,11 @@ class PipSection:
         no_binary: Names, or ``:all:``, sorted.
         only_binary: Names, or ``:all:``, sorted.
         trusted_hosts: Sorted.
-        switches: Of ``--no-index --pre --prefer-binary --require-hashes`` those that were given, sorted.
+        switches: Of ``--no-index --no-require-hashes --pre --prefer-binary --require-hashes`` those that were
+            given, sorted.
+        all_releases: Names, or ``:all:``, of which pre-releases are taken; sorted.
+        only_final: Names, or ``:all:``, of which none are taken; sorted.
+        index_strategy: Which index's files of a name count.
         fetch_indexes: ``indexes`` as they were written, with credentials.
         fetch_links: ``find_links`` as they were written, with credentials.
     """
@@ -66,6 +81,9 @@ class PipSection:
     only_binary: tuple[str, ...] = ()
     trusted_hosts: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
+    all_releases: tuple[str, ...] = ()
+    only_final: tuple[str, ...] = ()
+    index_strategy: IndexStrategy = IndexStrategy.PIP
     fetch_indexes: tuple[str, ...] = field(default=(), compare=False, repr=False)
     fetch_links: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
@@ -118,8 +136,17 @@ class PipSection:
         return cls(**collector.members())
 
     def canonical(self) -> dict[str, Any]:
-        """The section's part of the canonical form: JSON values only."""
+        """The section's part of the canonical form: JSON values only.
+
+        What came after the form was published is there only where it is given, so that no key moved.
+        """
+        later: dict[str, Any] = {
+            "allReleases": list(self.all_releases),
+            "indexStrategy": "" if self.index_strategy is IndexStrategy.PIP else str(self.index_strategy),
+            "onlyFinal": list(self.only_final),
+        }
         return {
+            **{name: value for name, value in later.items() if value},
             "constraints": [one.to_json() for one in self.constraints],
             "findLinks": list(self.find_links),
             "findLinksLocal": [one.to_json() for one in self.find_links_local],
@@ -142,6 +169,8 @@ class PipSection:
         lines += [f"--find-links {link}" for link in links]
         lines += [f"--no-binary {name}" for name in self.no_binary]
         lines += [f"--only-binary {name}" for name in self.only_binary]
+        lines += [f"--all-releases {name}" for name in self.all_releases]
+        lines += [f"--only-final {name}" for name in self.only_final]
         lines += [f"--trusted-host {host}" for host in self.trusted_hosts]
         lines += [*self.switches, *(one.text() for one in self.requirements)]
         return "".join(f"{line}\n" for line in lines)

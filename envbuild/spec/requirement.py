@@ -28,6 +28,11 @@ _RELEASE = re.compile(r"((?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*)(.*)")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[([A-Za-z0-9._, -]*)\])?")
 _WHEEL = re.compile(r"(?:.*/)?([A-Za-z0-9][A-Za-z0-9._]*)-[^/-]+(?:-[^/-]+){3,4}\.whl")
 _REMOTE = re.compile(r"(?:(?:git|hg|svn|bzr)\+)?[a-z][a-z0-9+.-]*:(?://|(?=/))", re.IGNORECASE)
+_SCHEMES = re.compile(
+    r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|static-http|svn|sftp|ftp|lp)):", re.IGNORECASE
+)
+"""Those that pip fetches from."""
+
 _PATH = re.compile(
     r"(?P<path>\.{1,2}(?:/[^;\[\]]*)?|~?/[^;\[\]]*|[^;@\[\]]*/[^;\[\]]*|[^;@\[\]]+\.(?:whl|zip|tar\.\w+|tgz))"
 )
@@ -104,8 +109,10 @@ class PipRequirement(NamedTuple):
         """A line of a requirements file; it may hold credentials."""
         extras = f"[{','.join(self.extras)}]" if self.extras else ""
         place = self.local.path.as_uri() if self.local else self.fetch_url
-        if self.editable:
-            body = f"-e {self.local.path if self.local else place}{extras if self.local else ''}"
+        if self.editable and self.local is None:
+            body = f"-e {place}{f'#egg={self.name}{extras}' if self.name else ''}"
+        elif self.editable:
+            body = f"-e {self.local.path if self.local else ''}{extras}"
         elif place is None:
             body = f"{self.name}{extras}{','.join(self.specifiers)}"
         elif self.name:
@@ -137,6 +144,15 @@ def public_url(url: str, mark: Mark) -> str:
             "write its value",
         )
     return public
+
+
+def _check_scheme(url: str, mark: Mark) -> None:
+    """Refuse a requirement's URL that pip would not fetch from."""
+    if _SCHEMES.match(url):
+        return
+    scheme = url.partition(":")[0].lower()
+    hint = f"write {scheme}+{strip_credentials(url)[:80]}" if scheme in {"git", "hg", "svn", "bzr"} else ""
+    fail(mark, f"{scheme}: is no scheme that pip fetches requirements from", hint or "give an https: URL")
 
 
 def parse_requirement(text: str, mark: Mark, hashes: tuple[str, ...] = ()) -> PipRequirement:
@@ -233,6 +249,7 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
         return PipRequirement(*short, hashes=hashes, mark=mark)
     if is_remote(text):
         url, marker = _split_marker(text)
+        _check_scheme(url, mark)
         name, extras = name_from_url(url)
         url = _EGG.sub("", url) if "&" not in url else url
         return PipRequirement(
@@ -249,6 +266,8 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
     if found := re.search(r"\$\{[A-Za-z0-9_]+\}", strip_credentials(text)):
         fail(mark, f"the variable {found[0]}: the key cannot know its value", "write its value")
     parsed = parse_requirement(text, mark, hashes)
+    if parsed.url:
+        _check_scheme(parsed.url, mark)
     if parsed.url and parsed.url.startswith("file:"):
         return parsed._replace(
             url=None, fetch_url=None, local=read_local(parsed.url, mark, folder, project=True)

@@ -425,6 +425,8 @@ REFUSED = [
     ("base: scratch\nplatform: linux/amd64\nplatforms: [linux/arm64]\n", 3, 12, "side by side", "platforms"),
     ("base: scratch\nchannel_priority: stict\n", 2, 19, "'stict'", "`strict`"),
     ("base: scratch\nchannel_priority: true\n", 2, 19, "'true'", "known: disabled, flexible, strict"),
+    ("base: scratch\nindex_strategy: first\n", 2, 17, "'first'", "`first-index`"),
+    ("base: scratch\nindex_strategy: unsafe-best-match\n", 2, 17, "unsafe", "known: first-index, pip"),
     ("base: scratch\nas_of: yesterday\n", 2, 8, "is not a date", "YYYY-MM-DD"),
     ("base: scratch\nas_of: 2026-02-30\n", 2, 8, "is not a date", "YYYY-MM-DD"),
     ("base: scratch\nas_of: 0001-01-01T00:00+10:00\n", 2, 8, "is not a date", "YYYY-MM-DD"),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 from envbuild.errors import SpecError
 from envbuild.spec.document import Mark, Scalar
 from envbuild.spec.marker import canonical_marker
-from envbuild.spec.pip import PipSection
+from envbuild.spec.pip import IndexStrategy, PipSection
 from envbuild.spec.requirement import PipRequirement, parse_requirement
 from envbuild.spec.shortrequirement import read_short_requirement
 
@@ -63,6 +64,13 @@ SAME = [
     (["--no-binary a", "--no-binary :all:"], ["--no-binary :all:"]),
     ([f"a==1 --hash=sha256:{SHA.upper()}"], [f"a==1   --hash sha256:{SHA}"]),
     (["--trusted-host H:80"], ["--trusted-host=h:80"]),
+    (["--all-releases a,B_c"], ["--all-releases=b-c", "--all-releases a"]),
+    (["--all-releases a", "--only-final a"], ["--only-final a"]),
+    (["--all-releases a", "--all-releases :none:"], []),
+    (["--only-final a", "--all-releases :all:"], ["--all-releases :all:"]),
+    (["--use-feature fast-deps", "--use-feature=truststore"], []),
+    (["-e git://h/a.git@x#egg=a"], ["-e git+git://h/a.git@x#egg=a"]),
+    (["-e GIT://h/a.git#egg=a"], ["-e git+git://h/a.git#egg=a"]),
 ]
 
 
@@ -98,6 +106,10 @@ DIFFERENT = [
     (["--pre"], []),
     (["--prefer-binary"], ["--require-hashes"]),
     (["--no-index"], []),
+    (["--all-releases a"], []),
+    (["--all-releases a"], ["--only-final a"]),
+    (["--all-releases :all:"], ["--all-releases a"]),
+    (["--no-require-hashes"], ["--require-hashes"]),
     (["--trusted-host a"], ["--trusted-host b"]),
     ([f"a==1 --hash=sha256:{SHA}"], ["a==1"]),
 ]
@@ -116,10 +128,26 @@ REFUSED = [
     ("é", "not a requirement"),
     ("a; nonsense=='x'", "not a requirement"),
     ("--extra-index https://x", "unknown option"),
-    ("--install-option=x", "unknown option"),
-    ("a --install-option=x", "unknown option"),
+    ("--install-option=x", "reads it no more"),
+    ("a --install-option=x", "reads it no more"),
+    ("a --global-option=x", "reads it no more"),
+    ("--use-wheel", "reads it no more"),
+    ("a --config-settings k=v", "is not supported"),
+    ("a --config-settings=k=v", "is not supported"),
+    ("a --config-setting k=v", "is not supported"),
+    ("a -Ck=v", "is not supported"),
+    ("-e git+https://h/a@x#egg=a --config-settings k=v", "is not supported"),
     ("a -r other.txt", "stands behind a requirement"),
     ("a --index-url https://evil", "stands behind a requirement"),
+    ("a --no-index", "stands behind a requirement"),
+    ("a --hashes=x", "unknown option"),
+    ("--use-feature", "no value"),
+    ("--use-feature time-travel", "none that pip knows"),
+    ("--require-hashes --no-require-hashes", "contradict"),
+    ("git://h/a.git#egg=a", "no scheme that pip fetches"),
+    ("a @ git://h/a.git", "no scheme that pip fetches"),
+    ("-e ssh://h/a.git#egg=a", "no scheme that pip fetches"),
+    ("ftp://h/a-1.0-py3-none-any.whl", "no scheme that pip fetches"),
     ("-x", "unknown option"),
     ("--pre=1", "takes no value"),
     ("--index-url", "no value"),
@@ -154,6 +182,46 @@ def test_refusals_name_place_and_way_out_and_no_credentials(item: str, message: 
     assert (caught.value.source, caught.value.column) == ("env.yml", 5)
     assert caught.value.hint
     assert "secret" not in str(caught.value) + (caught.value.hint or "")
+
+
+def test_every_option_of_requirements_files_that_pip_has_is_known() -> None:
+    code = (
+        "from pip._internal.req import req_file as r\n"
+        "for make in (*r.SUPPORTED_OPTIONS, *r.SUPPORTED_OPTIONS_REQ):\n"
+        "    print(*make()._short_opts, *make()._long_opts)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    options = ended.stdout.split()
+    assert {"-r", "--hash", "--all-releases", "--use-feature", "--config-settings"} <= {*options}
+    for option in options:
+        with pytest.raises(SpecError) as caught:
+            parse(f"a {option} x" if option == "--hash" else f"{option} 'x y'")
+        assert "unknown" not in caught.value.message, option
+
+
+def test_every_feature_that_pip_has_is_known() -> None:
+    code = "from pip._internal.cli.cmdoptions import use_new_feature as f; print(*f().choices)"
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "fast-deps" in ended.stdout
+    for feature in ended.stdout.split():
+        assert parse(f"--use-feature={feature}") == parse()
+
+
+def test_a_scheme_that_pip_has_only_for_what_is_editable_is_told_what_to_write() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse("git://u:secret@h/a.git#egg=a")
+    assert caught.value.hint == "write git+git://h/a.git#egg=a"
+
+
+def test_what_came_later_is_in_the_form_only_where_it_is_given() -> None:
+    members = {
+        "constraints", "findLinks", "findLinksLocal", "indexes", "noBinary", "onlyBinary", "ownIndex",
+        "requirements", "switches", "trustedHosts",
+    }  # fmt: skip
+    assert set(parse("a").canonical()) == members
+    assert set(parse("a", "--all-releases a").canonical()) == members | {"allReleases"}
+    strict = replace(parse("a"), index_strategy=IndexStrategy.FIRST_INDEX)
+    assert strict.canonical() == {**parse("a").canonical(), "indexStrategy": "first-index"}
 
 
 def test_an_unknown_option_is_told_its_nearest_name() -> None:
