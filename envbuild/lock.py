@@ -171,8 +171,10 @@ class PipDistribution:
         sha256: The digest of the wheel.
         size: The wheel's size in bytes, or None where the index does not say.
         file_name: The wheel's file name.
-        direct_url: The URL, without credentials, where the definition names one; None for a wheel from an
-            index or a local file.
+        direct_url: The URL, without credentials, of what the definition names by its place; None for a wheel
+            from an index or a folder of links. That of a file or folder on a machine is ``file:///NAME``.
+        built_from: What is there, where it is no wheel: ``folder``, or the sha256 of a source archive.
+        requested: Whether the definition asks for it by name, and not only another distribution.
     """
 
     name: str
@@ -182,16 +184,25 @@ class PipDistribution:
     size: int | None
     file_name: str
     direct_url: str | None = None
+    built_from: str | None = None
+    requested: bool = False
 
     @property
-    def identity(self) -> dict[str, str | None]:
+    def identity(self) -> dict[str, str | bool | None]:
         """What tells this wheel's files from every other's: the fields that keys are made of."""
         return {
             "name": self.name,
             "version": self.version,
             "sha256": self.sha256.hex,
             "directUrl": self.direct_url,
+            **self.told,
         }
+
+    @property
+    def told(self) -> dict[str, str | bool]:
+        """The part of the identity that is there only where it says something."""
+        built = {"builtFrom": self.built_from} if self.built_from is not None else {}
+        return {**built, **({"requested": True} if self.requested else {})}
 
     def __lt__(self, other: PipDistribution) -> bool:
         return (self.name, self.version, self.sha256.hex) < (other.name, other.version, other.sha256.hex)

@@ -77,7 +77,10 @@ def _put(tree: dict[str, Node], name: str, archive: tarfile.TarFile, entry: tarf
     """Lay an entry over what is there, as an engine does."""
     folder, base = posixpath.split(name)
     if base.startswith(".wh."):
-        del tree[f"{folder}/{base.removeprefix('.wh.')}"]
+        gone = f"{folder}/{base.removeprefix('.wh.')}"
+        del tree[gone]
+        for below in [path for path in tree if path.startswith(f"{gone}/")]:
+            del tree[below]
         return
     node = _node(archive, entry, tree)
     if node.kind != tarfile.DIRTYPE:

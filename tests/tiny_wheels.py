@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from envbuild.conda.link import LinkedFile
 from envbuild.conda.tar import Kind
@@ -145,17 +146,19 @@ class Index:
         asked: What was asked for with the right credentials, as ``GET /simple/tiny/``.
         status: The answer to everything, where it is not None.
         kept: The wheels, by file name; they may be changed.
+        logins: The header ``Authorization`` of each question.
     """
 
     url: str
     asked: list[str] = field(default_factory=list)
     status: int | None = None
     kept: dict[str, TinyWheel] = field(default_factory=dict)
+    logins: list[str | None] = field(default_factory=list)
 
 
 def _respond(here: Index, uploaded: dict[str, str], path: str) -> tuple[int, bytes, str]:
     """Status, body and content type of an answer."""
-    kind, _, name = path.strip("/").partition("/")
+    kind, _, name = unquote(path).strip("/").partition("/")
     wheel = here.kept.get(name.removesuffix(".metadata"))
     if kind == "files" and wheel is not None:
         content = metadata_of(wheel) if name.endswith(".metadata") else wheel.to_bytes()
@@ -192,6 +195,7 @@ def index(
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            here.logins.append(self.headers.get("Authorization"))
             if here.status is not None:
                 self._answer(here.status, b"", "text/plain")
                 return

@@ -21,17 +21,18 @@ from envbuild.build.engines import connect
 from envbuild.build.steps import StepsBuilder
 from envbuild.conda.link import FIXED_TIME
 from envbuild.errors import BuildError, BuildLimit, IntegrityError
+from envbuild.pip.copies import keep, place_of
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.pip.resolve import resolve
-from envbuild.pip.source import ProjectSource, applies, build_section, is_source
-from envbuild.pip.sources import Sources
+from envbuild.pip.source import ProjectSource, applies, archive_digest, build_section, is_source
+from envbuild.pip.sources import Sources, bare
 from envbuild.pip.tags import MACHINES
 from envbuild.pip.uv import program
 from envbuild.progress import Event
 from envbuild.spec.context import ContextFile
-from envbuild.spec.local import LocalSource
+from envbuild.spec.local import LocalSource, Origin, local_url
 from envbuild.spec.requirement import name_from_url
-from envbuild.storage import key_lock, private_folder, written_whole
+from envbuild.storage import key_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from envbuild.spec.pip import PipSection
     from envbuild.spec.requirement import PipRequirement
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _OUT: Final = ".envbuild-wheel/out/"
 _NO_ENGINE: Final = (
     "apt-get install docker.io, or set DOCKER_HOST to an engine, or build a wheel and name that"
@@ -79,8 +80,8 @@ class SourceBuilder:
     def built(self) -> PipSection:
         """The section with a wheel in place of each project and source archive.
 
-        A wheel that was built before is taken: one for any platform where sources, build requirements and
-        python are the same, any other where the image that it was built in is the same, too.
+        A wheel that was built before is taken where sources, build requirements and the image that it was
+        built in are the same.
 
         Raises:
             BuildError: There is no engine, or a build failed.
@@ -96,7 +97,7 @@ class SourceBuilder:
 
     def _wheel(self, requirement: PipRequirement) -> PipRequirement:
         composer = self.composer
-        sources = Sources.of(self.request.section, self.request.pypi)
+        sources = Sources.of(self.request.section, self.request.pypi, composer.deadline)
         source = ProjectSource.read(requirement, sources.fetch_url, composer.deadline)
         asked = replace(self.request, section=build_section(self.request.section, source, requirement))
         needs = resolve(asked, cache_dir=self.config.cache_dir, deadline=composer.deadline)
@@ -115,7 +116,7 @@ class SourceBuilder:
         hashes = (f"sha256:{file.sha256}",) if hashed or "--require-hashes" in section.switches else ()
         return requirement._replace(
             name=name_from_url(wheel.name)[0],
-            local=LocalSource(wheel, wheel.name, (file,)),
+            local=LocalSource(wheel, wheel.name, (file,), origin_of(requirement, wheel)),
             url=None,
             fetch_url=None,
             editable=False,
@@ -126,8 +127,22 @@ class SourceBuilder:
         self.composer.progress(Event("step", f"wheel of {source.what}", state))
 
     def _key(self, source: ProjectSource, needs: PipSolution) -> str:
+        """The name of a wheel: what is built, with what, and all that is in the image that the build runs in.
+
+        A build reads what it likes of its image: a compiler, a plug-in, a ``.pth`` file. So a wheel is taken
+        again only in an equal one, also where its name says that it fits any.
+        """
+        target = self.composer.target
         form: dict[str, Any] = {
             "format": _FORMAT,
+            "image": {
+                "base": hashlib.sha256(self.base.raw_config).hexdigest(),
+                "packages": [{**record.identity, "url": record.url} for record in self.lock.packages],
+                "prefix": target.prefix,
+                "pyc": None if target.pyc is None else target.pyc.mode,
+            },
+            "interpreter": self.python,
+            "uv": hashlib.sha256(program().read_bytes()).hexdigest(),
             "files": source.identity,
             "needs": needs.identity(),
             "python": self.request.python.version,
@@ -135,33 +150,19 @@ class SourceBuilder:
         }
         return hashlib.sha256(b"envbuild/built-wheel/v1\x00" + rfc8785.dumps(form)).hexdigest()
 
-    def _facts(self, key: str) -> tuple[str, str]:
-        """Under which names a wheel for any platform, and one for this environment alone, is remembered."""
-        packages = [record.identity for record in self.lock.packages]
-        here = hashlib.sha256(self.base.raw_config + rfc8785.dumps(packages))
-        return f"wheel {key}", f"wheel {key} in {here.hexdigest()}"
-
     def _known(self, key: str) -> Path | None:
-        for fact in self._facts(key):
-            if (known := self.composer.index.fact(fact)) is not None:
-                digest, name = json.loads(known)
-                path: Path = self._folder(digest) / name
-                with contextlib.suppress(OSError):
-                    if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-                        return path
+        if (known := self.composer.index.fact(f"wheel {key}")) is not None:
+            digest, name = json.loads(known)
+            path = place_of(self.config.cache_dir, name, digest)
+            with contextlib.suppress(OSError):
+                if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+                    return path
         return None
 
     def _keep(self, key: str, name: str, content: bytes) -> Path:
         digest = hashlib.sha256(content).hexdigest()
-        path = self._folder(digest) / name
-        with written_whole(path) as file:
-            file.write(content)
-        fact = self._facts(key)[0 if name.endswith("-none-any.whl") else 1]
-        self.composer.index.put_fact(fact, json.dumps([digest, name]))
-        return path
-
-    def _folder(self, digest: str) -> Path:
-        return private_folder(private_folder(self.config.cache_dir / "wheels") / digest)
+        self.composer.index.put_fact(f"wheel {key}", json.dumps([digest, name]))
+        return keep(self.config.cache_dir, name, content)
 
     @cached_property
     def _image(self) -> BaseImage:
@@ -233,6 +234,17 @@ class SourceBuilder:
                     _add(archive, ContextFile.of(f"wheels/{wheel.file_name}", stream.read()))
             _add(archive, ContextFile.of("uv", program().read_bytes(), executable=True))
         out.seek(0)
+
+
+def origin_of(requirement: PipRequirement, wheel: Path) -> Origin:
+    """What a wheel says that it was built from: the folder under the project's name, or the archive."""
+    local = requirement.local
+    if local is not None and not local.name:
+        return Origin(local_url(name_from_url(wheel.name)[0]), "folder")
+    if local is not None:
+        return Origin(local_url(local.name), local.files[0].sha256)
+    url = bare(requirement.url or "")
+    return Origin(url, archive_digest(requirement).hex)
 
 
 def _add(archive: tarfile.TarFile, file: ContextFile) -> None:

@@ -115,7 +115,7 @@ class WheelSolver:
             installed = _Packages(self, conda, linked, python).find
         request = pip_request(spec, section, platform, target, base, self.config, self.index)
         if locked is not None:
-            solution = locked_solution(locked, request, installed)
+            solution = locked_solution(locked, request, installed, self.config.cache_dir, self.deadline)
         else:
             if composer is not None:
                 units = plan(conda.lock, conda_room(section, base, self.config))

@@ -12,7 +12,7 @@ from envbuild.build.base import decompressed, glibc_version
 from envbuild.build.compose import Composer
 from envbuild.build.plan import plan
 from envbuild.conda.fetch import fetch_package
-from envbuild.conda.link import link
+from envbuild.conda.link import footprint, link
 from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
 from envbuild.conda.tar import parents
@@ -20,7 +20,14 @@ from envbuild.digest import CHUNK
 from envbuild.lock import Lock, PackageRecord
 from envbuild.pip.distribution import WheelTarget, wheel_key
 from envbuild.pip.fetch import fetch_wheel
-from envbuild.pip.installed import CondaDistributions, nothing, paths_of, whiteouts
+from envbuild.pip.installed import (
+    CondaDistributions,
+    emptied,
+    folder_probe,
+    nothing,
+    paths_of,
+    whiteouts,
+)
 from envbuild.pip.locked import locked_solution
 from envbuild.pip.resolve import PipRequest, resolve
 from envbuild.pip.source import is_source
@@ -36,13 +43,14 @@ if TYPE_CHECKING:
     from envbuild.build.compose import Composition
     from envbuild.build.job import Job
     from envbuild.build.plan import Unit
+    from envbuild.conda.layer import PathHashes
     from envbuild.conda.link import LinkedFile, PythonTarget
     from envbuild.config import Config
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
     from envbuild.index import Index, LayerEntry
     from envbuild.lock import PipDistribution
-    from envbuild.pip.installed import Installed, Probe
+    from envbuild.pip.installed import Installed, Paths, Probe
     from envbuild.pip.resolve import PipSolution
     from envbuild.pip.venv import BasePython
     from envbuild.platform import Platform
@@ -129,10 +137,38 @@ class Wheels:
 
     def _replaced(self, conda: Composer) -> Iterator[Layer]:
         if self.solution.replaced:
-            yield conda.layer("replaced", whiteouts(self._removed(conda)))
+            yield conda.layer("replaced", whiteouts(self._deleted(conda)))
 
     def _removed(self, conda: Composer) -> frozenset[str]:
-        return frozenset(path for each in self.solution.replaced for path in _paths(each, conda))
+        """The files that wheels replace."""
+        found = (_paths(each, record, conda) for each in self.solution.replaced for record in each.records)
+        return frozenset(path for each in found for path in each.own)
+
+    def _deleted(self, conda: Composer) -> frozenset[str]:
+        """The files that wheels replace, and the folders that hold nothing else."""
+        found = [
+            (record, _paths(each, record, conda))
+            for each in self.solution.replaced
+            for record in each.records
+        ]
+        removed = frozenset(path for _, paths in found for path in paths.own)
+        present = {record: paths.present for record, paths in found}
+        left: set[str] = set()
+        others: list[PathHashes] = []
+        for records, hashes in self.conda.contents:
+            if present.keys().isdisjoint(records):
+                others.append(hashes)
+                continue
+            for record in records:
+                paths = present.get(record) or _present(record, conda)
+                left.update(folder for path in paths - removed for folder in parents(path))
+        left.update(parents(f"{self.target.python.site_packages}/x"))
+        in_others = folder_probe(others)
+
+        def stays(folder: str) -> bool:
+            return folder in left or in_others(folder)
+
+        return removed | emptied(removed, stays)
 
 
 def find_wheels(
@@ -162,7 +198,7 @@ def find_wheels(
         installed = CondaDistributions.of(composed.contents, conda.target.python).find
     request = pip_request(job.spec, section, job.platform, target, base, config, index)
     if job.locked is not None:
-        solution = locked_solution(job.locked.pip, request, installed)
+        solution = locked_solution(job.locked.pip, request, installed, config.cache_dir, job.deadline)
     else:
         request = with_built(request, conda, lambda: composed, base, lock, python, config)
         solution = resolve_wheels(request, installed, config, job.deadline, conda.progress)
@@ -333,11 +369,16 @@ class _BaseLayer:
                 pass
 
 
-def _paths(installed: Installed, conda: Composer) -> list[str]:
+def _paths(installed: Installed, record: PackageRecord, conda: Composer) -> Paths:
     """The paths of a distribution that a Conda package installs; the package is fetched."""
-    paths: list[str] = []
-    for record in installed.records:
-        urls = conda.urls.get(record.url, ())
-        with fetch_package(record, urls=urls, deadline=conda.deadline) as source:
-            paths += paths_of(link(Package.open(source, str(record)), record, conda.target), installed)
-    return paths
+    urls = conda.urls.get(record.url, ())
+    with fetch_package(record, urls=urls, deadline=conda.deadline) as source:
+        return paths_of(link(Package.open(source, str(record)), record, conda.target), installed)
+
+
+def _present(record: PackageRecord, conda: Composer) -> frozenset[str]:
+    """The paths of a Conda package, and of what is in the folders that it lists; it is fetched."""
+    urls = conda.urls.get(record.url, ())
+    with fetch_package(record, urls=urls, deadline=conda.deadline) as source:
+        found = footprint(Package.open(source, str(record)), record, conda.target)
+    return found.files | {f"{folder}/" for folder in found.folders}

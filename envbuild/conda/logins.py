@@ -117,7 +117,7 @@ def _found(host: str) -> Iterator[Login]:
             yield login
     if home:
         yield from _in_table(_table(Path(home, ".rattler", "credentials.json"), required=False), host)
-    if (pair := _in_netrc(host, home)) is not None:
+    if (pair := in_netrc(host)) is not None:
         yield Login.basic(*pair)
 
 
@@ -153,8 +153,13 @@ def _table(path: Path, *, required: bool) -> dict[str, Any]:
 _FORM: Final = 'write {"HOST": {"BearerToken": "…"}} as rattler and pixi read it, or unset RATTLER_AUTH_FILE'
 
 
-def _in_netrc(host: str, home: str | None) -> tuple[str, str] | None:
-    named = os.environ.get("NETRC")
+def in_netrc(host: str) -> tuple[str, str] | None:
+    """User and password that ``netrc`` has for a host.
+
+    Raises:
+        SpecError: The file cannot be read.
+    """
+    named, home = os.environ.get("NETRC"), os.environ.get("HOME")
     path = Path(named) if named else Path(home, ".netrc") if home else None
     if path is None:
         return None

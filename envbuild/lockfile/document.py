@@ -34,6 +34,7 @@ START: Final = b'{\n "envbuild_lock": '
 _END: Final = b"\n}\n"
 _SEAL_DOMAIN: Final = b"envbuild/lockfile/v1\x00"
 _HEX: Final = re.compile("[0-9a-f]{64}")
+_BUILT_FROM: Final = re.compile("folder|[0-9a-f]{64}")
 _URL: Final = re.compile(r"(?:https?|file):/[!-~]+")
 _MD5: Final = re.compile("[0-9a-f]{32}")
 
@@ -188,6 +189,8 @@ def distribution_json(one: PipDistribution) -> dict[str, Any]:
         "sha256": one.sha256.hex,
         "size": one.size,
         "direct_url": one.direct_url,
+        "built_from": one.built_from,
+        "requested": True if one.requested else None,
     }
     return {name: value for name, value in members.items() if value is not None}
 
@@ -321,7 +324,9 @@ def _texts(node: Node) -> tuple[str, ...]:
 
 
 def _distribution(node: Node) -> PipDistribution:
-    node.mapping({"name", "version", "file_name", "url", "sha256", "size", "direct_url"})
+    node.mapping(
+        {"name", "version", "file_name", "url", "sha256", "size", "direct_url", "built_from", "requested"}
+    )
     return PipDistribution(
         name=node.get("name").text(),
         version=node.get("version").text(),
@@ -330,6 +335,8 @@ def _distribution(node: Node) -> PipDistribution:
         size=node.optional("size", Node.number),
         file_name=node.get("file_name").text(),
         direct_url=node.optional("direct_url", Node.text),
+        built_from=node.optional("built_from", lambda kind: kind.text(_BUILT_FROM)),
+        requested=node.find("requested") is not None,
     )
 
 

@@ -11,7 +11,8 @@ from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, SolveError
 from envbuild.lock import PipDistribution
 from envbuild.pip.sources import bare
-from envbuild.pip.tags import rank, ranks
+from envbuild.pip.tags import rank
+from envbuild.spec.local import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,19 +29,25 @@ class Chooser:
 
     Attributes:
         local: The local wheels that the section names, by name.
+        requested: The names that the section asks for.
+        read: The sha256 of each wheel on this machine that was read with the definition, by its URL.
         hashes: The sha256 digests that the section allows, by name; None where it says nothing of hashes.
         accepted: The tags that fit, ranked.
         stubs: A folder whose wheels are stand-ins for what is installed.
+        loose: Whether what has no hash may be installed beside what has.
     """
 
     local: dict[str, LocalSource]
+    requested: frozenset[str]
+    read: dict[str, str]
     hashes: dict[str, set[str]] | None
     accepted: Mapping[Tag, int]
     stubs: Path
+    loose: bool = False
 
     @classmethod
     def of(
-        cls, section: PipSection, python: tuple[int, int], machine: str, glibc_minor: int, stubs: Path
+        cls, section: PipSection, requested: frozenset[str], accepted: Mapping[Tag, int], stubs: Path
     ) -> Self:
         """The chooser of a section."""
         requirements = (*section.requirements, *section.constraints)
@@ -51,7 +58,11 @@ class Chooser:
                 digests = {text.removeprefix("sha256:") for text in each.hashes if text.startswith("sha256:")}
                 allowed.setdefault(each.name, set()).update(digests)
         local = {each.name: each.local for each in section.requirements if each.local}
-        return cls(local, allowed, ranks(python, machine, glibc_minor), stubs)
+        files = [*local.values(), *section.find_links_local]
+        files += [each.local for each in section.constraints if each.local]
+        read = {each.path.as_uri(): each.files[0].sha256 for each in files if each.name}
+        loose = "--no-require-hashes" in section.switches
+        return cls(local, requested, read, allowed, accepted, stubs, loose)
 
     def choose(self, package: dict[str, Any]) -> PipDistribution:
         """The wheel of one of the solution's packages.
@@ -83,7 +94,8 @@ class Chooser:
     def _allows(self, distribution: PipDistribution) -> bool:
         if self.hashes is None or self._is_stub(distribution.url):
             return True
-        return distribution.sha256.hex in self.hashes.get(distribution.name, set())
+        digests = self.hashes.get(distribution.name, set())
+        return distribution.sha256.hex in digests or (self.loose and not digests)
 
     def _is_stub(self, url: str) -> bool:
         return url.startswith(f"{self.stubs.as_uri()}/")
@@ -99,12 +111,22 @@ class Chooser:
                 f"{file_name} has no sha256 in its index",
                 hint="ask the index's owner to publish sha256 digests",
             ) from None
-        if local is not None and local.files[0].sha256 != digest.hex:
-            raise IntegrityError(f"{local.path} changed since the definition was read", hint="resolve again")
-        version = str(package.get("version") or _version_of(file_name))
-        direct = url if file is package.get("archive") and "url" in file else None
-        size = file.get("size") or _size_of(url)
-        return PipDistribution(package["name"], version, url, digest, size, file_name, direct)
+        if self.read.get(url, digest.hex) != digest.hex:
+            raise IntegrityError(f"{url} changed since the definition was read", hint="resolve again")
+        named = None
+        if file is package.get("archive"):
+            named = Origin(url) if "url" in file else local.origin if local is not None else None
+        return PipDistribution(
+            package["name"],
+            str(package.get("version") or _version_of(file_name)),
+            url,
+            digest,
+            file.get("size") or _size_of(url),
+            file_name,
+            named.url if named is not None else None,
+            named.built_from if named is not None else None,
+            package["name"] in self.requested,
+        )
 
 
 def _version_of(file_name: str) -> str:

@@ -52,5 +52,6 @@ def wheel_key(distribution: PipDistribution, target: WheelTarget, compression: C
         "sitePackages": target.python.site_packages,
         "headers": target.headers,
         "pyc": PYC,
+        **distribution.told,
     }
     return hashlib.sha256(b"envbuild/wheel-layer/v1\x00" + rfc8785.dumps(form)).hexdigest()

@@ -8,10 +8,10 @@ import io
 import posixpath
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from envbuild.conda.link import FIXED_TIME, LinkedFile
-from envbuild.conda.tar import Kind
+from envbuild.conda.link import LinkedFile
+from envbuild.conda.tar import Kind, parents
 from envbuild.errors import BuildError
 from envbuild.spec.requirement import canonical_name
 
@@ -128,11 +128,23 @@ class CondaDistributions:
         return None
 
 
-def paths_of(files: Iterable[LinkedFile], installed: Installed) -> list[str]:
-    """The paths, relative to the prefix and sorted, that belong to a distribution of a Conda package.
+class Paths(NamedTuple):
+    """The paths, relative to the prefix, of files and links of a package.
 
-    They are those that pip would remove: what its RECORD lists. A distribution without one (an ``.egg-info``)
-    is taken to be all that its package has beside it in ``site-packages``.
+    Attributes:
+        own: Those of one distribution.
+        present: All of them.
+    """
+
+    own: frozenset[str]
+    present: frozenset[str]
+
+
+def paths_of(files: Iterable[LinkedFile], installed: Installed) -> Paths:
+    """Which paths of a Conda package belong to a distribution.
+
+    They are those that pip would remove: what its RECORD lists, and all of its metadata. A distribution
+    without a RECORD (an ``.egg-info``) is all that its package has beside it in ``site-packages``.
 
     Args:
         files: What the package installs; read to its end.
@@ -147,10 +159,33 @@ def paths_of(files: Iterable[LinkedFile], installed: Installed) -> list[str]:
             record = b"".join(file.chunks)
     site = posixpath.dirname(installed.metadata)
     if not record:
-        return sorted(path for path in present if path.startswith(f"{site}/"))
+        own = {path for path in present if path.startswith(f"{site}/")}
+        return Paths(frozenset(own), frozenset(present))
     rows = csv.reader(io.StringIO(record.decode(errors="replace"), newline=""))
     listed = {posixpath.normpath(f"{site}/{row[0]}") for row in rows if row}
-    return sorted(path for path in present if path in listed or _source(path) in listed)
+    own = {path for path in present if path in listed or _source(path) in listed}
+    own |= {path for path in present if path.startswith(f"{installed.metadata}/")}
+    return Paths(frozenset(own), frozenset(present))
+
+
+def emptied(removed: Collection[str], stays: Callable[[str], bool]) -> frozenset[str]:
+    """The folders in which nothing is left; an installer takes them away, too.
+
+    A ``.dist-info`` that stays, empty, would be taken for the distribution itself.
+
+    Args:
+        removed: The paths that are removed.
+        stays: Whether a folder holds something that is not.
+    """
+    return frozenset(
+        folder for folder in {folder for path in removed for folder in parents(path)} if not stays(folder)
+    )
+
+
+def folder_probe(layers: Iterable[PathHashes]) -> Callable[[str], bool]:
+    """Tells whether one of some layers has a folder."""
+    known = {folder for hashes in layers for folder in _unpack(hashes.folders)}
+    return lambda folder: _hash(folder) in known
 
 
 def _source(path: str) -> str | None:
@@ -162,7 +197,7 @@ def _source(path: str) -> str | None:
 
 
 def without(files: Iterable[LinkedFile], removed: Collection[str]) -> Iterator[LinkedFile]:
-    """The files without some of them, whose folders stay.
+    """The files without some of them, and without the folders that only those were in.
 
     Args:
         files: What is installed.
@@ -173,8 +208,6 @@ def without(files: Iterable[LinkedFile], removed: Collection[str]) -> Iterator[L
     """
     for file in files:
         if file.path in removed:
-            if folder := posixpath.dirname(file.path):
-                yield LinkedFile(folder, Kind.DIRECTORY, 0o755, FIXED_TIME, owner=file.owner)
             continue
         if file.kind is Kind.HARDLINK and file.target in removed:
             raise BuildError(
@@ -184,10 +217,12 @@ def without(files: Iterable[LinkedFile], removed: Collection[str]) -> Iterator[L
         yield file
 
 
-def whiteouts(paths: Iterable[str]) -> Iterator[LinkedFile]:
-    """Entries of a layer that delete those paths of the layers below."""
-    for path in sorted(set(paths)):
-        yield LinkedFile.whiteout(path)
+def whiteouts(paths: Collection[str]) -> Iterator[LinkedFile]:
+    """Entries of a layer that delete those paths, files or folders, of the layers below."""
+    deleted = frozenset(paths)
+    for path in sorted(deleted):
+        if deleted.isdisjoint(parents(path)):
+            yield LinkedFile.whiteout(path)
 
 
 def stub(installed: Installed, folder: Path) -> None:

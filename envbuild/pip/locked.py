@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuild.errors import SolveError
+from envbuild.pip.copies import with_copies
 from envbuild.pip.resolve import PipSolution, accepted_tags
 from envbuild.pip.sources import Sources
 from envbuild.pip.tags import rank
 
 if TYPE_CHECKING:
+    from envbuild.deadline import Deadline
     from envbuild.lock import PipDistribution
     from envbuild.pip.installed import Probe
     from envbuild.pip.resolve import PipRequest
@@ -39,7 +41,11 @@ def portable(
 
 
 def locked_solution(
-    wheels: tuple[PipDistribution, ...], request: PipRequest, installed: Probe
+    wheels: tuple[PipDistribution, ...],
+    request: PipRequest,
+    installed: Probe,
+    cache_dir: Path,
+    deadline: Deadline,
 ) -> PipSolution:
     """The solution that a lock holds; no index is asked.
 
@@ -47,14 +53,16 @@ def locked_solution(
         wheels: The lock's wheels.
         request: What they were resolved for; its section has the credentials.
         installed: Tells what is installed already of a wheel's name: all of it is replaced.
+        cache_dir: Where the definition's own wheels are kept as they were read.
+        deadline: When to give up.
 
     Raises:
         SolveError: A variable for credentials is not set; or a wheel does not fit the base and its python.
     """
     if wheels:
         _check_fit(wheels, request)
-    own = _own_files(request.section)
-    sources = Sources.of(request.section, request.pypi)
+    own = _own_files(with_copies(request.section, cache_dir))
+    sources = Sources.of(request.section, request.pypi, deadline)
     urls = {
         wheel.url: own[wheel.sha256.hex].absolute().as_uri()
         if _is_own(wheel) and wheel.sha256.hex in own

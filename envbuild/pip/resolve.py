@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.errors import BuildError, IntegrityError, SolveError
 from envbuild.pip.choose import Chooser
+from envbuild.pip.copies import source_archives, with_copies
 from envbuild.pip.installed import nothing, stub
+from envbuild.pip.source import applies
 from envbuild.pip.sources import Sources
 from envbuild.pip.tags import MACHINES, ranks
 from envbuild.pip.uv import Compilation
@@ -102,8 +104,11 @@ def resolve(
         DeadlineExceeded: The time ran out.
     """
     refuse_what_is_no_wheel(request.section)
-    sources = Sources.of(request.section, request.pypi)
-    resolution = _Resolution(request, sources, cache_dir, deadline)
+    others = source_archives(request.section)
+    request = replace(request, section=with_copies(request.section, cache_dir))
+    sources = Sources.of(request.section, request.pypi, deadline)
+    resolution = _Resolution(request, sources, others, cache_dir, deadline)
+    resolution.check_logins()
     found = resolution.run({}, {})
     known: dict[str, Installed] = {}
     for _ in range(_ROUNDS):
@@ -121,6 +126,7 @@ class _Resolution:
 
     request: PipRequest
     sources: Sources
+    others: list[str]
     cache_dir: Path
     deadline: Deadline
 
@@ -143,25 +149,67 @@ class _Resolution:
 
     def run(self, preferences: dict[str, str], stubs: dict[str, Installed]) -> list[PipDistribution]:
         """The wheels of one run."""
-        request = self.request
-        glibc = _manylinux(request)
+        request, sources = self.request, self.sources
+        accepted = accepted_tags(request)
         machine = MACHINES[request.platform.architecture]
-        with tempfile.TemporaryDirectory() as folder:
+        options = [
+            "--python-version", _plain_version(request.python.version),
+            "--python-platform", f"{machine}-manylinux_2_{_manylinux(request)}",
+            *sources.options(),
+        ]  # fmt: skip
+        if request.as_of is not None:
+            options += ["--exclude-newer", request.as_of.strftime("%Y-%m-%dT%H:%M:%SZ")]
+        asked = {each.name for each in request.section.requirements if applies(each, request.python, machine)}
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
             for each in stubs.values():
-                stub(each, Path(folder))
-            requirements = self.sources.requirements(Path(folder) if stubs else None)
-            options = [
-                "--python-version", _plain_version(request.python.version),
-                "--python-platform", f"{machine}-manylinux_2_{glibc}",
-                *self.sources.options(),
-            ]  # fmt: skip
-            if request.as_of is not None:
-                options += ["--exclude-newer", request.as_of.strftime("%Y-%m-%dT%H:%M:%SZ")]
-            constraints = self.sources.constraints()
-            asked = Compilation(requirements, constraints, tuple(options), preferences)
-            packages = asked.run(self.cache_dir, self.deadline)
-            chooser = Chooser.of(request.section, _short(request.python), machine, glibc, Path(folder))
+                stub(each, folder)
+            for other in self.others:  # uv looks at the names alone, and says that no wheel is there
+                (folder / other).touch()
+            offered = folder if stubs or self.others else None
+            wanted = sources.places(0, offered) + sources.requirements()
+            compilation = Compilation(
+                wanted, sources.constraints(), tuple(options), preferences, sources.are_merged
+            )
+            packages = compilation.run(self.cache_dir, self.deadline)
+            if sources.are_merged:
+                self._add_equal_versions(packages, compilation)
+            chooser = Chooser.of(request.section, frozenset(asked), accepted, folder)
             return sorted(chooser.choose(package) for package in packages)
+
+    def _add_equal_versions(self, packages: list[dict[str, Any]], compilation: Compilation) -> None:
+        """Add the files that further indexes have of the versions that were found.
+
+        uv lists those of one index; pip takes the best of all.
+        """
+        listed = [each for each in packages if any("url" in wheel for wheel in each.get("wheels", ()))]
+        found = {each["name"]: each for each in listed}
+        pinned = "".join(f"{name}=={each['version']}\n" for name, each in found.items())
+        for turn in range(1, len(self.sources.indexes)) if found else ():
+            again = self._alone(compilation, self.sources.places(turn, None) + pinned)
+            for package in again.run(self.cache_dir, self.deadline):
+                mine = found[package["name"]]
+                if package.get("version") == mine["version"]:
+                    known = {each["url"] for each in mine["wheels"] if "url" in each}
+                    mine["wheels"] += [each for each in package["wheels"] if each.get("url") not in known]
+
+    def check_logins(self) -> None:
+        """Ask each of several indexes for something, to see that it takes the login."""
+        section = self.request.section
+        name = next((each.name for each in section.requirements if each.name and not each.url), None)
+        if name is None or not self.sources.are_merged:
+            return
+        empty = Compilation("", "", tuple(self.sources.options()), {})
+        for index in self.sources.indexes:
+            asked = self._alone(empty, f"--index-url {index}\n{name}\n")
+            asked.check_login(self.cache_dir, self.deadline)
+
+    def _alone(self, compilation: Compilation, requirements: str) -> Compilation:
+        """A question about versions apart from what they require."""
+        options = (*compilation.options, "--no-deps")
+        return replace(
+            compilation, requirements=requirements, constraints="", options=options, preferences={}
+        )
 
 
 def _solution(found: list[PipDistribution], known: dict[str, Installed], sources: Sources) -> PipSolution:

@@ -237,18 +237,28 @@ def _tarred(content: bytes, name: str) -> Iterator[ContextFile]:
 def _fetch(
     requirement: PipRequirement, name: str, fetch_url: Callable[[str], str], deadline: Deadline
 ) -> IO[bytes]:
+    bare = (requirement.url or "").partition("#")[0]
+    record = PipDistribution(requirement.name or name, "0", bare, archive_digest(requirement), None, name)
+    return fetch_wheel(record, url=fetch_url(bare), deadline=deadline)
+
+
+def archive_digest(requirement: PipRequirement) -> Digest:
+    """The digest that a definition gives for an archive at a URL.
+
+    Raises:
+        BuildError: It gives none, or several.
+    """
     digests = [text.removeprefix("sha256:") for text in requirement.hashes if text.startswith("sha256:")]
     url = requirement.url or ""
     if found := _FRAGMENT.search(urlsplit(url).fragment):
         digests.append(found[1])
     if len(set(digests)) != 1:
+        name = unquote(_path(url).rpartition("/")[2])
         raise BuildError(
             f"{requirement.mark.source}:{requirement.mark.line}: the archive {name} has no sha256",
             hint=f"write {requirement.name or 'NAME'} @ {url.partition('#')[0]}#sha256= and its 64 digits",
         )
-    bare = url.partition("#")[0]
-    record = PipDistribution(requirement.name or name, "0", bare, Digest(digests[0]), None, name)
-    return fetch_wheel(record, url=fetch_url(bare), deadline=deadline)
+    return Digest(digests[0])
 
 
 def _check_hashes(content: bytes, requirement: PipRequirement, name: str) -> None:

@@ -6,20 +6,21 @@ import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from envbuild.errors import SolveError
+from envbuild.pip.logins import Logins
+from envbuild.spec.pip import IndexStrategy
 from envbuild.spec.requirement import strip_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from envbuild.deadline import Deadline
     from envbuild.spec.pip import PipSection
     from envbuild.spec.requirement import PipRequirement
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Z0-9_]+)\}")
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -27,50 +28,71 @@ class Sources:
     """The sources of one section, credentials filled in.
 
     Attributes:
-        section: The section.
-        pypi: Where the Python Package Index is.
-        indexes: The section's indexes, ready to be asked.
+        section: The section, with copies of its files (:func:`envbuild.pip.copies.with_copies`).
+        indexes: The indexes in the order in which uv shall ask them, ready to be asked.
         links: The section's links, ready to be asked.
         direct: The fetch URL of each URL that the section names.
+        logins: Fills logins into URLs.
     """
 
     section: PipSection
-    pypi: str
     indexes: tuple[str, ...] = field(repr=False)
     links: tuple[str, ...] = field(repr=False)
     direct: dict[str, str] = field(repr=False)
+    logins: Logins
 
     @classmethod
-    def of(cls, section: PipSection, pypi: str) -> Self:
+    def of(cls, section: PipSection, pypi: str, deadline: Deadline) -> Self:
         """The sources of a section.
+
+        Args:
+            section: The section.
+            pypi: Where the Python Package Index is.
+            deadline: When to give up.
 
         Raises:
             SolveError: A variable for credentials is not set.
         """
+        written = [_filled(url) for url in section.fetch_indexes]
+        main, extra = (written[0], written[1:]) if section.own_index else (pypi, written)
+        # Of equal files pip takes those of the last index, so that one comes first.
+        strict = section.index_strategy is IndexStrategy.FIRST_INDEX
+        indexes = (*(extra if strict else reversed(extra)), main)
+        if "--no-index" in section.switches:
+            indexes = ()
+        links = [_filled(url) for url in section.fetch_links]
         named = [_filled(each.fetch_url) for each in section.requirements if each.fetch_url]
+        logins = Logins((*indexes, *links), deadline)
         return cls(
             section,
-            pypi,
-            tuple(_filled(url) for url in section.fetch_indexes),
-            tuple(_filled(url) for url in section.fetch_links),
-            {bare(url): url for url in named},
+            tuple(map(logins.fill, indexes)),
+            tuple(map(logins.fill, links)),
+            {bare(url): logins.fill(url) for url in named},
+            logins,
         )
 
-    def requirements(self, stubs: Path | None) -> str:
-        """A requirements file in which uv finds the sources and the requirements; it may hold credentials.
+    @property
+    def are_merged(self) -> bool:
+        """Whether the files of several indexes count as one index's, as with pip."""
+        return self.section.index_strategy is IndexStrategy.PIP and len(self.indexes) > 1
+
+    def places(self, turn: int, folder: Path | None) -> str:
+        """The head of a requirements file: where uv finds wheels; it may hold credentials.
 
         Args:
-            stubs: A folder of stand-ins to be offered as well.
+            turn: Which of the indexes comes first.
+            folder: A folder that is offered as well.
         """
-        own = self.section.own_index
-        lines = [f"--extra-index-url {url}" for url in self.indexes[1 if own else 0 :]]
-        if "--no-index" in self.section.switches:
-            lines = ["--no-index"]
-        else:
-            lines.append(f"--index-url {self.indexes[0] if own else self.pypi}")
-        folders = [each.path for each in self.section.find_links_local] + ([stubs] if stubs else [])
+        indexes = (*self.indexes[turn:], *self.indexes[:turn])
+        lines = [f"--extra-index-url {url}" for url in indexes[:-1]]
+        lines += [f"--index-url {url}" for url in indexes[-1:]] or ["--no-index"]
+        folders = [each.path.parent for each in self.section.find_links_local] + ([folder] if folder else [])
         lines += [f"--find-links {link}" for link in (*self.links, *(path.as_uri() for path in folders))]
-        return "".join(f"{line}\n" for line in [*lines, *_texts(self.section.requirements)])
+        return "".join(f"{line}\n" for line in lines)
+
+    def requirements(self) -> str:
+        """The requirements, a line each; they may hold credentials."""
+        return "".join(f"{line}\n" for line in _texts(self.section.requirements))
 
     def constraints(self) -> str:
         """A constraints file; it may hold credentials."""
@@ -81,20 +103,19 @@ class Sources:
         options = []
         for host in self.section.trusted_hosts:
             options += ["--allow-insecure-host", host]
+        chosen = dict.fromkeys(self.section.only_final, "disallow")
+        chosen |= dict.fromkeys(self.section.all_releases, "allow")
         if "--pre" in self.section.switches:
-            options += ["--prerelease", "allow"]
+            chosen[":all:"] = "allow"
+        if ":all:" in chosen:
+            options += ["--prerelease", chosen.pop(":all:")]
+        for name, what in sorted(chosen.items()):
+            options += ["--prerelease-package", f"{name}={what}"]
         return options
 
     def fetch_url(self, url: str) -> str:
-        """The URL, with the credentials of the index or link that is on the same host."""
-        if (named := self.direct.get(url)) is not None:
-            return named
-        for source in (*self.indexes, *self.links, self.pypi):
-            user, at, _ = urlsplit(source).netloc.rpartition("@")
-            if at and _origin(source) == _origin(url):
-                parts = urlsplit(url)
-                return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc}"))
-        return url
+        """The URL with the definition's login for its host, or the user's own."""
+        return self.direct.get(url) or self.logins.fill(url)
 
 
 def _texts(requirements: tuple[PipRequirement, ...]) -> Iterator[str]:
@@ -124,8 +145,3 @@ def _filled(url: str) -> str:
             ) from None
 
     return _VARIABLE.sub(value, url)
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)

@@ -1,6 +1,6 @@
 """One run of ``uv pip compile``; the only module that runs ``uv``.
 
-Neither settings of the user nor of the machine reach it, apart from proxies, certificates and ``netrc``: what
+Neither settings of the user nor of the machine reach it, apart from proxies, certificates and logins: what
 is resolved depends on the definition. Requirements and indexes go through files that only this user can read,
 never through arguments, for they may hold credentials.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.errors import ChannelError, SolveError
+from envbuild.pip.logins import keyring_is_asked_for
 from envbuild.spec.requirement import strip_credentials
 from envbuild.storage import private_folder
 
@@ -32,6 +33,7 @@ _PASSED: Final = (
     "all_proxy", "https_proxy", "http_proxy", "no_proxy",
 )  # fmt: skip
 _LONGEST: Final = 3600.0
+_WRONG_LOGIN: Final = "401 Unauthorized"
 _DENIED: Final = re.compile(r"401 Unauthorized|403 Forbidden")
 _TROUBLE: Final = re.compile(
     r"error sending request|Request failed|timed out|\b(?:429|5\d\d) |connection (?:closed|reset)|dns error"
@@ -47,12 +49,14 @@ class Compilation:
         constraints: A constraints file.
         options: Further arguments; they hold no credentials.
         preferences: The version of each name that is taken where it satisfies everything.
+        merged: Whether all indexes count for a name, and not only the first that has it.
     """
 
     requirements: str
     constraints: str
     options: tuple[str, ...]
     preferences: Mapping[str, str]
+    merged: bool = False
 
     def __repr__(self) -> str:
         return f"Compilation(options={self.options!r})"
@@ -80,6 +84,22 @@ class Compilation:
                     file["path"] = os.path.normpath(folder / file["path"])
         return packages
 
+    def check_login(self, cache_dir: Path, deadline: Deadline) -> None:
+        """Refuse an index that wants another login; uv leaves it out without a word where there are others.
+
+        Other answers are left to :meth:`run`: some indexes say 403 of every name that they do not have.
+
+        Raises:
+            ChannelError: It does.
+            DeadlineExceeded: The time ran out.
+        """
+        deadline.check("resolving the pip section")
+        with tempfile.TemporaryDirectory(dir=private_folder(cache_dir / "pip")) as name:
+            self._write(Path(name))
+            code, said = self._call(Path(name), cache_dir, deadline)
+        if code != 0 and _WRONG_LOGIN in said:
+            raise _failure(said)
+
     def _write(self, folder: Path) -> None:
         (folder / "requirements.txt").write_text(self.requirements)
         (folder / "constraints.txt").write_text(self.constraints)
@@ -98,13 +118,14 @@ class Compilation:
         arguments = [
             uv.find_uv_bin(), "pip", "compile", "requirements.txt", "--constraints", "constraints.txt",
             "--output-file", "pylock.toml", "--format", "pylock.toml", "--no-header", "--quiet",
-            "--no-config", "--no-python-downloads", "--system-certs", "--index-strategy", "first-index",
-            "--keyring-provider", "disabled", "--color", "never", "--cache-dir", str(cache_dir / "uv"),
-            "--only-binary", ":all:", *self.options,
+            "--no-config", "--no-python-downloads", "--system-certs", "--color", "never",
+            "--cache-dir", str(cache_dir / "uv"), "--only-binary", ":all:",
+            "--index-strategy", "unsafe-best-match" if self.merged else "first-index",
+            "--keyring-provider", "subprocess" if keyring_is_asked_for() else "disabled", *self.options,
         ]  # fmt: skip
         if sys.executable:
             arguments += ["--python", sys.executable]
-        environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        environment = _environment()
         try:
             ended = subprocess.run(
                 arguments,
@@ -125,6 +146,13 @@ class Compilation:
         return ended.returncode, strip_credentials(said).strip()
 
 
+def _environment() -> dict[str, str]:
+    """What uv sees of the environment; a keyring needs more of it, but the settings of uv and pip."""
+    if keyring_is_asked_for():
+        return {name: text for name, text in os.environ.items() if not name.startswith(("UV_", "PIP_"))}
+    return {name: os.environ[name] for name in _PASSED if name in os.environ}
+
+
 def program() -> Path:
     """Where the ``uv`` of this machine is: one file, which runs by itself on any Linux with glibc.
 
@@ -143,7 +171,8 @@ def _failure(said: str) -> SolveError | ChannelError:
     if _DENIED.search(said):
         return ChannelError(
             f"an index refused to answer:\n{said}",
-            hint="check the credentials in the index's URL or in netrc",
+            hint="check the login in the index's URL or in netrc, "
+            "or have the keyring asked with PIP_KEYRING_PROVIDER=subprocess",
         )
     if "No solution found" in said:
         return SolveError(f"nothing satisfies the pip section:\n{said}", hint=_hint(said))

@@ -15,7 +15,7 @@ import json
 import posixpath
 import re
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from envbuild.conda.link import FIXED_TIME, LinkedFile
 from envbuild.conda.meta import entry_point_script
@@ -42,7 +42,7 @@ _OWN: Final = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json")
 def install(source: IO[bytes], distribution: PipDistribution, target: WheelTarget) -> Iterator[LinkedFile]:
     """Install a wheel: its files, its commands, what pip reads of it; sorted by path.
 
-    No module is compiled, and no ``REQUESTED`` is written: a layer is the same for all that need the wheel.
+    No module is compiled.
 
     Args:
         source: The verified wheel, seekable.
@@ -123,11 +123,10 @@ class _Installer:
         }
         folder = f"{self._site}/{self.wheel.info}"
         found[f"{folder}/INSTALLER"] = (INSTALLER, 0o644)
-        if self.distribution.direct_url is not None:
-            digest = self.distribution.sha256.hex
-            archive = {"hash": f"sha256={digest}", "hashes": {"sha256": digest}}
-            document = {"url": self.distribution.direct_url, "archive_info": archive}
-            found[f"{folder}/direct_url.json"] = (json.dumps(document, sort_keys=True).encode(), 0o644)
+        if (origin := _origin(self.distribution)) is not None:
+            found[f"{folder}/direct_url.json"] = (json.dumps(origin, sort_keys=True).encode(), 0o644)
+        if self.distribution.requested:
+            found[f"{folder}/REQUESTED"] = (b"", 0o644)
         return found
 
     def _check_folders(self, places: set[str]) -> None:
@@ -173,6 +172,17 @@ class _Installer:
         own = (f"{self.wheel.info}/RECORD", "", "")
         csv.writer(out, lineterminator="\n").writerows(sorted([*self.rows, own]))
         return out.getvalue().encode()
+
+
+def _origin(distribution: PipDistribution) -> dict[str, Any] | None:
+    """What ``direct_url.json`` says; None where there is none."""
+    if distribution.direct_url is None:
+        return None
+    if distribution.built_from == "folder":
+        return {"url": distribution.direct_url, "dir_info": {}}
+    digest = distribution.built_from or distribution.sha256.hex
+    archive = {"hash": f"sha256={digest}", "hashes": {"sha256": digest}}
+    return {"url": distribution.direct_url, "archive_info": archive}
 
 
 def _entry_points(wheel: WheelArchive) -> Iterator[EntryPoint]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from envbuild.spec.context import MAX_CONTEXT_BYTES, ContextFile, Source, collect
 from envbuild.spec.document import fail
@@ -20,6 +21,20 @@ _PROJECT_RULES = (
 _PROJECT_FILES = ("pyproject.toml", "setup.py")
 
 
+class Origin(NamedTuple):
+    """Where a wheel says that it is from.
+
+    Attributes:
+        url: A URL without credentials. For what is on this machine it is a name without a folder: folders are
+            no part of the key, and the image is the same on every machine.
+        built_from: What the wheel was built from: ``folder``, or the sha256 of an archive; None for a wheel
+            that was named itself.
+    """
+
+    url: str
+    built_from: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class LocalSource:
     """A wheel, an archive or a project folder, read once.
@@ -28,15 +43,27 @@ class LocalSource:
         path: Where it was read; no part of the key.
         name: The file's name, which tells version and tags; empty for a folder.
         files: The bytes: one file, or the folder's files sorted by path.
+        built: For a wheel that was built in place of what the definition names: the origin of that.
     """
 
     path: Path = field(compare=False)
     name: str
     files: tuple[ContextFile, ...] = field(repr=False)
+    built: Origin | None = field(default=None, compare=False)
+
+    @property
+    def origin(self) -> Origin:
+        """Where a wheel says that it is from, if a requirement names it."""
+        return self.built or Origin(local_url(self.name))
 
     def to_json(self) -> dict[str, Any]:
         """The source's part of a canonical form: what it holds, not where it is."""
         return {"files": [file.to_json() for file in self.files], "name": self.name}
+
+
+def local_url(name: str) -> str:
+    """The URL of a file or folder on some machine."""
+    return f"file:///{quote(name)}"
 
 
 def local_path(value: str, mark: Mark, folder: Path | None) -> Path:

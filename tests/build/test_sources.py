@@ -26,7 +26,7 @@ from tiny_wheels import TinyWheel
 pytestmark = pytest.mark.xdist_group("engine")
 
 BACKEND = b"""
-import os, pathlib, socket, sys, zipfile
+import glob, os, pathlib, socket, sys, zipfile
 
 def build_wheel(folder, config_settings=None, metadata_directory=None):
     name, version, tag = pathlib.Path("about.txt").read_text().split()
@@ -38,7 +38,8 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
     except OSError:
         network = False
     about = dict(base=sys.base_prefix, network=network, epoch=os.environ["SOURCE_DATE_EPOCH"],
-                 runs=os.access("tool.sh", os.X_OK), uid=os.getuid())
+                 runs=os.access("tool.sh", os.X_OK), uid=os.getuid(),
+                 click=bool(glob.glob("/opt/env/conda-meta/click-*.json")))
     info = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": f"about = {about!r}\\n",
@@ -92,10 +93,11 @@ class Machine:
     root: Path
     config: Config
 
-    def spec(self, *lines: str) -> Path:
+    def spec(self, *lines: str, conda: tuple[str, ...] = ()) -> Path:
         path = self.root / "environment.yml"
         pip = ["--no-index", "--find-links ./links", *lines]
-        path.write_text(json.dumps({"channels": ["fixtures"], "dependencies": ["python=3.11", {"pip": pip}]}))
+        dependencies = ["python=3.11", *conda, {"pip": pip}]
+        path.write_text(json.dumps({"channels": ["fixtures"], "dependencies": dependencies}))
         return path
 
     def resolve(self, path: Path, **changes: object) -> tuple[ResolvedImage, list[str]]:
@@ -151,6 +153,7 @@ def test_projects_and_archives_become_wheels(machine: Machine) -> None:
     image, done = machine.resolve(path)
     assert about(image, "first") == {
         "base": "/opt/env", "network": False, "epoch": "315532800", "runs": True, "uid": 0,
+        "click": False,
     }  # fmt: skip
     assert about(image, "second")["runs"]
     assert not any("never" in name or "tiny_backend" in name for name in tree_of(image))
@@ -161,6 +164,50 @@ def test_projects_and_archives_become_wheels(machine: Machine) -> None:
     other, done = machine.resolve(again, docker_host=f"unix://{machine.root}/none.sock")
     assert [each.rpartition(" ")[2] for each in done] == ["reused", "reused"]
     assert about(other, "second") == about(image, "second")
+
+
+def test_a_wheel_is_built_anew_where_the_image_that_builds_it_is_another(machine: Machine) -> None:
+    """What a build reads of its image is in no file of the project."""
+    put(machine.root / "first", project("first", "5.0"))
+    image, _ = machine.resolve(machine.spec("./first"))
+    assert about(image, "first")["click"] is False
+    image, done = machine.resolve(machine.spec("./first", conda=("click",)))
+    assert [each.rpartition(" ")[2] for each in done] == ["start", "done"]
+    assert about(image, "first")["click"] is True
+
+
+def test_the_image_tells_where_its_projects_are_from(machine: Machine) -> None:
+    put(machine.root / "first", project("first", "6.0"))
+    sdist = archive(machine.root / "second-6.0.tar.gz", project("second", "6.0"))
+    image, _ = machine.resolve(machine.spec("-e ./first", f"./{sdist.name}"))
+    found = {path.partition("/site-packages/")[2] for path in tree_of(image)}
+    assert {"first-6.0.dist-info/REQUESTED", "second-6.0.dist-info/REQUESTED"} <= found
+    site = next(path for path in tree_of(image) if path.endswith("/first.py")).removesuffix("first.py")
+    assert json.loads(text_of(image, f"{site}first-6.0.dist-info/direct_url.json")) == {
+        "dir_info": {},
+        "url": "file:///first",
+    }
+    digest = hashlib.sha256(sdist.read_bytes()).hexdigest()
+    assert json.loads(text_of(image, f"{site}second-6.0.dist-info/direct_url.json")) == {
+        "archive_info": {"hash": f"sha256={digest}", "hashes": {"sha256": digest}},
+        "url": "file:///second-6.0.tar.gz",
+    }
+    assert str(machine.root) not in json.dumps(config_of(image))
+
+
+def test_what_is_built_is_what_was_read_with_the_definition(machine: Machine) -> None:
+    """A project that changes while its image is being built."""
+    folder = put(machine.root / "first", project("first", "7.0"))
+    path, seen = machine.spec("./first"), []
+
+    def swap(event: Event) -> None:
+        seen.append(event)
+        (folder / "about.txt").write_text(f"first 8.0 {PURE}")
+
+    with Resolver(machine.config, progress=swap) as resolver:
+        image = resolver.resolve(path)
+    assert seen
+    assert any("first-7.0.dist-info" in name for name in tree_of(image))
 
 
 @pytest.mark.nightly

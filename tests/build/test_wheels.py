@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import conda_oracle
+from conda_packages import Entry, Package
 from envbuild.build.base import decompressed
 from envbuild.config import Config
 from envbuild.errors import BuildError, SolveError
@@ -85,10 +88,38 @@ def test_what_conda_installs_and_does_not_satisfy_is_replaced(world: World) -> N
         for folder, name in (
             ("bin", "dep"),
             (SITE, "dep.py"),
-            (f"{SITE}/dep-1.0.dist-info", "METADATA"),
-            (f"{SITE}/dep-1.0.dist-info", "RECORD"),
+            (SITE, "dep-1.0.dist-info"),
         )
     )
+
+
+def test_folders_go_where_nothing_else_is_in_them_whoever_brought_it(world: World) -> None:
+    """A folder that stays, empty, is a namespace package or a distribution without a version."""
+    info = f"{SITE}/six-1.15.0.dist-info"
+    six = (f"{SITE}/six/moves/a.py", f"{SITE}/common/six.py", f"{SITE}/own/six.py", f"{info}/METADATA")
+    record = "".join(f"{path.removeprefix(f'{SITE}/')},,\n" for path in six)
+    entries = [Entry(path, b"") for path in six]
+    entries += [Entry(f"{info}/RECORD", record.encode()), Entry(f"{info}/unlisted", b"")]
+    packages = [
+        Package(tuple(entries), name="six", version="1.15.0", index={"depends": ["python"]}),
+        Package((Entry(f"{SITE}/common/other.py", b""),), name="other", version="1.0"),
+    ]
+    for package in packages:
+        package.put(world.root / "channels/tiny")
+    asyncio.run(conda_oracle.index(world.root / "channels/tiny"))
+    put(world, TinyWheel("six", "1.16.0"))
+    expected = [
+        f"{SITE}/.wh.own",
+        f"{SITE}/.wh.six",
+        f"{SITE}/.wh.six-1.15.0.dist-info",
+        f"{SITE}/common/.wh.six.py",
+    ]
+    path = spec(world, "six==1.16.0", conda=("python", "six=1.15.0", "other"))
+    for budget in (120, 6):  # a layer a package, and several in one
+        place = Repository.parse(f"oci:{world.root}/at-most-{budget}")
+        layers, _ = image_of(resolve(world.other_machine(workspace=place, max_layers=budget), path))
+        (found,) = [layer for layer in layers if any(".wh." in name for name in layer)]
+        assert sorted(found) == expected
 
 
 def test_one_wheel_changed_makes_one_layer(world: World) -> None:

@@ -79,9 +79,11 @@ def test_a_replaced_package_is_gone_in_a_container(
         "import importlib.metadata as m, click.new, pathlib, json\n"
         "folder = pathlib.Path(click.__file__).parent\n"
         "found = [d for d in m.distributions() if d.metadata and d.metadata['Name'] == 'click']\n"
-        "print(json.dumps([[d.version for d in found], sorted(p.name for p in folder.glob('*.py'))]))\n"
+        "infos = sorted(p.name for p in folder.parent.glob('click-*'))\n"
+        "modules = sorted(p.name for p in folder.glob('*.py'))\n"
+        "print(json.dumps([[d.version for d in found], m.version('click'), infos, modules]))\n"
     )
     engine.docker("pull", reference)
     said = engine.docker("run", "--rm", reference, "python", "-B", "-c", program_text).stdout
     engine.docker("rmi", reference)
-    assert json.loads(said) == [["99.0"], ["__init__.py", "new.py"]]
+    assert json.loads(said) == [["99.0"], "99.0", ["click-99.0.dist-info"], ["__init__.py", "new.py"]]

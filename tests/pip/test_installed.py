@@ -84,11 +84,15 @@ def test_what_belongs_to_a_distribution_is_what_its_record_lists() -> None:
         record_text="tiny/__init__.py,,\n../../../bin/tiny,,\ntiny/gone.pyc,,\n../../../../../etc/passwd,,\n"
         "tiny-1.0.dist-info/RECORD,,\n",
     )  # fmt: skip
-    assert paths_of(files, TINY) == [
-        "bin/tiny",
-        f"{SITE}/tiny-1.0.dist-info/RECORD",
-        f"{SITE}/tiny/__init__.py",
-    ]
+    own, present = paths_of(files, TINY)
+    assert own == {"bin/tiny", f"{SITE}/tiny-1.0.dist-info/RECORD", f"{SITE}/tiny/__init__.py"}
+    assert present == own | {f"{SITE}/other.py", "conda-meta/tiny.json", "share/link"}
+
+
+def test_all_of_its_metadata_belongs_to_it_whatever_its_record_lists() -> None:
+    info = f"{SITE}/tiny-1.0.dist-info"
+    files = generated(f"{info}/unlisted", f"{info}/licenses/MIT", record_text="tiny.py,,\n")
+    assert paths_of(files, TINY).own == {f"{info}/RECORD", f"{info}/unlisted", f"{info}/licenses/MIT"}
 
 
 def test_the_compiled_form_of_a_module_goes_with_it() -> None:
@@ -99,12 +103,16 @@ def test_the_compiled_form_of_a_module_goes_with_it() -> None:
         f"{SITE}/tiny-1.0.dist-info/RECORD",
         record_text="tiny/__init__.py,,\n",
     )  # fmt: skip
-    assert paths_of(files, TINY) == [f"{SITE}/tiny/__init__.py", f"{cache}/__init__.cpython-311.pyc"]
+    assert paths_of(files, TINY).own == {
+        f"{SITE}/tiny/__init__.py",
+        f"{cache}/__init__.cpython-311.pyc",
+        f"{SITE}/tiny-1.0.dist-info/RECORD",
+    }
 
 
 def test_without_a_record_it_is_all_that_the_package_has_there() -> None:
     files = generated(f"{SITE}/tiny.py", f"{SITE}/tiny-1.0.egg-info", "bin/tiny", "conda-meta/tiny.json")
-    assert paths_of(files, TINY) == [f"{SITE}/tiny-1.0.egg-info", f"{SITE}/tiny.py"]
+    assert paths_of(files, TINY).own == {f"{SITE}/tiny-1.0.egg-info", f"{SITE}/tiny.py"}
 
 
 def test_whiteouts_delete_and_add_nothing() -> None:
@@ -127,10 +135,10 @@ def test_the_helpers_put_files_on_a_disk(tmp_path: Path) -> None:
     assert TinyWheel("my-tool").file_name == "my_tool-1.0-py3-none-any.whl"
 
 
-def test_what_is_removed_leaves_its_folders() -> None:
-    files = [LinkedFile.generated(path, b"") for path in ("a/b", "a/c", "top")]
-    left = list(without(files, {"a/b", "top"}))
-    assert [(file.path, file.kind) for file in left] == [("a", Kind.DIRECTORY), ("a/c", Kind.FILE)]
+def test_what_is_removed_leaves_no_folder_behind() -> None:
+    files = [LinkedFile.generated(path, b"") for path in ("a/b", "a/c", "d/e", "top")]
+    left = list(without(files, {"a/b", "d/e", "top"}))
+    assert [(file.path, file.kind) for file in left] == [("a/c", Kind.FILE)]
 
 
 def test_a_hard_link_to_what_is_removed_is_refused() -> None:

@@ -13,12 +13,12 @@ import uv
 from envbuild.conda.link import PythonTarget
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.digest import Digest
-from envbuild.errors import BuildError, ChannelError, DeadlineExceeded, IntegrityError, SolveError
+from envbuild.errors import BuildError, ChannelError, DeadlineExceeded, SolveError
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.pip.installed import Installed, Probe, nothing
 from envbuild.pip.resolve import PipRequest, PipSolution, resolve
 from envbuild.platform import LINUX_AMD64, Platform
-from envbuild.spec.pip import PipSection
+from envbuild.spec.pip import IndexStrategy, PipSection
 from tiny_wheels import TinyWheel, index
 
 SITE = "lib/python3.11/site-packages"
@@ -174,13 +174,46 @@ def test_a_local_wheel_is_the_one_that_was_read_with_the_definition(tiny: Tiny) 
     TinyWheel("mine", requires=("dep",)).put(tiny.root)
     tiny.put(TinyWheel("dep"))
     request = tiny.request("./mine-1.0-py3-none-any.whl")
+    was = (tiny.root / "mine-1.0-py3-none-any.whl").read_bytes()
+    TinyWheel("mine", files={"mine/new.py": b""}).put(tiny.root)
     solution = tiny.solve(request)
     assert names(solution) == ["dep 1.0", "mine 1.0"]
-    assert solution.distributions[1].url == (tiny.root / "mine-1.0-py3-none-any.whl").as_uri()
-    assert solution.distributions[1].direct_url is None
-    TinyWheel("mine", files={"mine/new.py": b""}).put(tiny.root)
-    with pytest.raises(IntegrityError, match="changed"):
-        tiny.solve(request)
+    mine = solution.distributions[1]
+    assert mine.direct_url == "file:///mine-1.0-py3-none-any.whl"
+    with fetch_wheel(mine, url=solution.urls[mine.url], deadline=NO_DEADLINE) as stream:
+        assert stream.read() == was
+
+
+def test_links_are_those_that_were_read_with_the_definition(tiny: Tiny) -> None:
+    tiny.put(TinyWheel("dep", "1.0"), TinyWheel("gone"))
+    request = tiny.request("dep", "gone")
+    was = (tiny.links / TinyWheel("dep").file_name).read_bytes()
+    tiny.put(TinyWheel("dep", "1.0", files={"dep/new.py": b""}), TinyWheel("dep", "2.0"))
+    (tiny.links / TinyWheel("gone").file_name).unlink()
+    solution = tiny.solve(request)
+    assert names(solution) == ["dep 1.0", "gone 1.0"]
+    dep = solution.distributions[0]
+    with fetch_wheel(dep, url=solution.urls[dep.url], deadline=NO_DEADLINE) as stream:
+        assert stream.read() == was
+    assert names(tiny.solve("dep")) == ["dep 2.0"], "a definition that is read later has what is there then"
+
+
+def test_a_copy_that_was_damaged_is_made_again(tiny: Tiny) -> None:
+    tiny.put(TinyWheel("dep"))
+    first = tiny.solve("dep")
+    (copy,) = (tiny.cache / "wheels").rglob("*.whl")
+    copy.write_bytes(b"damaged")
+    assert tiny.solve("dep") == first
+
+
+def test_equal_wheels_under_two_names_are_offered_under_their_own(tiny: Tiny) -> None:
+    """What another definition put into the cache is no candidate of this one."""
+    content = TinyWheel("dep", "1.0").to_bytes()
+    (tiny.links / "dep-1.0-py3-none-any.whl").write_bytes(content)
+    (tiny.links / "dep-1.0-5-py3-none-any.whl").write_bytes(content)
+    assert tiny.solve("dep").distributions[0].file_name == "dep-1.0-5-py3-none-any.whl"
+    (tiny.links / "dep-1.0-5-py3-none-any.whl").unlink()
+    assert tiny.solve("dep").distributions[0].file_name == "dep-1.0-py3-none-any.whl"
 
 
 def test_a_wheel_at_a_url_keeps_its_origin_and_not_its_credentials(tiny: Tiny) -> None:
@@ -230,8 +263,24 @@ def test_wrong_credentials_are_no_outage(tiny: Tiny) -> None:
         with pytest.raises(ChannelError) as caught:
             tiny.solve(tiny.request(f"--index-url {url}/simple", "tiny", local=False))
     assert not caught.value.retryable
-    assert "credentials" in str(caught.value.hint)
+    assert "netrc" in str(caught.value.hint)
     assert "wrong-canary" not in str(caught.value)
+
+
+def test_of_several_indexes_none_is_left_out_for_its_login(tiny: Tiny) -> None:
+    with index([TinyWheel("tiny", "1.0")]) as open_, index([TinyWheel("tiny", "2.0")], user="me:x") as closed:
+        lines = [f"--index-url {open_.url}/simple", f"--extra-index-url {closed.url}/simple", "tiny"]
+        with pytest.raises(ChannelError, match="refused to answer"):
+            tiny.solve(tiny.request(*lines, local=False))
+        lines[1] = lines[1].replace("//", "//me:x@")
+        assert names(tiny.solve(tiny.request(*lines, local=False))) == ["tiny 2.0"]
+
+
+def test_an_index_that_forbids_what_it_does_not_have_is_no_obstacle(tiny: Tiny) -> None:
+    with index([TinyWheel("tiny", "1.0")]) as main, index([]) as extra:
+        extra.status = 403
+        lines = [f"--index-url {main.url}/simple", f"--extra-index-url {extra.url}/simple", "tiny"]
+        assert names(tiny.solve(tiny.request(*lines, local=False))) == ["tiny 1.0"]
 
 
 def test_a_name_that_no_index_has(tiny: Tiny) -> None:
@@ -263,7 +312,7 @@ def test_the_deadline_ends_the_search(tiny: Tiny) -> None:
             resolve(request, cache_dir=tiny.cache, deadline=Deadline.after(seconds))
 
 
-def test_the_first_index_that_has_a_name_is_the_only_one_that_is_believed(tiny: Tiny) -> None:
+def test_with_first_index_no_other_index_is_believed(tiny: Tiny) -> None:
     with (
         index([TinyWheel("private", "1.0")]) as ours,
         index([TinyWheel("private", "9.0"), TinyWheel("x")]) as all_,
@@ -272,7 +321,9 @@ def test_the_first_index_that_has_a_name_is_the_only_one_that_is_believed(tiny: 
             tiny.request(f"--extra-index-url {ours.url}/simple", "private", "x", local=False),
             pypi=f"{all_.url}/simple",
         )
-        assert names(tiny.solve(request)) == ["private 1.0", "x 1.0"]
+        assert names(tiny.solve(request)) == ["private 9.0", "x 1.0"]
+        strict = replace(request.section, index_strategy=IndexStrategy.FIRST_INDEX)
+        assert names(tiny.solve(replace(request, section=strict))) == ["private 1.0", "x 1.0"]
 
 
 def test_files_that_came_later_are_not_there(tiny: Tiny) -> None:
@@ -298,6 +349,10 @@ def test_hashes_choose_the_wheel_and_bind_everything(tiny: Tiny) -> None:
         tiny.solve(f"tiny==1.0 --hash=sha256:{digest}", "top")
     with pytest.raises(SolveError, match="tiny"):
         tiny.solve("--require-hashes", "top")
+    loose = tiny.solve("--no-require-hashes", f"tiny==1.0 --hash=sha256:{digest}", "top")
+    assert [each.file_name for each in loose.distributions] == [pure.file_name, TinyWheel("top").file_name]
+    with pytest.raises(SolveError, match="tiny"):
+        tiny.solve("--no-require-hashes", f"tiny==1.0 --hash=sha256:{'0' * 64}", "top")
 
 
 def test_constraints_and_pre_releases(tiny: Tiny) -> None:
@@ -306,6 +361,13 @@ def test_constraints_and_pre_releases(tiny: Tiny) -> None:
     assert names(tiny.solve("tiny")) == ["tiny 2.0"]
     assert names(tiny.solve("-c limits.txt", "tiny")) == ["tiny 1.0"]
     assert names(tiny.solve("--pre", "--prefer-binary", "tiny")) == ["tiny 3.0b1"]
+    assert names(tiny.solve("--all-releases :all:", "tiny")) == ["tiny 3.0b1"]
+    assert names(tiny.solve("--all-releases tiny", "tiny")) == ["tiny 3.0b1"]
+    assert names(tiny.solve("--all-releases other", "tiny")) == ["tiny 2.0"]
+    assert names(tiny.solve("--all-releases :all: --only-final tiny", "tiny")) == ["tiny 2.0"]
+    with pytest.raises(SolveError, match="nothing satisfies"):
+        tiny.solve("--only-final :all:", "tiny>2")
+    assert names(tiny.solve("--only-final :all: --all-releases tiny", "tiny>2")) == ["tiny 3.0b1"]
 
 
 def test_nothing_of_the_user_or_the_folder_changes_the_answer(
@@ -385,5 +447,17 @@ def test_identity_is_what_keys_are_made_of(tiny: Tiny) -> None:
     document = json.loads(json.dumps(tiny.solve("dep").identity()))
     content = (tiny.links / TinyWheel("dep").file_name).read_bytes()
     assert document == [
-        {"name": "dep", "version": "1.0", "sha256": Digest.of(content).hex, "directUrl": None}
+        {
+            "name": "dep",
+            "version": "1.0",
+            "sha256": Digest.of(content).hex,
+            "directUrl": None,
+            "requested": True,
+        }
     ]
+
+
+def test_what_the_section_names_is_requested_and_nothing_else(tiny: Tiny) -> None:
+    tiny.put(TinyWheel("top", requires=("dep", "other")), TinyWheel("dep"), TinyWheel("other"))
+    solution = tiny.solve("top", 'dep ; python_version < "3"', "other")
+    assert [each.name for each in solution.distributions if each.requested] == ["other", "top"]

@@ -158,6 +158,9 @@ def test_the_key_knows_all_that_the_layer_depends_on() -> None:
         wheel_key(distribution, replace(TARGET, python=PythonTarget("3.12.1", SITE)), gzip),
         wheel_key(distribution, replace(TARGET, python=PythonTarget("3.11.4", "lib/x")), gzip),
         wheel_key(distribution, TARGET, Compression.of("zstd")),
+        wheel_key(replace(distribution, requested=True), TARGET, gzip),
+        wheel_key(replace(distribution, direct_url="file:///x", built_from="folder"), TARGET, gzip),
+        wheel_key(replace(distribution, direct_url="file:///x", built_from="0" * 64), TARGET, gzip),
     ]
     assert len(set(keys)) == len(keys)
     # Neither the place of the wheel nor the patch version of python is in its files.

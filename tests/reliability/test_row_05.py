@@ -8,6 +8,7 @@ import json
 import tarfile
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -17,12 +18,17 @@ import pytest
 from envbuild.build.base import decompressed
 from envbuild.digest import Digest
 from envbuild.key import CanonicalForm, Key
+from envbuild.lockfile import FILE_NAME, LockPolicy
+from envbuild.locking import make_lock
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest
 from envbuild.platform import LINUX_AMD64
-from envbuild.resolver import Resolver
+from envbuild.reference import Repository
+from envbuild.resolver import Resolver, Source
 from envbuild.spec.environment import load
 from tiny import World
+from tiny_wheels import TinyWheel
+from wheel_world import wheel_world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,3 +158,88 @@ def test_a_context_swapped_while_it_is_read_100_times(tmp_path: Path) -> None:
                     )
             assert built == hashed
     assert len(keys) > 1, "the files did change between the turns"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file that a definition reads.
+
+    Attributes:
+        path: The file, relative to the definition.
+        content: What takes its place; None takes it away.
+        in_key: Whether the definition's key depends on it.
+    """
+
+    path: str
+    content: bytes | None
+    in_key: bool = True
+
+
+def newer(wheel: TinyWheel) -> bytes:
+    return replace(wheel, files={"new.py": b"new"}).to_bytes()
+
+
+MINE, DEP = TinyWheel("mine"), TinyWheel("dep", "2.0")
+INPUTS = {
+    "the definition": Input("envbuild.yaml", b"pip: [small]\n"),
+    "the Conda file": Input("environment.yml", b"channels: [tiny]\ndependencies: [tool=2]\n"),
+    "the requirements": Input("requirements.txt", b"--no-index\n"),
+    "an included file": Input("more.txt", b"top\n"),
+    "constraints": Input("limits.txt", b"dep<2\n"),
+    "a wheel": Input(MINE.file_name, newer(MINE)),
+    "a wheel that goes away": Input(MINE.file_name, None),
+    "a wheel in links": Input(f"links/{DEP.file_name}", newer(DEP)),
+    "a wheel that comes into links": Input(
+        "links/dep-9.0-py3-none-any.whl", TinyWheel("dep", "9.0").to_bytes()
+    ),
+    "a wheel that goes out of links": Input(f"links/{DEP.file_name}", None),
+    "the lock": Input("envbuild.lock", b"{}", in_key=False),
+}
+
+
+def definition(root: Path) -> tuple[World, Path]:
+    """A machine with a definition that reads files of every kind."""
+    world = wheel_world(root)
+    MINE.put(root)
+    (root / "environment.yml").write_text("channels: [tiny]\ndependencies: [python, tool=1]\n")
+    lines = f"--no-index\n--find-links ./links\n-r more.txt\n-c limits.txt\n./{MINE.file_name}\n"
+    (root / "requirements.txt").write_text(lines)
+    (root / "more.txt").write_text("top\nsmall\n")
+    (root / "limits.txt").write_text("dep<99\n")
+    path = root / "envbuild.yaml"
+    path.write_text("conda: environment.yml\npip: requirements.txt\n")
+    return world, path
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("after", [0, 4])
+def test_an_input_swapped_between_key_and_build(tmp_path: Path, name: str, after: int) -> None:
+    """The image is that of the bytes that were hashed, whenever in its build an input is swapped."""
+    swapped = INPUTS[name]
+    world, path = definition(tmp_path)
+    policy = LockPolicy(required=name == "the lock", ignored=name != "the lock")
+    with Resolver(world.config) as resolver:
+        make_lock(resolver, load(path, base=world.config.base), tmp_path).write(tmp_path / FILE_NAME)
+    elsewhere = world.other_machine(workspace=Repository.parse(f"oci:{tmp_path}/undisturbed"))
+    with Resolver(elsewhere, locks=policy) as resolver:
+        undisturbed = resolver.resolve(path)
+    left = after
+
+    def swap(_: Event) -> None:
+        nonlocal left
+        left -= 1
+        if left == -1:
+            file = tmp_path / swapped.path
+            file.unlink(missing_ok=True)
+            if swapped.content is not None:
+                file.write_bytes(swapped.content)
+
+    with Resolver(world.other_machine(), progress=swap, locks=policy) as resolver:
+        image = resolver.resolve(path)
+    assert left < 0, "nothing was swapped"
+    assert image.source is Source.BUILT
+    assert image.reference.digest == undisturbed.reference.digest
+    assert image.key == undisturbed.key
+    if swapped.in_key and swapped.content is not None:
+        with Resolver(world.config) as resolver:
+            assert resolver.key(path) != image.key

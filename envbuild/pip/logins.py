@@ -1,0 +1,148 @@
+"""The user's own logins for indexes: ``netrc``, and the keyring where it was asked for, as pip has them.
+
+A login goes to the host that it is for. Source: pip's "Authentication" page; ``PIP_KEYRING_PROVIDER`` and
+``UV_KEYRING_PROVIDER`` ask for the keyring, ``NETRC`` names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from posixpath import commonpath
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from envbuild.conda.logins import in_netrc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from envbuild.deadline import Deadline
+
+_VARIABLES: Final = ("PIP_KEYRING_PROVIDER", "UV_KEYRING_PROVIDER")
+_ASKED: Final = frozenset({"auto", "import", "subprocess", "native"})
+_LONGEST: Final = 60.0
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+def keyring_is_asked_for() -> bool:
+    """Whether the user wants the keyring to be asked."""
+    return any(os.environ.get(name, "").lower() in _ASKED for name in _VARIABLES)
+
+
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of a URL: what a login is for."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+
+
+@dataclass(frozen=True)
+class Logins:
+    """Fills logins into URLs. Each question is asked once.
+
+    Attributes:
+        indexes: The URLs that the definition names, with the logins that it gives; the keyring may know them
+            by their whole URL.
+        deadline: When to give up.
+    """
+
+    indexes: tuple[str, ...] = field(repr=False)
+    deadline: Deadline
+    _known: dict[tuple[str, str | None], tuple[str, str] | None] = field(default_factory=dict, repr=False)
+
+    def fill(self, url: str) -> str:
+        """The URL with user and password, where the definition or the user has some for its origin."""
+        parts = urlsplit(url)
+        if parts.scheme not in _PORTS or not parts.hostname:
+            return url
+        user, password = self._written(url)
+        if user is None or password is None:
+            user, password = self._own(url, user) or (user, password)
+        if user is None:
+            return url
+        login = quote(user, safe="") + ("" if password is None else f":{quote(password, safe='')}")
+        return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}"))
+
+    def _written(self, url: str) -> tuple[str | None, str | None]:
+        """The login in the URL, or in that of the nearest index on its origin."""
+        for one in (url, *self._nearest(url)):
+            parts = urlsplit(one)
+            if parts.username is not None:
+                password = None if parts.password is None else unquote(parts.password)
+                return unquote(parts.username), password
+        return None, None
+
+    def _nearest(self, url: str) -> list[str]:
+        """The indexes on a URL's origin, those first whose paths have most in common with it."""
+
+        def distance(index: str) -> int:
+            return -len(commonpath([f"/{urlsplit(one).path}" for one in (index, url)]))
+
+        return sorted((index for index in self.indexes if origin(index) == origin(url)), key=distance)
+
+    def _own(self, url: str, user: str | None) -> tuple[str, str] | None:
+        if (found := in_netrc(urlsplit(url).hostname or "")) is not None and user in {None, found[0]}:
+            return found
+        if not keyring_is_asked_for():
+            return None
+        bare = _bare(url)
+        services = [_bare(index) for index in self._nearest(url)] or [bare]
+        for service in (*dict.fromkeys(services), urlsplit(bare).netloc):
+            if (found := self._from_keyring(service, user)) is not None:
+                return found
+        return None
+
+    def _from_keyring(self, service: str, user: str | None) -> tuple[str, str] | None:
+        asked = service, user
+        if asked not in self._known:
+            self._known[asked] = _ask_keyring(service, user, self.deadline)
+        return self._known[asked]
+
+
+def _ask_keyring(service: str, user: str | None, deadline: Deadline) -> tuple[str, str] | None:
+    """What the program ``keyring`` says; it may know the user's name, too."""
+    if (program := shutil.which("keyring")) is None:
+        return None
+    answered = _run([program, "--mode=creds", "--output=json", "get", service, *_each(user)], deadline)
+    if answered is not None:
+        try:
+            document = json.loads(answered)
+            return str(document["username"]), str(document["password"])
+        except (ValueError, KeyError, TypeError):
+            return None
+    if user is None:
+        return None
+    plain = _run([program, "get", service, user], deadline)  # keyrings before 25.2
+    return None if plain is None else (user, plain.rstrip("\r\n"))
+
+
+def _each(user: str | None) -> Iterable[str]:
+    return () if user is None else (user,)
+
+
+def _run(command: list[str], deadline: Deadline) -> str | None:
+    deadline.check("asking the keyring")
+    try:
+        ended = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            timeout=deadline.remaining(at_most=_LONGEST),
+            check=False,
+        )
+        return ended.stdout.decode() if ended.returncode == 0 else None
+    except subprocess.TimeoutExpired:
+        deadline.check("asking the keyring")
+        return None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _bare(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,176 @@
+"""The user's own logins: for solving and for fetching, and for their own host alone."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from envbuild.conda.link import PythonTarget
+from envbuild.deadline import NO_DEADLINE, Deadline
+from envbuild.errors import ChannelError, DeadlineExceeded
+from envbuild.pip.fetch import fetch_wheel
+from envbuild.pip.logins import Logins
+from envbuild.pip.resolve import PipRequest, PipSolution, resolve
+from envbuild.platform import LINUX_AMD64
+from envbuild.spec.pip import PipSection
+from tiny_wheels import TinyWheel, index
+
+USER = "me:hush-canary"
+PASSWORD = USER.partition(":")[2]
+WHEEL = TinyWheel("tiny")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without logins, and a search path of its own."""
+    (tmp_path / "home/bin").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'home/bin'}:/usr/bin:/bin")
+    for name in ("NETRC", "PIP_KEYRING_PROVIDER", "UV_KEYRING_PROVIDER"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
+
+
+def solve(tmp_path: Path, *lines: str, deadline: Deadline = NO_DEADLINE) -> PipSolution:
+    section = PipSection.from_requirements("\n".join([*lines, "tiny"]).encode(), "r.txt", None)
+    python = PythonTarget("3.11.4", "lib/python3.11/site-packages")
+    request = PipRequest(section, LINUX_AMD64, python, "2.36", pypi="http://127.0.0.1:1/simple")
+    return resolve(request, cache_dir=tmp_path / "cache", deadline=deadline)
+
+
+def fetched(solution: PipSolution) -> bytes:
+    (wheel,) = solution.distributions
+    assert PASSWORD not in repr(solution) + wheel.url
+    with fetch_wheel(wheel, url=solution.urls[wheel.url], deadline=NO_DEADLINE) as stream:
+        return stream.read()
+
+
+def keyring(home: Path, logins: dict[str, str], *, old: bool = False) -> Path:
+    """A program ``keyring`` that knows ``USER:PASSWORD`` by service; it writes down what it is asked."""
+    program, asked = home / "bin/keyring", home / "asked"
+    known = json.dumps(logins)
+    program.write_text(
+        f"#!/usr/bin/env python3\nimport json, sys\nknown, words = json.loads({known!r}), sys.argv[1:]\n"
+        f"open({str(asked)!r}, 'a').write(' '.join(words) + '\\n')\n"
+        f"creds = '--mode=creds' in words or '--mode' in words\n"
+        f"if creds and {old}: sys.exit(2)\n"
+        "words = words[words.index('get') + 1:]\n"
+        "user, _, password = known.get(words[0], '').partition(':')\n"
+        "if not user or words[1:] not in ([], [user]) or (not words[1:] and not creds): sys.exit(1)\n"
+        "print(json.dumps({'username': user, 'password': password}) if creds else password)\n"
+    )
+    program.chmod(0o755)
+    return asked
+
+
+@pytest.mark.parametrize("place", [".netrc", "NETRC"])
+def test_the_login_of_a_netrc_solves_and_fetches(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    path = home / place
+    path.write_text(f"machine 127.0.0.1 login me password {PASSWORD}\n")
+    path.chmod(0o600)
+    if place == "NETRC":
+        monkeypatch.setenv("NETRC", str(path))
+    with index([WHEEL], user=USER) as server:
+        assert fetched(solve(tmp_path, f"-i {server.url}/simple")) == WHEEL.to_bytes()
+
+
+def test_the_login_of_an_index_goes_before_that_of_a_netrc(tmp_path: Path, home: Path) -> None:
+    (home / ".netrc").write_text("machine 127.0.0.1 login me password wrong\n")
+    with index([WHEEL], user=USER) as server:
+        url = server.url.replace("//", f"//{USER}@")
+        assert fetched(solve(tmp_path, f"-i {url}/simple")) == WHEEL.to_bytes()
+
+
+@pytest.mark.parametrize("variable", ["PIP_KEYRING_PROVIDER", "UV_KEYRING_PROVIDER"])
+@pytest.mark.parametrize("old", [False, True])
+def test_the_login_of_a_keyring_solves_and_fetches_where_it_is_asked_for(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, old: bool
+) -> None:
+    with index([WHEEL], user=USER) as server:
+        asked = keyring(home, {f"{server.url}/simple": USER}, old=old)
+        named = f"-i {server.url.replace('//', '//me@')}/simple"
+        with pytest.raises(ChannelError, match="refused to answer"):
+            solve(tmp_path, named)
+        assert not asked.exists(), "nobody asked for the keyring"
+        monkeypatch.setenv(variable, "subprocess")
+        assert fetched(solve(tmp_path, named)) == WHEEL.to_bytes()
+        assert PASSWORD not in asked.read_text()
+
+
+def test_a_keyring_may_know_the_user_and_only_the_host(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_KEYRING_PROVIDER", "auto")
+    with index([WHEEL], user=USER) as server:
+        keyring(home, {urlsplit(server.url).netloc: USER})
+        assert fetched(solve(tmp_path, f"-i {server.url}/simple")) == WHEEL.to_bytes()
+
+
+def test_a_keyring_that_hangs_ends_with_the_deadline(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_KEYRING_PROVIDER", "subprocess")
+    (home / "bin/keyring").write_text("#!/bin/sh\nexec sleep 60\n")
+    (home / "bin/keyring").chmod(0o755)
+    with index([WHEEL], user=USER) as server, pytest.raises(DeadlineExceeded):
+        solve(tmp_path, f"-i {server.url}/simple", deadline=Deadline.after(1))
+
+
+def test_a_login_is_for_its_own_origin() -> None:
+    logins = Logins(
+        ("https://me:secret@a.example/x/simple", "https://you:other@a.example/y/simple"), NO_DEADLINE
+    )
+    assert logins.fill("https://a.example/y/files/z.whl") == "https://you:other@a.example/y/files/z.whl"
+    assert logins.fill("https://a.example:443/x/z.whl") == "https://me:secret@a.example:443/x/z.whl"
+    for other in ("http://a.example/x/z.whl", "https://a.example:8443/x/z.whl", "https://b.example/x/z.whl"):
+        assert logins.fill(other) == other
+    assert logins.fill("file:///x/z.whl") == "file:///x/z.whl"
+
+
+@contextmanager
+def redirecting(to: str) -> Iterator[tuple[str, list[str | None]]]:
+    """A server that sends everybody elsewhere, and what logins it saw."""
+    seen: list[str | None] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(302)
+            self.send_header("Location", to + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", seen
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_login_does_not_follow_a_redirection_to_another_origin(tmp_path: Path) -> None:
+    with index([WHEEL]) as server:
+        solution = solve(tmp_path, f"-i {server.url}/simple")
+        (wheel,) = solution.distributions
+        with redirecting(server.url) as (first, seen):
+            path = urlsplit(wheel.url).path
+            url = f"{first.replace('//', f'//{USER}@')}{path}"
+            with fetch_wheel(wheel, url=url, deadline=NO_DEADLINE) as stream:
+                assert stream.read() == WHEEL.to_bytes()
+            assert [bool(each) for each in seen] == [True]
+        assert server.logins[-1] is None
