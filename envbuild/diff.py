@@ -250,8 +250,24 @@ def _instructions(part: str, before: list[Any], after: list[Any]) -> Iterator[Ch
 
 
 def _packages(before: Any, after: Any) -> Iterator[Change]:
-    """The packages of locks: by name, told by what tells packages apart."""
-    yield from _named("package", _records(before), _records(after))
+    """The packages of locks: by name, told by what tells packages apart, else by what channels say."""
+    old, new = _records(before), _records(after)
+    same = {name for name in old.keys() & new.keys() if _tell_package(old[name]) == _tell_package(new[name])}
+    for name in sorted(old.keys() | new.keys()):
+        if name in same:
+            yield from _named(f"record of {name}", _flat(old[name]), _flat(new[name]))
+        else:
+            yield from _named("package", _only(old, name), _only(new, name))
+
+
+def _only(records: dict[str, Any], name: str) -> dict[str, Any]:
+    return {name: records[name]} if name in records else {}
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's members, with those of its metadata beside them."""
+    plain = {name: value for name, value in record.items() if name != "metadata"}
+    return {**plain, **record.get("metadata", {})}
 
 
 def _records(packages: Any) -> dict[str, Any]:

@@ -184,6 +184,16 @@ def test_packages_of_locks_are_told_by_name() -> None:
     assert (gone.kind, gone.name) == ("removed", "a")
 
 
+def test_what_a_channel_corrected_in_a_lock_is_told() -> None:
+    record = {"name": "a", "version": "1", "build": "0", "sha256": "1" * 64, "depends": ["b"]}
+    before, after = record | {"metadata": {"license": "BSD"}}, record | {"metadata": {"license": "MIT"}}
+    assert list(map(str, compare({"packages": [before]}, {"packages": [after]}))) == [
+        "record of a license: BSD -> MIT"
+    ]
+    (change,) = compare({"packages": [record]}, {"packages": [record | {"depends": ["b <2"]}]})
+    assert str(change) == "record of a depends: b -> b <2"
+
+
 def test_a_miss_is_explained_by_the_nearest_key() -> None:
     asked = written("conda: {dependencies: [a=2]}")
     known = {"1" * 64: written("conda: {dependencies: [a=1]}"), "2" * 64: written("variables: {A: x, B: y}")}

@@ -53,7 +53,7 @@ SPOOL_BYTES: Final = 8 << 20
 """A layer up to this size is kept in memory between being made and being sent."""
 
 
-class _Entangled(Exception):  # noqa: N818 - never leaves this module
+class Entangled(Exception):  # noqa: N818 - never leaves a composer
     """Packages that share a layer for want of room carry one path."""
 
     def __init__(self, unit: Unit) -> None:
@@ -135,7 +135,7 @@ class Composer:
         while True:
             try:
                 entries = self._entries(units, made)
-            except _Entangled as error:
+            except Entangled as error:
                 self.index.put_fact(_entangled(self._key(error.unit)), "yes")
                 units = self._joined(units)
                 continue
@@ -162,11 +162,12 @@ class Composer:
             (unit.records, PathHashes(entries[unit].files, entries[unit].folders)) for unit in units
         )
         for unit in units:
-            self._tell_clobbers(Clobber(*each) for each in json.loads(entries[unit].clobbers or "[]"))
+            self.tell_clobbers(Clobber(*each) for each in json.loads(entries[unit].clobbers or "[]"))
         corrections = tuple(each for unit in units for each in corrections_of(unit, entries[unit]))
         return Composition(layers, new, len(units) - new, scripted, activation, contents, corrections)
 
-    def _tell_clobbers(self, found: Iterable[Clobber]) -> None:
+    def tell_clobbers(self, found: Iterable[Clobber]) -> None:
+        """Tell of packages that carry one path."""
         for each in found:
             self.progress(Event("layer", each.loser, "output", text=f"warning: {each}"))
 
@@ -306,7 +307,7 @@ class Composer:
         self.progress(Event("layer", unit.title, "done", written.descriptor.size, unit.size))
         names = (record.name for record in lock.packages)
         scripted = frozenset(name for name in names if has_script(name, written.path_hashes.files))
-        self._tell_clobbers(seen.clobbers)
+        self.tell_clobbers(seen.clobbers)
         return Composition((), 1, 0, scripted, seen.activation)
 
     def _make(self, unit: Unit) -> LayerEntry:
@@ -357,12 +358,12 @@ class Composer:
         """The files of several packages; which of them carry one path is kept in mind.
 
         Raises:
-            _Entangled: Two of them carry one path, and the unit's order does not say whose stays.
+            Entangled: Two of them carry one path, and the unit's order does not say whose stays.
         """
         footprints = [footprint(package, record, self.target) for package, record in packages]
         lost = lost_paths(footprints)
         if any(lost) and not unit.joined:
-            raise _Entangled(unit)
+            raise Entangled(unit)
         seen.clobbers = clobbers(footprints, lost)
         for (package, record), paths in zip(packages, lost, strict=True):
             for file in link(package, record, self.target, lost=paths):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from envbuild.conda.layer import split_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from envbuild.build.plan import Unit
     from envbuild.conda.layer import PathHashes
-
-_HASH: Final = 8
 
 
 def conflicts(layers: Mapping[Unit, PathHashes]) -> list[frozenset[Unit]]:
@@ -21,15 +21,11 @@ def conflicts(layers: Mapping[Unit, PathHashes]) -> list[frozenset[Unit]]:
     owners: dict[bytes, Unit] = {}
     together: set[frozenset[Unit]] = set()
     for unit, hashes in layers.items():
-        for path in _split(hashes.files):
+        for path in split_hashes(hashes.files):
             if (owner := owners.setdefault(path, unit)) != unit:
                 together.add(frozenset((owner, unit)))
     for unit, hashes in layers.items():
-        for path in _split(hashes.folders):
+        for path in split_hashes(hashes.folders):
             if (owner := owners.get(path, unit)) != unit:
                 together.add(frozenset((owner, unit)))
     return sorted(together, key=lambda group: sorted(unit.title for unit in group))
-
-
-def _split(hashes: bytes) -> list[bytes]:
-    return [hashes[at : at + _HASH] for at in range(0, len(hashes), _HASH)]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import IO, TYPE_CHECKING, Any
 
 from envbuild.build.assemble import prefix_environment
 from envbuild.build.base import decompressed, glibc_version
-from envbuild.build.compose import Composer
+from envbuild.build.compose import Composer, Entangled
 from envbuild.build.plan import plan
+from envbuild.build.seen import Seen
+from envbuild.conda.clobber import Clobber
 from envbuild.conda.fetch import fetch_package
+from envbuild.conda.layer import hash_of, split_hashes
 from envbuild.conda.link import footprint, link
 from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
@@ -100,10 +103,13 @@ class Wheels:
             conda: The composer of Conda's layers.
             budget: The largest number of layers in all.
         """
-        between = [*self._replaced(conda), *self._environment(conda)]
+        deleted = self._deleted(conda) if self.solution.replaced else frozenset[str]()
+        between = [*_replaced(conda, deleted), *self._environment(conda)]
         left = max(1, budget - len(self.conda.layers) - len(between))
         records = [_record(each) for each in self.solution.distributions]
-        top = self._composer(conda).compose(plan(Lock.of(conda.target.platform, records), left))
+        composer = self._composer(conda)
+        top = composer.compose(plan(Lock.of(conda.target.platform, records), left))
+        composer.tell_overlaps(top, self.conda, deleted)
         return replace(
             self.conda,
             layers=(*self.conda.layers, *between, *top.layers),
@@ -121,7 +127,7 @@ class Wheels:
         """
         records = installation_order(_record(each) for each in self.solution.distributions)
         with contextlib.ExitStack() as stack:
-            installed = self._composer(conda).installed(records, stack)
+            installed = self._composer(conda).installed(records, stack, Seen())
             own = self.python.files() if self.python is not None else ()
             return conda.archive(lock, out, above=chain(own, installed), removed=self._removed(conda))
 
@@ -134,10 +140,6 @@ class Wheels:
     def _environment(self, conda: Composer) -> Iterator[Layer]:
         if self.python is not None:
             yield conda.layer("virtual environment", self.python.files())
-
-    def _replaced(self, conda: Composer) -> Iterator[Layer]:
-        if self.solution.replaced:
-            yield conda.layer("replaced", whiteouts(self._deleted(conda)))
 
     def _removed(self, conda: Composer) -> frozenset[str]:
         """The files that wheels replace."""
@@ -300,6 +302,8 @@ class WheelComposer(Composer):
 
     wheels: WheelTarget
     distributions: dict[str, PipDistribution]
+    _paths: dict[bytes, str] = field(default_factory=dict, compare=False)
+    """The paths of the layers that were made, by their hashes."""
 
     def _key(self, unit: Unit) -> str:
         return unit.key(
@@ -308,19 +312,53 @@ class WheelComposer(Composer):
 
     def _make(self, unit: Unit) -> LayerEntry:
         self.progress(Event("layer", unit.title, "start", 0, unit.size))
+        seen = Seen()
         with contextlib.ExitStack() as stack:
-            entry = self._write(unit.title, self.installed(unit.records, stack))
+            entry = self._write(unit.title, self._linked_wheels(unit, stack, seen))
+        entry = replace(entry, clobbers=seen.clobbers_text)
         self.progress(Event("layer", unit.title, "done", entry.descriptor.size, unit.size))
         return entry
 
+    def _linked_wheels(self, unit: Unit, stack: contextlib.ExitStack, seen: Seen) -> Iterator[LinkedFile]:
+        """The files of a unit's wheels.
+
+        Raises:
+            Entangled: Two of them carry one path, and the unit's order does not say whose stays.
+        """
+        for file in self.installed(unit.records, stack, seen):
+            self._paths[hash_of(file.path)] = file.path
+            yield file
+        if seen.clobbers and not unit.joined:
+            raise Entangled(unit)
+
+    def tell_overlaps(self, top: Composition, conda: Composition, deleted: frozenset[str]) -> None:
+        """Tell which wheels write over files of Conda's packages.
+
+        Args:
+            top: The wheels' layers.
+            conda: Conda's layers.
+            deleted: Paths of Conda's packages that are taken away before.
+        """
+        gone = frozenset(map(hash_of, deleted))
+        for records, own in top.contents:
+            wheels = [self.distributions[record.name].file_name for record in records]
+            mine = frozenset(split_hashes(own.files)) - gone
+            for packages, theirs in conda.contents:
+                if common := mine.intersection(split_hashes(theirs.files)):
+                    known = sorted(self._paths[each] for each in common if each in self._paths)
+                    path = known[0] if known else "a path"
+                    found = Clobber(_one_of([*map(str, packages)]), _one_of(wheels), path, len(common))
+                    self.tell_clobbers([found])
+
     def installed(
-        self, records: Iterable[PackageRecord], stack: contextlib.ExitStack
+        self, records: Iterable[PackageRecord], stack: contextlib.ExitStack, seen: Seen
     ) -> Iterator[LinkedFile]:
         """The files of some wheels, which are fetched at once; of two with one path the later one's stays.
 
         Args:
             records: The wheels' records, in order.
             stack: Closes the wheels.
+            seen: Told of such paths, once all files were read.
         """
         links = []
         for record in records:
@@ -329,7 +367,7 @@ class WheelComposer(Composer):
                 wheel, url=next(iter(self.urls.get(wheel.url, ())), None), deadline=self.deadline
             )
             links.append(install(stack.enter_context(source), wheel, self.wheels))
-        return _merged(links)
+        return _merged(links, seen)
 
 
 def _record(wheel: PipDistribution) -> PackageRecord:
@@ -337,20 +375,36 @@ def _record(wheel: PipDistribution) -> PackageRecord:
     return PackageRecord(wheel.name, wheel.version, "wheel", 0, "pypi", wheel.url, wheel.sha256, wheel.size)
 
 
-def _merged(links: list[Iterator[LinkedFile]]) -> Iterator[LinkedFile]:
+def _one_of(names: list[str]) -> str:
+    """Who brings a path of a layer that several may share."""
+    return names[0] if len(names) == 1 else f"one of {len(names)} ({names[0]} and others)"
+
+
+def _replaced(conda: Composer, deleted: frozenset[str]) -> Iterator[Layer]:
+    if deleted:
+        yield conda.layer("replaced", whiteouts(deleted))
+
+
+def _merged(links: list[Iterator[LinkedFile]], seen: Seen) -> Iterator[LinkedFile]:
     """The files of several wheels; of two with one path the later wheel's stays."""
-    files: set[str] = set()
-    folders: set[str] = set()
+    files: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for linked in reversed(links):
-        mine: set[str] = set()
+        mine: dict[str, str] = {}
         for file in linked:
             above = tuple(parents(file.path))
-            if file.path in files or file.path in folders or not files.isdisjoint(above):
+            taken = (files.get(file.path), folders.get(file.path), *(files.get(folder) for folder in above))
+            winner = next((owner for owner in taken if owner is not None), None)
+            if winner is not None:
+                if winner != file.owner:
+                    found.setdefault((file.owner, winner), []).append(file.path)
                 continue
-            mine.add(file.path)
-            folders.update(above)
+            mine[file.path] = file.owner
+            folders |= dict.fromkeys(above, file.owner)
             yield file
         files |= mine
+    seen.clobbers = [Clobber(*pair, min(paths), len(paths)) for pair, paths in sorted(found.items())]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from envbuild.errors import BuildError, IntegrityError
 from envbuild.oci.manifest import OCI_LAYER_GZIP, OCI_LAYER_ZSTD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from concurrent.futures import Executor, Future
 
     from envbuild.conda.link import LinkedFile, LinkTarget
@@ -315,6 +315,15 @@ class _Blocks:
         self._out.write(packed)
 
 
+def hash_of(path: str) -> bytes:
+    """The hash of a path, as :class:`PathHashes` holds it."""
+    return hashlib.blake2b(path.encode(), digest_size=_HASH).digest()
+
+
+def split_hashes(hashes: bytes) -> list[bytes]:
+    """The single hashes of :class:`PathHashes`."""
+    return [hashes[at : at + _HASH] for at in range(0, len(hashes), _HASH)]
+
+
 def _hashes(paths: Iterable[str]) -> bytes:
-    hashing: Callable[..., Any] = hashlib.blake2b
-    return b"".join(sorted(hashing(path.encode(), digest_size=_HASH).digest() for path in paths))
+    return b"".join(sorted(map(hash_of, paths)))

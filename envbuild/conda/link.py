@@ -40,7 +40,7 @@ _HELD: Final = 8 << 20
 """Files with a prefix in them are worked on in memory up to this size, else in an unlinked file."""
 
 _MAX_LINKS: Final = 40
-_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_PREFIX: Final = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._-]+)+")
 
 
 @dataclass(frozen=True, slots=True)

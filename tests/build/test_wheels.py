@@ -20,6 +20,7 @@ from envbuild.config import Config
 from envbuild.errors import BuildError, SolveError
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest
+from envbuild.progress import Event
 from envbuild.reference import Repository
 from envbuild.resolver import ResolvedImage, Resolver, Source
 from tiny import World
@@ -187,3 +188,69 @@ def test_what_cannot_be_satisfied_publishes_nothing(world: World) -> None:
     with pytest.raises(SolveError, match="dep"):
         resolve(world.config, spec(world, "dep>=3"))
     assert not [tag for tag in world.layout().tags() if tag.name.startswith(("k1-", "l1-"))]
+
+
+def warnings_of(world: World, path: Path, **changes: Any) -> tuple[ResolvedImage, list[str]]:
+    said: list[Event] = []
+    with Resolver(world.other_machine(**changes), progress=said.append) as resolver:
+        image = resolver.resolve(path)
+    return image, [event.text for event in said if "both have" in event.text]
+
+
+def test_wheels_with_one_path_are_told_whether_made_or_known(world: World) -> None:
+    put(world, TinyWheel("one", files={"shared/x.py": b"1"}))
+    put(world, TinyWheel("two", files={"shared/x.py": b"2"}))
+    expected = (
+        "warning: two-1.0-py3-none-any.whl and one-1.0-py3-none-any.whl both have "
+        f"{SITE}/shared/x.py: that of one-1.0-py3-none-any.whl is installed"
+    )
+    for more in ("small", "top"):
+        image, told = warnings_of(world, spec(world, "one", "two", more))
+        assert told == [expected]
+        layers, _ = image_of(image)
+        holding(layers, f"{SITE}/shared/x.py")
+
+
+def test_wheels_of_one_bucket_that_share_a_path_are_installed_in_their_order(world: World) -> None:
+    put(world, TinyWheel("zbase", files={"shared/x.py": b"zbase"}))
+    put(world, TinyWheel("above", files={"shared/x.py": b"above"}))
+    path = spec(world, "above", "zbase", "small", "top")
+    roomy, _ = warnings_of(world, path, workspace=Repository.parse(f"oci:{world.root}/roomy"))
+    tight, told = warnings_of(
+        world, path, workspace=Repository.parse(f"oci:{world.root}/tight"), max_layers=5
+    )
+    assert content_of(roomy, f"{SITE}/shared/x.py") == content_of(tight, f"{SITE}/shared/x.py")
+    assert len(told) == 1
+
+
+def content_of(image: ResolvedImage, name: str) -> bytes:
+    """A file of an image, as its topmost layer that has it leaves it."""
+    registry = LayoutRegistry(image.reference.repository)
+    manifest = registry.get_manifest(image.reference.digest)
+    assert isinstance(manifest, Manifest)
+    found = b""
+    for layer in manifest.layers:
+        with registry.open_blob(layer) as stream:
+            raw = b"".join(decompressed(stream, layer.media_type))
+        with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+            for each in archive:
+                if each.name == f"opt/env/{name}" and (content := archive.extractfile(each)) is not None:
+                    found = content.read()
+    return found
+
+
+def test_a_wheel_over_a_file_of_conda_is_told(world: World) -> None:
+    put(world, TinyWheel("over", files={"over-1.0.data/data/share/tool/data": b"mine"}))
+    path = spec(world, "over", conda=("python", "tool=1"))
+    image, told = warnings_of(world, path)
+    over = TinyWheel("over").file_name
+    expected = f"warning: tool-1.0-0 and {over} both have share/tool/data: that of {over} is installed"
+    assert told == [expected]
+    assert content_of(image, "share/tool/data") == b"mine"
+    _, known = warnings_of(world, spec(world, "over", "small", conda=("python", "tool=1")))
+    assert known == [told[0].replace("share/tool/data", "a path")], "which one is known only when it is made"
+
+
+def test_what_a_wheel_replaces_is_no_warning(world: World) -> None:
+    path = spec(world, "top", "dep>=2", conda=("python", "dep"))
+    assert warnings_of(world, path)[1] == []

@@ -348,7 +348,9 @@ def test_a_binary_without_room_for_the_prefix_is_refused() -> None:
         linked(Package((entry,)))
 
 
-@pytest.mark.parametrize("prefix", ["", "/", "opt", "/opt/env/", "/opt/a b", "/opt/'x", "/opt/\n"])
+@pytest.mark.parametrize(
+    "prefix", ["", "/", "opt", "/opt/env/", "/opt/a b", "/opt/'x", "/opt/\n", "/opt/..", "/./env"]
+)
 def test_a_strange_prefix_is_refused(prefix: str) -> None:
     with pytest.raises(BuildError, match="the prefix"):
         LinkTarget(prefix)
