@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from envbuild.errors import EnvbuildError
     from envbuild.foreign import load
     from envbuild.key import Key
+    from envbuild.lockkey import Name
     from envbuild.progress import Progress
     from envbuild.reference import ImageReference
     from envbuild.resolver import ResolvedImage, Resolver, Source
@@ -89,13 +90,17 @@ def resolve(
         return resolver.resolve(loaded, build=build, timeout=timeout)
 
 
-def key(spec: EnvironmentSpec | Path | str, *, config: Config | None = None, **settings: Any) -> Key:
-    """The key of a definition; ``str(key)`` is its 64 hex digits. Settings as in :func:`resolve`."""
+def key(spec: EnvironmentSpec | Path | str, *, config: Config | None = None, **settings: Any) -> Name:
+    """What :func:`resolve` looks for: the key of a definition, or the lock key where a lock matches.
+
+    ``str(key)`` is its 64 hex digits; ``key.tag`` says which of the two it is. Settings as in
+    :func:`resolve`.
+    """
     from envbuild.resolver import Resolver
 
     loaded, config = _prepare(spec, config, settings)
     with Resolver(config) as resolver:
-        return resolver.key(loaded)
+        return resolver.name(loaded)
 
 
 def _prepare(
@@ -129,7 +134,7 @@ def __getattr__(name: str) -> Any:
 class _KeyModule(ModuleType):
     """The module ``envbuild.key``, which may be called as the function of the same name."""
 
-    def __call__(self, *arguments: Any, **settings: Any) -> Key:
+    def __call__(self, *arguments: Any, **settings: Any) -> Name:
         return _key(*arguments, **settings)
 
 

@@ -98,7 +98,7 @@ def _artifact(kind: str, content: bytes, title: str) -> Artifact:
 def lock_of(made: Made) -> LockFile:
     """The lock of what was built."""
     return LockFile.of(
-        made.definition, [LockEntry(made.base_name, made.form, made.lock, tuple(sorted(made.wheels)))]
+        made.definition, [LockEntry.of(made.base_name, made.base, made.form, made.lock, made.wheels)]
     )
 
 

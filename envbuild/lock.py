@@ -238,7 +238,15 @@ class Lock:
         """The record of the environment's python, or None."""
         return self.by_name.get("python")
 
-    def key(
+    def key(self, **rest: Any) -> str:
+        """The lock key, 64 hex digits: equal for any two definitions whose images are the same.
+
+        Args:
+            rest: As :meth:`form` takes it.
+        """
+        return hashlib.sha256(b"envbuild/lock/v1\x00" + rfc8785.dumps(self.form(**rest))).hexdigest()
+
+    def form(
         self,
         *,
         base: Digest | None,
@@ -247,18 +255,18 @@ class Lock:
         layout: int,
         pip: Any = None,
         steps_after: Any = None,
-    ) -> str:
-        """The lock key, 64 hex digits: equal for any two definitions whose images are the same.
+    ) -> dict[str, Any]:
+        """What the lock key is the hash of, as JSON values.
 
         Args:
             base: The digest of the base's manifest; None for ``scratch``.
             steps: The steps key, or None where there are no steps.
             variables: The user's variables.
             layout: The version of the prefix layout.
-            pip: The canonical form of the pip section, as JSON, or None.
+            pip: What the pip section adds, as JSON, or None where there is none.
             steps_after: The canonical form of the steps after the environment, as JSON, or None.
         """
-        form: dict[str, Any] = {
+        return {
             "base": str(base) if base else "scratch",
             "steps": steps,
             "platform": str(self.platform),
@@ -268,4 +276,3 @@ class Lock:
             "pip": pip,
             "steps_after": steps_after,
         }
-        return hashlib.sha256(b"envbuild/lock/v1\x00" + rfc8785.dumps(form)).hexdigest()

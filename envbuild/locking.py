@@ -73,7 +73,7 @@ def _entry(
         progress=resolver.progress,
     )
     if spec.pip is None:
-        return LockEntry(base_text(spec, folder), form, solution.lock)
+        return LockEntry.of(base_text(spec, folder), base.digest, form, solution.lock)
     if solution.lock.python is None and steps == "to run":
         raise BuildError(
             "the pip section is for the python of the base, and the steps on it were not run yet",
@@ -84,4 +84,5 @@ def _entry(
 
     solver = WheelSolver(resolver.config, resolver.index, resolver.registries, resolver.progress, deadline)
     wheels = solver.solve(spec, spec.pip, stepped, solution).distributions
-    return LockEntry(base_text(spec, folder), form, solution.lock, portable(wheels, spec.pip, folder))
+    locked = portable(wheels, spec.pip, folder)
+    return LockEntry.of(base_text(spec, folder), base.digest, form, solution.lock, locked)

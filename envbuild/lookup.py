@@ -1,4 +1,4 @@
-"""Looking a key up: the index, then the workspace and the global repository at the same time.
+"""Looking a key or a lock key up: the index, then the workspace and the global repository at the same time.
 
 An answer is a hit, a miss or unknown; unknown is never taken for a miss.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from envbuild.deadline import Deadline
     from envbuild.digest import Digest
     from envbuild.index import Index
-    from envbuild.key import Key
+    from envbuild.lockkey import Name
     from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.oci.registries import Registries
     from envbuild.oci.registry import Registry
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 KEY_ANNOTATION: Final = "io.envbuild.key"
 LOCK_ANNOTATION: Final = "io.envbuild.lock"
+LOCK_TAG: Final = "l1-"
+"""How the tags of lock keys begin."""
 
 _HEX: Final = re.compile("[0-9a-f]{64}")
 _MOST_LAYERS: Final = 127
@@ -53,31 +55,39 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Finds keys.
+    """Finds keys and lock keys.
 
     Attributes:
         config: Which repositories there are, and what an unknown answer means.
         index: The local index.
         registries: Asks repositories.
         progress: Told of unknown answers that did not matter.
+        confirm: Whether the repositories are asked whatever the index knows.
     """
 
     config: Config
     index: Index
     registries: Registries
     progress: Progress
+    confirm: bool = False
 
-    def find(self, key: Key, deadline: Deadline) -> Hit | None:
+    def find(self, key: Name, deadline: Deadline) -> Hit | None:
         """The image of a key, or None where every repository says that it has none.
+
+        The image of a lock key may have been built of another definition, or without a lock: it carries the
+        lock key, so it is that solution.
 
         Raises:
             RegistryError: No repository has it, and at least one could not be asked.
             IntegrityError: A repository has another image under the key's tag.
             DeadlineExceeded: The time ran out.
         """
-        if (hit := self._indexed(key, deadline)) is not None:
+        if not self.confirm and (hit := self._indexed(key, deadline)) is not None:
             return hit
         answers = self._ask_all(key, deadline)
+        for place, repository in self._repositories().items():
+            if self.confirm and answers[place] is None:
+                self.index.evict_image(str(key), repository)
         for answer in answers.values():
             if isinstance(answer, Hit):
                 self._report_unknown(answers)
@@ -88,7 +98,7 @@ class Lookup:
         self._fail_on_unknown(answers)
         return None
 
-    def _indexed(self, key: Key, deadline: Deadline) -> Hit | None:
+    def _indexed(self, key: Name, deadline: Deadline) -> Hit | None:
         """What the index knows, if it is fresh or the registry confirms it; else it is forgotten."""
         for repository in self._repositories().values():
             entry = self.index.image(str(key), repository)
@@ -102,7 +112,7 @@ class Lookup:
                 return hit
         return None
 
-    def _confirmed(self, key: Key, entry: ImageEntry, deadline: Deadline) -> bool:
+    def _confirmed(self, key: Name, entry: ImageEntry, deadline: Deadline) -> bool:
         try:
             manifest = self._get(entry.reference.repository, entry.reference.digest, deadline)
         except NotFound:
@@ -115,7 +125,7 @@ class Lookup:
         self.index.put_image(ImageEntry(str(key), entry.reference, entry.lock_key, time.time()))
         return True
 
-    def _ask_all(self, key: Key, deadline: Deadline) -> dict[Place, Hit | EnvbuildError | None]:
+    def _ask_all(self, key: Name, deadline: Deadline) -> dict[Place, Hit | EnvbuildError | None]:
         """One answer a place, in the order in which they count; asked at the same time."""
         places = self._repositories()
         answers: dict[Place, Hit | EnvbuildError | None] = dict.fromkeys(places)
@@ -134,7 +144,7 @@ class Lookup:
             thread.join()
         return answers
 
-    def _ask(self, place: Place, repository: Repository, key: Key, deadline: Deadline) -> Hit | None:
+    def _ask(self, place: Place, repository: Repository, key: Name, deadline: Deadline) -> Hit | None:
         try:
             manifest = self._get(repository, key.tag, deadline)
         except NotFound:
@@ -161,7 +171,7 @@ class Lookup:
             places["global"] = self.config.global_
         return places
 
-    def _remember(self, key: Key, hit: Hit) -> None:
+    def _remember(self, key: Name, hit: Hit) -> None:
         self.index.put_image(ImageEntry(str(key), hit.reference, hit.lock_key, time.time()))
 
     def _report_unknown(self, answers: dict[Place, Hit | EnvbuildError | None]) -> None:
@@ -207,11 +217,12 @@ def admitted(config: Config, registry: Registry, manifest: Manifest | ImageIndex
     return True
 
 
-def _verify(manifest: Manifest | ImageIndex, key: Key, what: str) -> None:
-    seen = manifest.annotations.get(KEY_ANNOTATION)
+def _verify(manifest: Manifest | ImageIndex, key: Name, what: str) -> None:
+    is_lock = key.tag.name.startswith(LOCK_TAG)
+    seen = manifest.annotations.get(LOCK_ANNOTATION if is_lock else KEY_ANNOTATION)
     if seen != str(key):
         raise IntegrityError(
-            f"{what} carries the key {seen or 'of nothing'}, expected {key}",
+            f"{what} carries the {'lock key' if is_lock else 'key'} {seen or 'of nothing'}, expected {key}",
             hint="the tag was moved or written by something else: delete it, then resolve again",
         )
     lock = manifest.annotations.get(LOCK_ANNOTATION)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Descriptor
 from envbuild.errors import IntegrityError, SpecError, TagMoved
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
 from envbuild.oci.copy import JOBS, copy_image
 from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest, encode
 from envbuild.oci.referrers import enlist, referrers
@@ -75,7 +75,12 @@ class Promotion:
     deadline: Deadline = NO_DEADLINE
 
     def promote(
-        self, wanted: Tag | Digest, *, platform: Platform | None = None, with_referrers: bool = False
+        self,
+        wanted: Tag | Digest,
+        *,
+        platform: Platform | None = None,
+        with_referrers: bool = False,
+        locked: bool = False,
     ) -> Promoted:
         """Copy an image, or an index with all its images, then its tags.
 
@@ -83,6 +88,7 @@ class Promotion:
             wanted: What to copy. A tag is kept, beside the tags of the keys that the images carry.
             platform: The one image of an index to take; None to take an index whole.
             with_referrers: Whether what is attached to it goes along.
+            locked: Whether only the tags of lock keys are kept: who asks for what is locked writes no key.
 
         Raises:
             NotFound: The source lacks it.
@@ -95,7 +101,7 @@ class Promotion:
         attached = 0
         for each in family if with_referrers else ():
             attached += self._attachments(each.descriptor.digest, 0) + self._recipe(each)
-        tags = tuple(self._tags(wanted, manifest, family))
+        tags = tuple(self._tags(wanted, manifest, family, locked=locked))
         return Promoted(self.target.repository.at(manifest.descriptor.digest), tags, report, attached)
 
     def _copy(self, manifest: Manifest | ImageIndex) -> CopyReport:
@@ -164,24 +170,34 @@ class Promotion:
                 target.put_manifest(_signatures(target, (*before, *new)), tag)
 
     def _recipe(self, manifest: Manifest | ImageIndex) -> int:
-        """Copy the recipe beside an image, with which it can be put on another base; how many there were."""
-        key = manifest.annotations.get(KEY_ANNOTATION, "")
-        if not _HEX.fullmatch(key):
-            return 0
-        tag = Tag(f"f1-{key}")
-        found = find_manifest(self.source.by(self.deadline), tag)
-        if found is None or find_manifest(self.target.by(self.deadline), tag) is not None:
-            return 0
-        self._copy(found)
-        self.target.by(self.deadline).put_manifest(found, tag)
-        return 1
+        """Copy the recipes beside an image, with which it can be put on another base; how many there were."""
+        count = 0
+        for name in (KEY_ANNOTATION, LOCK_ANNOTATION):
+            key = manifest.annotations.get(name, "")
+            if not _HEX.fullmatch(key):
+                continue
+            tag = Tag(f"f1-{key}")
+            found = find_manifest(self.source.by(self.deadline), tag)
+            if found is None or find_manifest(self.target.by(self.deadline), tag) is not None:
+                continue
+            self._copy(found)
+            self.target.by(self.deadline).put_manifest(found, tag)
+            count += 1
+        return count
 
     def _tags(
-        self, wanted: Tag | Digest, manifest: Manifest | ImageIndex, family: tuple[Manifest | ImageIndex, ...]
+        self,
+        wanted: Tag | Digest,
+        manifest: Manifest | ImageIndex,
+        family: tuple[Manifest | ImageIndex, ...],
+        *,
+        locked: bool,
     ) -> Iterator[Tag]:
         for each in family:
             for tag in key_tags(each):
-                if self._tag(each, tag) or tag.name.startswith("k"):
+                if locked and not tag.name.startswith(LOCK_TAG):
+                    continue
+                if self._tag(each, tag) or not tag.name.startswith(LOCK_TAG):
                     yield tag
         if isinstance(wanted, Tag) and wanted not in {tag for each in family for tag in key_tags(each)}:
             self._tag(manifest, wanted)
@@ -196,7 +212,7 @@ class Promotion:
             seen = target.get_manifest(tag).descriptor.digest
         if seen == manifest.descriptor.digest:
             return True
-        if tag.name.startswith("l1-"):
+        if tag.name.startswith(LOCK_TAG):
             return False
         raise TagMoved(
             f"{target.repository}:{tag} names {seen} already, not {manifest.descriptor.digest}; "
@@ -226,5 +242,5 @@ def key_tags(manifest: Manifest | ImageIndex) -> tuple[Tag, ...]:
     return tuple(Tag(f"{prefix}{key}") for prefix, key in carried if _HEX.fullmatch(key))
 
 
-_TAGS: Final = (("l1-", LOCK_ANNOTATION), ("k1-", KEY_ANNOTATION))
+_TAGS: Final = ((LOCK_TAG, LOCK_ANNOTATION), ("k1-", KEY_ANNOTATION))
 """The key's tag comes last: whoever finds it finds the rest."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor
     from envbuild.index import Index
-    from envbuild.key import Key
+    from envbuild.lockkey import Name
     from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.oci.referrers import Artifact
     from envbuild.oci.registry import Registry
@@ -82,12 +82,13 @@ class Publisher:
     known: Known = NOTHING
 
     def publish_built(
-        self, manifest: Manifest, made: Made, store: Callable[[], None] | None = None
+        self, manifest: Manifest, name: Name, made: Made, store: Callable[[], None] | None = None
     ) -> Manifest | ImageIndex:
         """Publish an image with what is known of it; as :meth:`publish`.
 
         Args:
             manifest: The image.
+            name: Its key or lock key.
             made: What it was made from.
             store: As :meth:`publish` takes it.
         """
@@ -95,12 +96,12 @@ class Publisher:
         def artifacts() -> Iterator[Artifact]:
             return describe(made, self.target, manifest.descriptor, sboms=self.config.sbom)
 
-        return self.publish(manifest, made.form.key, artifacts, store)
+        return self.publish(manifest, name, artifacts, store)
 
     def publish(
         self,
         manifest: Manifest | ImageIndex,
-        key: Key,
+        key: Name,
         artifacts: Callable[[], Iterable[Artifact]],
         store: Callable[[], None] | None = None,
     ) -> Manifest | ImageIndex:
@@ -110,7 +111,7 @@ class Publisher:
 
         Args:
             manifest: The image or index.
-            key: Its key.
+            key: Its key or lock key.
             artifacts: Makes what is attached.
             store: Puts the manifest, and before it what it names; if None, what it names is there, and the
                 manifest is put unless it is known to be there.
@@ -163,7 +164,7 @@ class Publisher:
     def _attach(
         self,
         subject: Descriptor,
-        key: Key,
+        key: Name,
         artifacts: Callable[[], Iterable[Artifact]],
         stored: Future[None],
     ) -> None:

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuild import lockfile
-from envbuild.attach import LOCK_TYPE
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import BuildError, IntegrityError, SpecError, counted
 from envbuild.lockfile.document import LockFile
 from envbuild.lookup import KEY_ANNOTATION
 from envbuild.oci.manifest import Manifest
-from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.progress import silent
 from envbuild.reference import Repository
 from envbuild.resolver import Resolver
-from envbuild.restore import bring_steps, compression, in_folder
+from envbuild.restore import again, bring_steps, compression, in_folder, lock_of
 from envbuild.verify import Check
 
 if TYPE_CHECKING:
@@ -75,37 +73,20 @@ class Rebuild:
 
     def _image(self, manifest: Manifest, prefix: str) -> Iterator[Check]:
         try:
-            entry = self._entry(manifest)
+            lock = lock_of(self.registry.by(self.deadline), manifest)
         except (IntegrityError, SpecError) as error:
             yield Check(f"{prefix}lock", False, error.message)
             return
-        if entry is None:
+        if lock is None:
             yield Check(f"{prefix}rebuild", None, "no lock is attached")
             return
+        (entry,) = lock.entries
         count = len(entry.lock.packages) + len(entry.pip)
-        yield Check(f"{prefix}lock", True, f"of {counted(count, 'package')}, with the image's key")
+        yield Check(f"{prefix}lock", True, f"of {counted(count, 'package')}, with the image's lock key")
         try:
             yield self._compared(manifest, entry, f"{prefix}rebuild")
         except (SpecError, BuildError) as error:
             yield Check(f"{prefix}rebuild", None, f"cannot be built again: {error.message}")
-
-    def _entry(self, manifest: Manifest) -> LockEntry | None:
-        """What the attached lock says of an image.
-
-        Raises:
-            IntegrityError: It is damaged, or that of another image.
-        """
-        registry, digest = self.registry.by(self.deadline), manifest.descriptor.digest
-        for listed in referrers(registry, digest, LOCK_TYPE):
-            artifact = registry.get_manifest(listed.digest)
-            if not isinstance(artifact, Manifest):
-                continue
-            lock = LockFile.parse(read_artifact(registry, artifact), f"the lock of {digest}")
-            key = manifest.annotations.get(KEY_ANNOTATION)
-            if len(lock.entries) != 1 or str(lock.entries[0].key) != key:
-                raise IntegrityError(f"the attached lock {listed.digest} is not that of the key {key}")
-            return lock.entries[0]
-        return None
 
     def _compared(self, manifest: Manifest, entry: LockEntry, name: str) -> Check:
         with tempfile.TemporaryDirectory(prefix="envbuild-") as folder:
@@ -121,8 +102,7 @@ class Rebuild:
                 trust=None,
                 compression=compression(manifest),
             )
-            policy = lockfile.LockPolicy(path, required=True)
-            with Resolver(config, progress=self.progress, locks=policy) as resolver:
+            with Resolver(config, progress=self.progress, locks=again(path, manifest)) as resolver:
                 bring_steps(resolver, self.registry.by(self.deadline), spec, self.deadline)
                 image = resolver.build(spec, timeout=self.deadline.remaining())
                 made = resolver.registries.open(workspace).get_manifest(image.reference.digest)
@@ -141,6 +121,8 @@ def comparison(manifest: Manifest, made: Manifest | ImageIndex, name: str, *, ru
     digest = made.descriptor.digest
     if digest == manifest.descriptor.digest:
         return Check(name, True, f"gave {digest}, all {len(manifest.layers)} layers alike")
+    if isinstance(made, Manifest) and _content(made) == _content(manifest):
+        return Check(name, True, f"gave {digest}: the same image, which another definition named first")
     if runs:
         return Check(name, None, f"gave {digest}: steps after the environment were run again")
     layers = made.layers if isinstance(made, Manifest) else ()
@@ -149,3 +131,9 @@ def comparison(manifest: Manifest, made: Manifest | ImageIndex, name: str, *, ru
     if isinstance(made, Manifest) and made.config.digest != manifest.config.digest:
         detail += ", and another config"
     return Check(name, False, detail)
+
+
+def _content(manifest: Manifest) -> tuple[object, ...]:
+    """All of an image but the key that it carries: who asked for it first does not change what it is."""
+    notes = {name: text for name, text in manifest.annotations.items() if name != KEY_ANNOTATION}
+    return manifest.media_type, manifest.config, manifest.layers, notes

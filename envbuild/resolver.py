@@ -5,14 +5,14 @@ from __future__ import annotations
 import enum
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from envbuild import lockfile
 from envbuild.build.bases import Bases
 from envbuild.deadline import Deadline
-from envbuild.errors import CacheMiss, RegistryError, SpecError, TagMoved
+from envbuild.errors import CacheMiss, IntegrityError, RegistryError, SpecError, TagMoved
 from envbuild.index import ImageEntry, Index
-from envbuild.key import CanonicalForm, index_key
+from envbuild.key import CanonicalForm, Key, index_key
 from envbuild.lookup import Lookup
 from envbuild.oci.registries import Registries
 from envbuild.progress import Event, silent
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from envbuild.build.bases import Named
+    from envbuild.build.job import Job
     from envbuild.config import Config
     from envbuild.digest import Digest
-    from envbuild.key import Key
     from envbuild.lockfile.document import LockEntry
+    from envbuild.lockkey import LockKey, Name
     from envbuild.lookup import Hit
     from envbuild.platform import Platform
     from envbuild.progress import Progress
@@ -51,7 +52,8 @@ class ResolvedImage:
     Attributes:
         reference: ``repository@sha256:…``.
         key: The definition's key.
-        lock_key: The key of its solution, 64 hex digits; None where the image says none.
+        lock_key: The key of its solution, 64 hex digits; None where the image says none, and for an index
+            that is not locked.
         source: Where it was found.
         platform: The platform it is for.
         seconds: How long the call took.
@@ -60,6 +62,7 @@ class ResolvedImage:
         bytes_uploaded: Bytes of blobs sent to the workspace.
         platforms: All platforms that it is for: several where it is an index, and then ``platform`` is the
             definition's first.
+        locked: Whether it was looked for, and stands in its repository, by its lock key and not by its key.
     """
 
     reference: ImageReference
@@ -72,6 +75,62 @@ class ResolvedImage:
     layers_reused: int = 0
     bytes_uploaded: int = 0
     platforms: tuple[Platform, ...] = ()
+    locked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A definition on its way to one image: loaded, held to its lock, with its base resolved.
+
+    Attributes:
+        spec: The definition; its base is pinned where it is locked.
+        form: Its canonical form.
+        key: The key of the form.
+        platform: The platform.
+        deadline: When to give up.
+        locked: What a lock says it was solved to, or None.
+        base: The digest that stands for the base in the form; None for ``scratch``.
+        lock_key: The lock key of what is locked, or None.
+        manifest: The digest of the manifest of the base's platform, where something is locked; None for
+            ``scratch``.
+        note: What a person should know of the lock, or None.
+    """
+
+    spec: EnvironmentSpec
+    form: CanonicalForm
+    key: Key
+    platform: Platform
+    deadline: Deadline
+    locked: LockEntry | None
+    base: Digest | None
+    lock_key: LockKey | None = None
+    manifest: Digest | None = None
+    note: str | None = None
+
+    @property
+    def name(self) -> Name:
+        """What the image is looked up by, and is published as."""
+        return self.lock_key or self.key
+
+    @property
+    def hashed(self) -> dict[str, Any]:
+        """What the name is the hash of: the canonical form, or that of the solution."""
+        if self.locked is None:
+            return dict(self.form.fields)
+        from envbuild.lockkey import solution_form
+
+        return solution_form(self.form, self.manifest, self.locked.lock, self.locked.pip)
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """All that decides which image it is, to be compared with that of others."""
+        if self.locked is None:
+            return self.form.fields
+        from envbuild.lockfile.document import distribution_json
+
+        packages = [package.identity for package in self.locked.lock.packages]
+        wheels = [distribution_json(wheel) for wheel in self.locked.pip]
+        return {**self.form.fields, "packages": packages, "wheels": wheels}
 
 
 class Resolver:
@@ -81,12 +140,19 @@ class Resolver:
         config: The settings.
         progress: Told what is going on.
         locks: Which locks are used; those that stand beside definitions and match them, if None.
+        confirm: Whether registries are asked for every image, whatever the index knows.
     """
 
     def __init__(
-        self, config: Config, *, progress: Progress = silent, locks: lockfile.LockPolicy | None = None
+        self,
+        config: Config,
+        *,
+        progress: Progress = silent,
+        locks: lockfile.LockPolicy | None = None,
+        confirm: bool = False,
     ) -> None:
         self.config = config
+        self.confirm = confirm
         self.progress = progress
         self.locks = locks or lockfile.LockPolicy()
         self.index = Index(config.cache_dir, patience=config.timeout, warn=self._remark)
@@ -130,21 +196,56 @@ class Resolver:
     def key(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> Key:
         """The key of a definition, or of the index where it is for several platforms; nothing is written.
 
+        What is locked is looked up by :meth:`name` instead.
+
         Raises:
             SpecError: The definition cannot be understood.
         """
-        return index_key({each: form.key for each, form in self.forms(spec, timeout=timeout).items()})
+        return index_key({each: one.key for each, one in self.wanted(spec, timeout=timeout).items()})
+
+    def name(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> Name:
+        """What :meth:`resolve` looks for: the lock key where a lock matches, else the key; as :meth:`key`."""
+        return name_for(self.wanted(spec, timeout=timeout))
 
     def form(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> CanonicalForm:
         """The canonical form of a definition for one platform, from which the key is made."""
-        return self._request(spec, timeout).form
+        return self.request(spec, timeout).form
 
     @local_errors()
-    def forms(
+    def wanted(
         self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None
-    ) -> dict[Platform, CanonicalForm]:
-        """The canonical form of a definition for each of its platforms, sorted by platform."""
-        return {each: request.form for each, request in self._requests(spec, timeout).items()}
+    ) -> dict[Platform, Wanted]:
+        """What is wanted for each platform of a definition, sorted by platform.
+
+        The base's tag is asked once for all of them.
+
+        Raises:
+            SpecError: The definition cannot be understood.
+            IntegrityError: The lock has not the lock key that it must have.
+        """
+        deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
+        named: Named | None = None
+        found = {}
+        for platform, part in self.parts(spec).items():
+            locked = lockfile.apply(part, platform, self.locks)
+            if locked.note is not None and (part.source, locked.note) not in self._told:
+                self._told.add((part.source, locked.note))
+                self.progress(Event("resolve", part.source, "output", text=locked.note))
+            base = locked.spec.require_base()
+            named = named or self.bases.named(base, deadline)
+            digest = self.bases.digest(base, platform, deadline, named)
+            form = CanonicalForm.of(locked.spec, digest, platform)
+            request = Wanted(
+                locked.spec, form, form.key, platform, deadline, locked.entry, digest, note=locked.note
+            )
+            found[platform] = request if locked.entry is None else self._locked(request, locked.entry)
+        return found
+
+    def request(self, spec: EnvironmentSpec | Path | str, timeout: float | None = None) -> Wanted:
+        """What is wanted for a definition for one platform; errors as of :meth:`wanted`."""
+        spec = self.load(spec)
+        platform = _one_platform(spec)
+        return self.wanted(spec, timeout=timeout)[platform]
 
     def parts(self, spec: EnvironmentSpec | Path | str) -> dict[Platform, EnvironmentSpec]:
         """A definition taken apart: for each of its platforms, sorted, the definition for that one."""
@@ -163,7 +264,8 @@ class Resolver:
 
         Args:
             spec: A definition or the path of one.
-            build: Whether a miss may be built.
+            build: Whether a miss may be built. If not, no registry is written at all: a hit in the global
+                repository is not promoted, and no index is put over images that are there.
             timeout: Seconds after which to give up; the configured time if None.
 
         Raises:
@@ -177,9 +279,9 @@ class Resolver:
         """
         started = time.monotonic()
         spec = self.load(spec)
-        requests = self._requests(spec, timeout)
+        requests = self.wanted(spec, timeout=timeout)
         if len(requests) > 1:
-            image = self._several(requests, lambda request: self._resolved(request, build=build))
+            image = self._several(requests, lambda request: self._resolved(request, build=build), build=build)
         else:
             image = self._resolved(requests[spec.platforms[0]], build=build)
         return replace(image, seconds=time.monotonic() - started)
@@ -192,7 +294,7 @@ class Resolver:
         """
         started = time.monotonic()
         spec = self.load(spec)
-        requests = self._requests(spec, timeout)
+        requests = self.wanted(spec, timeout=timeout)
         if len(requests) > 1:
             image = self._several(requests, self._built)
         else:
@@ -200,7 +302,11 @@ class Resolver:
         return replace(image, seconds=time.monotonic() - started)
 
     def _several(
-        self, requests: Mapping[Platform, _Request], action: Callable[[_Request], ResolvedImage]
+        self,
+        requests: Mapping[Platform, Wanted],
+        action: Callable[[Wanted], ResolvedImage],
+        *,
+        build: bool = True,
     ) -> ResolvedImage:
         """The index of a definition for several platforms: found, or made of the image of each."""
         from envbuild.build.platforms import publish_index
@@ -208,76 +314,80 @@ class Resolver:
         platforms = tuple(requests)
         deadline = requests[platforms[0]].deadline
         key = index_key({each: request.key for each, request in requests.items()})
-        hit = Lookup(self.config, self.index, self.registries, self.progress).find(key, deadline)
+        name = name_for(requests)
+        lock = None if name == key else str(name)
+        hit = self._lookup(name, deadline, promote=build)
         if hit is not None:
-            if hit.source == "global" and self.config.promote:
-                hit = self._promote(hit, key, deadline)
-            found = ResolvedImage(hit.reference, key, None, Source(hit.source), platforms[0], 0.0)
+            source = Source(hit.source)
+            found = ResolvedImage(
+                hit.reference, key, lock, source, platforms[0], 0.0, locked=lock is not None
+            )
         else:
             images = {each: action(request) for each, request in requests.items()}
+            if not build:
+                raise _miss(name)
             reference = publish_index(
-                key,
+                name,
                 {each: image.reference for each, image in images.items()},
                 self.config,
                 self.registries,
                 deadline,
                 progress=self.progress,
             )
-            self.index.put_image(ImageEntry(str(key), reference, None, time.time()))
-            found = _together(reference, key, tuple(images.values()))
+            self.index.put_image(ImageEntry(str(name), reference, lock, time.time()))
+            found = _together(reference, key, lock, tuple(images.values()))
         return replace(found, platforms=platforms)
 
-    def _request(self, spec: EnvironmentSpec | Path | str, timeout: float | None) -> _Request:
-        spec = self.load(spec)
-        platform = _one_platform(spec)
-        return self._requests(spec, timeout)[platform]
-
-    def _requests(
-        self, spec: EnvironmentSpec | Path | str, timeout: float | None
-    ) -> dict[Platform, _Request]:
-        """What is asked for on each platform; the base's tag is asked once for all of them."""
-        deadline = Deadline.after(self.config.timeout if timeout is None else timeout)
-        named: Named | None = None
-        found = {}
-        for platform, part in self.parts(spec).items():
-            locked = lockfile.apply(part, platform, self.locks)
-            if locked.note is not None and (part.source, locked.note) not in self._told:
-                self._told.add((part.source, locked.note))
-                self.progress(Event("resolve", part.source, "output", text=locked.note))
-            base = locked.spec.require_base()
-            named = named or self.bases.named(base, deadline)
-            digest = self.bases.digest(base, platform, deadline, named)
-            form = CanonicalForm.of(locked.spec, digest, platform)
-            found[platform] = _Request(locked.spec, form, form.key, platform, deadline, locked.entry, digest)
-        return found
-
-    def _resolved(self, request: _Request, *, build: bool) -> ResolvedImage:
-        image = self._find(request)
+    def _resolved(self, request: Wanted, *, build: bool) -> ResolvedImage:
+        image = self._find(request, promote=build)
         if image is None and not build:
-            raise CacheMiss(
-                f"no registry holds {request.key.tag}",
-                hint="let it be built: with build=True, or without --no-build",
-            )
+            raise _miss(request.name)
         return image or self._build_once(request)
 
-    def _built(self, request: _Request) -> ResolvedImage:
-        with key_lock(self.config.cache_dir, str(request.key), request.deadline):
+    def _built(self, request: Wanted) -> ResolvedImage:
+        with key_lock(self.config.cache_dir, str(request.name), request.deadline):
             return self._build(request)
 
-    def _find(self, request: _Request) -> ResolvedImage | None:
-        lookup = Lookup(self.config, self.index, self.registries, self.progress)
-        hit = lookup.find(request.key, request.deadline)
+    def _locked(self, request: Wanted, entry: LockEntry) -> Wanted:
+        """The request with its lock key; no registry is asked, but where an older version's lock is open."""
+        manifest = entry.manifest or entry.digest
+        if entry.is_open:
+            base = request.spec.require_base()
+            manifest = self.bases.image(base, request.platform, request.deadline).digest
+        found, must = entry.lock_key(manifest), self.locks.lock_key
+        if must not in {None, str(found)}:
+            raise IntegrityError(
+                f"the packages, wheels and settings have the lock key {found}, expected {must}",
+                hint="the lock is not that of the image; resolve the definition instead",
+            )
+        return replace(request, lock_key=found, manifest=manifest)
+
+    def _find(self, request: Wanted, *, promote: bool = True) -> ResolvedImage | None:
+        hit = self._lookup(request.name, request.deadline, promote=promote)
         if hit is None:
             return None
         if hit.source != "index":
-            self.index.put_form(str(request.key), request.form.fields)
-        if hit.source == "global" and self.config.promote:
-            hit = self._promote(hit, request.key, request.deadline)
+            self.index.put_form(str(request.name), request.inputs)
         return ResolvedImage(
-            hit.reference, request.key, hit.lock_key, Source(hit.source), request.platform, 0.0
+            hit.reference,
+            request.key,
+            hit.lock_key,
+            Source(hit.source),
+            request.platform,
+            0.0,
+            locked=request.lock_key is not None,
         )
 
-    def _promote(self, hit: Hit, key: Key, deadline: Deadline) -> Hit:
+    def _lookup(self, name: Name, deadline: Deadline, *, promote: bool) -> Hit | None:
+        """Find an image, and copy one that is not in the workspace to it where that is wished."""
+        hit = Lookup(self.config, self.index, self.registries, self.progress, self.confirm).find(
+            name, deadline
+        )
+        if hit is None or hit.reference.repository == self.config.workspace:
+            return hit
+        return self._promote(hit, name, deadline) if promote and self.config.promote else hit
+
+    def _promote(self, hit: Hit, name: Name, deadline: Deadline) -> Hit:
         """Copy a global hit to the workspace with what is attached; a failure leaves the hit where it is."""
         from envbuild.promote import Promotion
 
@@ -290,31 +400,47 @@ class Resolver:
             deadline,
         )
         try:
-            reference = promotion.promote(hit.reference.digest, with_referrers=True).reference
+            done = promotion.promote(
+                hit.reference.digest, with_referrers=True, locked=not isinstance(name, Key)
+            )
         except RegistryError as error:
-            self.progress(Event("resolve", str(key), "output", text=f"not promoted: {error}"))
+            self.progress(Event("resolve", str(name), "output", text=f"not promoted: {error}"))
             return hit
-        self.index.put_image(ImageEntry(str(key), reference, hit.lock_key, time.time()))
+        reference = done.reference
+        self.index.put_image(ImageEntry(str(name), reference, hit.lock_key, time.time()))
         return replace(hit, reference=reference)
 
-    def _build_once(self, request: _Request) -> ResolvedImage:
-        """Build under the key's lock; whoever waited for it finds what the holder built."""
-        with key_lock(self.config.cache_dir, str(request.key), request.deadline):
+    def _build_once(self, request: Wanted) -> ResolvedImage:
+        """Build under the name's lock; whoever waited for it finds what the holder built."""
+        with key_lock(self.config.cache_dir, str(request.name), request.deadline):
             return self._find(request) or self._build(request)
 
-    def _build(self, request: _Request) -> ResolvedImage:
-        from envbuild.build.choose import builder_for
+    def job(self, request: Wanted) -> Job:
+        """What a builder is given to build it."""
         from envbuild.build.job import Job
+
+        base = self.bases.image(request.spec.require_base(), request.platform, request.deadline, request.base)
+        return Job(
+            request.spec,
+            request.key,
+            request.platform,
+            base,
+            request.deadline,
+            request.locked,
+            request.lock_key,
+            self.locks.again,
+        )
+
+    def _build(self, request: Wanted) -> ResolvedImage:
+        from envbuild.build.choose import builder_for
 
         if self.config.attach and self.config.sbom:
             from envbuild.sbom import check
 
             check()
-        self.progress(Event("resolve", str(request.key), "start", text="building"))
-        base = self.bases.image(request.spec.require_base(), request.platform, request.deadline, request.base)
+        self.progress(Event("resolve", str(request.name), "start", text="building"))
+        job = self.job(request)
         builder = builder_for(self.config, self.index, self.registries, self.progress)
-        wanted = self.locks.lock_key
-        job = Job(request.spec, request.key, request.platform, base, request.deadline, request.locked, wanted)
         try:
             built = builder.build(job)
         except TagMoved:  # another machine tagged its image at the same moment: that one is the answer
@@ -322,8 +448,8 @@ class Resolver:
                 raise
             return found
         reference = self.config.workspace.at(built.digest)
-        self.index.put_image(ImageEntry(str(request.key), reference, built.lock_key, time.time()))
-        self.index.put_form(str(request.key), request.form.fields)
+        self.index.put_image(ImageEntry(str(request.name), reference, built.lock_key, time.time()))
+        self.index.put_form(str(request.name), request.inputs)
         return ResolvedImage(
             reference,
             request.key,
@@ -334,33 +460,42 @@ class Resolver:
             built.layers_made,
             built.layers_reused,
             built.bytes_uploaded,
+            locked=request.lock_key is not None,
         )
 
 
-class _Request(NamedTuple):
-    """A definition on its way: loaded, with its base resolved."""
+def name_for(requests: Mapping[Platform, Wanted]) -> Name:
+    """What the image of one platform, or the index over those of several, is looked up by."""
+    if len(requests) == 1:
+        return next(iter(requests.values())).name
+    if all(request.lock_key is None for request in requests.values()):
+        return index_key({platform: request.key for platform, request in requests.items()})
+    from envbuild.lockkey import index_name
 
-    spec: EnvironmentSpec
-    form: CanonicalForm
-    key: Key
-    platform: Platform
-    deadline: Deadline
-    locked: LockEntry | None
-    base: Digest | None
+    return index_name({platform: request.name for platform, request in requests.items()})
 
 
-def _together(reference: ImageReference, key: Key, images: tuple[ResolvedImage, ...]) -> ResolvedImage:
+def _miss(name: Name) -> CacheMiss:
+    return CacheMiss(
+        f"no registry holds {name.tag}", hint="let it be built: with build=True, or without --no-build"
+    )
+
+
+def _together(
+    reference: ImageReference, key: Key, lock: str | None, images: tuple[ResolvedImage, ...]
+) -> ResolvedImage:
     built = any(image.source is Source.BUILT for image in images)
     return ResolvedImage(
         reference,
         key,
-        None,
+        lock,
         Source.BUILT if built else Source.WORKSPACE,
         images[0].platform,
         0.0,
         sum(image.layers_made for image in images),
         sum(image.layers_reused for image in images),
         sum(image.bytes_uploaded for image in images),
+        locked=lock is not None,
     )
 
 

@@ -12,8 +12,8 @@ from envbuild.attach import LOCK_TYPE
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION
 from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, SpecError
-from envbuild.key import canonical_steps_key, steps_key
-from envbuild.lockfile.document import LockFile
+from envbuild.key import Key, steps_key
+from envbuild.lockfile.document import LockEntry, LockFile
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.copy import copy_image
 from envbuild.oci.manifest import OCI_LAYER_ZSTD, Manifest
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from envbuild.config import CompressionName, Config
     from envbuild.deadline import Deadline
-    from envbuild.lockfile.document import LockEntry
     from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
@@ -46,12 +45,10 @@ class Restored:
     Attributes:
         images: The image; of an index those of its images that were asked for.
         lock: Their locks, as one.
-        unbound: Whether the lock holds wheels, of which the image says nothing before they are installed.
     """
 
     images: tuple[Manifest, ...]
     lock: LockFile
-    unbound: bool
 
 
 def restored(
@@ -62,7 +59,8 @@ def restored(
 ) -> Restored:
     """The lock that is attached to an image; of an index the locks of its images, as one.
 
-    A lock is nothing that was signed: it must have the key and the lock key that the image carries.
+    A lock is nothing that was signed: it must have the lock key that the image carries, and its key if it
+    carries one, as what was built without a lock does.
 
     Args:
         registry: The repository of the image.
@@ -88,8 +86,7 @@ def restored(
             f"{registry.repository}@{manifest.descriptor.digest} has no image for {names or 'any platform'}",
             hint="`envbuild inspect` tells which it has",
         )
-    unbound = any(entry.pip for entry in entries)
-    return Restored(tuple(images), LockFile.of(locks[0].definition, entries), unbound)
+    return Restored(tuple(images), LockFile.of(locks[0].definition, entries))
 
 
 def attached_lock(
@@ -127,42 +124,42 @@ def _images(
 
 
 def _lock(registry: Registry, image: Manifest) -> LockFile:
+    found = lock_of(registry, image)
+    if found is None:
+        raise SpecError(
+            f"no lock is attached to {registry.repository}@{image.descriptor.digest}",
+            hint="what envbuild builds has one where `attach` is on; `envbuild lock SPEC` makes one",
+        )
+    return found
+
+
+def lock_of(registry: Registry, image: Manifest) -> LockFile | None:
+    """The lock that is attached to one image, or None.
+
+    Raises:
+        IntegrityError: It is damaged, or that of another image.
+    """
     digest, key = image.descriptor.digest, image.annotations.get(KEY_ANNOTATION)
-    found = [registry.get_manifest(each.digest) for each in referrers(registry, digest, LOCK_TYPE)]
-    for artifact in found:
+    for listed in referrers(registry, digest, LOCK_TYPE):
+        artifact = registry.get_manifest(listed.digest)
         if not isinstance(artifact, Manifest):
             continue
         lock = LockFile.parse(read_artifact(registry, artifact), f"the lock of {digest}")
-        if len(lock.entries) != 1 or str(lock.entries[0].key) != key:
-            raise IntegrityError(
-                f"the attached lock {artifact.descriptor.digest} is not that of the key {key}"
-            )
-        _require_solution(image, lock.entries[0], f"the attached lock {artifact.descriptor.digest}")
+        if len(lock.entries) != 1 or key not in {None, str(lock.entries[0].key)}:
+            raise IntegrityError(f"the attached lock {listed.digest} is not that of the key {key}")
+        _require_solution(image, lock.entries[0], f"the attached lock {listed.digest}")
         return lock
-    raise SpecError(
-        f"no lock is attached to {registry.repository}@{digest}",
-        hint="images have one where envbuild built them and `attach` is on; `envbuild lock SPEC` makes one",
-    )
+    return None
 
 
 def _require_solution(image: Manifest, entry: LockEntry, what: str) -> None:
-    """See that an image carries the lock key of an attached lock; wheels show when it is built."""
-    form, carried = entry.form.fields, image.annotations.get(LOCK_ANNOTATION)
-    if carried is None or form["pip"] is not None or entry.pip:
-        return
+    """See that an image carries the lock key of an attached lock."""
+    carried = image.annotations.get(LOCK_ANNOTATION)
     named = image.annotations.get(BASE_DIGEST_ANNOTATION)  # an image's, also where the form names an index
-    base = Digest.parse(named) if named is not None else None
-    steps = form["steps"]
-    found = entry.lock.key(
-        base=base,
-        steps=canonical_steps_key(base, steps, entry.lock.platform) if steps is not None else None,
-        variables=form["variables"],
-        layout=form["prefix_layout"],
-        steps_after=form["steps_after"],
-    )
-    if found != carried:
+    found = entry.lock_key(Digest.parse(named) if named is not None else None)
+    if str(found) != carried:
         raise IntegrityError(
-            f"{what} has the lock key {found}, and the image carries {carried}",
+            f"{what} has the lock key {found}, and the image carries {carried or 'none'}",
             hint="somebody attached a lock of other packages; resolve the definition instead",
         )
 
@@ -184,7 +181,9 @@ def _placed(entry: LockEntry, folder: Path, base: ImageReference | TaggedReferen
     named = fields.reference(entry.base, Path.cwd(), None)
     if base is not None and entry.digest is not None:
         named = base.repository.at(entry.digest)
-    return replace(entry, base=lockfile.base_text(EnvironmentSpec(source="", base=named), folder))
+    text = lockfile.base_text(EnvironmentSpec(source="", base=named), folder)
+    known = entry.manifest if entry.is_open or entry.manifest is not None else entry.digest
+    return LockEntry.of(text, known, entry.form, entry.lock, entry.pip)
 
 
 def build_again(
@@ -218,15 +217,19 @@ def build_again(
         path = Path(folder) / lockfile.FILE_NAME
         in_folder(found.lock, path.parent, base).write(path)
         spec = lockfile.load(path)
-        image = found.images[0]
-        carried, config = (
-            image.annotations.get(LOCK_ANNOTATION),
-            replace(config, compression=compression(image)),
-        )
-        policy = lockfile.LockPolicy(path, required=True, lock_key=carried)
+        policy = again(path, found.images[0])
+        config = replace(config, compression=compression(found.images[0]))
         with Resolver(config, progress=progress, locks=policy) as resolver:
             bring_steps(resolver, registry, spec, deadline)
             return resolver.build(spec, timeout=deadline.remaining())
+
+
+def again(path: Path, image: Manifest) -> lockfile.LockPolicy:
+    """What builds an image again from its lock: the same solution under the same annotations."""
+    key, lock = (image.annotations.get(name) for name in (KEY_ANNOTATION, LOCK_ANNOTATION))
+    return lockfile.LockPolicy(
+        path, required=True, lock_key=lock, again=Key(key) if key is not None else None
+    )
 
 
 def compression(image: Manifest) -> CompressionName:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from envbuild.digest import CHUNK
 from envbuild.errors import IntegrityError, NotFound, counted
 from envbuild.key import KEY_SCHEME, CanonicalForm
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.oci.registry import reread
@@ -112,11 +112,11 @@ class _Verifier:
 
     def image(self, manifest: Manifest | ImageIndex, wanted: Tag | Digest, prefix: str) -> Iterator[Check]:
         yield _checked(f"{prefix}key", lambda: _key(manifest, wanted))
+        yield _checked(f"{prefix}lock key", lambda: _lock(manifest, wanted))
         if isinstance(manifest, ImageIndex):
             for entry in manifest.manifests:
                 yield from self._entry(entry.digest, f"{entry.platform or entry.digest.short} ")
             return
-        yield _checked(f"{prefix}lock key", lambda: _lock(manifest))
         try:
             config = self._config(manifest)
         except (IntegrityError, NotFound) as error:
@@ -214,8 +214,12 @@ def _key(manifest: Manifest | ImageIndex, wanted: Tag | Digest) -> str | None:
     return seen
 
 
-def _lock(manifest: Manifest) -> str | None:
+def _lock(manifest: Manifest | ImageIndex, wanted: Tag | Digest) -> str | None:
     seen = manifest.annotations.get(LOCK_ANNOTATION)
+    named = wanted.name if isinstance(wanted, Tag) and wanted.name.startswith(LOCK_TAG) else None
+    if named is not None and named != f"{LOCK_TAG}{seen}":
+        expected = named.removeprefix(LOCK_TAG)
+        raise IntegrityError(f"it carries the lock key {seen or 'of nothing'}, expected {expected}")
     if seen is not None and not _HEX.fullmatch(seen):
         raise IntegrityError(f"it carries {seen!r:.80}, which is no lock key")
     return seen

@@ -28,6 +28,7 @@ ORDER = (
     "lint",
     "diff",
     "lock",
+    "lockkey",
     "lockfile",
     "oci",
     "conda",

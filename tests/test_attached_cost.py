@@ -197,7 +197,7 @@ def test_a_recipe_brings_the_config_that_the_repository_lacks(
     made: attach.Made, target: RemoteRegistry
 ) -> None:
     recipe = Recipe(made.form, "0" * 64, made.lock, ())
-    assert put_recipe(target, recipe, has_config=True)
+    assert put_recipe(target, recipe, made.form.key, has_config=True)
     found = target.get_manifest(recipe_tag(made.form.key))
     assert target.has_blob(next(iter(found.blobs)).digest)  # type: ignore[union-attr]
     target.close()

@@ -94,8 +94,12 @@ def test_locks_are_definitions_as_on_the_command_line(world: World) -> None:
         made = make_lock(resolver, envbuild.load(spec), lock.parent)
     made.write(lock)
     built = envbuild.resolve(lock, config=world.config)
-    assert built.key == made.entries[0].key == envbuild.key(str(lock), config=world.config)
-    assert envbuild.resolve(spec, config=world.config).reference == built.reference
+    assert built.key == made.entries[0].key
+    assert built.lock_key == str(envbuild.key(str(lock), config=world.config))
+    assert envbuild.key(str(lock), config=world.config).tag.name == f"l1-{built.lock_key}"
+    unlocked = envbuild.resolve(spec, config=world.config)
+    assert (unlocked.key, unlocked.lock_key) == (built.key, built.lock_key)
+    assert (unlocked.locked, built.locked) == (False, True)
     with pytest.raises(envbuild.EnvbuildError, match="laid over a lock"):
         envbuild.load(lock, base="scratch")
 

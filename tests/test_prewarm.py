@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from envbuild.errors import CacheMiss, SpecError, Unavailable
-from envbuild.prewarm import definitions, prewarm
+from envbuild.prewarm import Outcome, definitions, prewarm
 from envbuild.resolver import ResolvedImage, Resolver, Source
+from parts.registry_server import RegistryServer
 from tiny import World
 
 
@@ -158,3 +161,31 @@ def test_real_definitions_share_layers_and_answers(tmp_path: Path) -> None:
         again = list(prewarm(sources, lambda source: resolver.resolve(source, build=False), jobs=4))
     assert {each.image.source for each in again if each.image} == {Source.INDEX}
     assert [type(each.error) for each in again if each.error] == [CacheMiss]
+
+
+def test_an_emptied_registry_is_filled_again(tmp_path: Path, stoppable_registry: RegistryServer) -> None:
+    server, world = stoppable_registry, World.make(tmp_path)
+    config = replace(world.config, workspace=server.repository("envs"))
+    specs = [str(world.spec("tool", "pyth", name=f"{name}.yml", variables={"N": name})) for name in "abc"]
+
+    def warmed(*, build: bool) -> dict[str, Outcome]:
+        with Resolver(config, confirm=True) as resolver:
+            outcomes = prewarm(specs, lambda source: resolver.resolve(source, build=build), jobs=2)
+            return {outcome.source: outcome for outcome in outcomes}
+
+    assert {each.image.source for each in warmed(build=True).values() if each.image} == {Source.BUILT}
+    before = len(server.requests)
+    assert {each.image.source for each in warmed(build=False).values() if each.image} == {Source.WORKSPACE}
+    asked = [line for line in server.requests[before:] if "/manifests/" in line]
+    assert len(asked) == len(specs), "one question for each"
+    server.stop()
+    shutil.rmtree(server.folder / "data")
+    server.start()
+    assert all(isinstance(each.error, CacheMiss) for each in warmed(build=False).values())
+    again = warmed(build=True)
+    assert {each.image.source for each in again.values() if each.image} == {Source.BUILT}
+    with Resolver(replace(world.other_machine(), workspace=config.workspace, deep=True)) as resolver:
+        for source in specs:
+            found = resolver.resolve(source, build=False)
+            assert again[source].image is not None
+            assert found.reference == again[source].image.reference  # type: ignore[union-attr]

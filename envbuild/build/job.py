@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from envbuild.key import Key
     from envbuild.lock import Lock, PipDistribution
     from envbuild.lockfile.document import LockEntry
+    from envbuild.lockkey import LockKey, Name
     from envbuild.platform import Platform
     from envbuild.spec.environment import EnvironmentSpec
 
@@ -35,7 +36,9 @@ class Job:
         base: The base, read from where it is.
         deadline: When to give up.
         locked: What a lock says it was solved to, or None.
-        lock_key: The lock key that must come out, 64 hex digits, or None.
+        lock_key: The lock key of what is locked: it must come out, and names the image; else None.
+        again: The key that a locked image carries, where it is one that was built before without a lock: then
+            its bytes are that image's; else None.
     """
 
     spec: EnvironmentSpec
@@ -44,7 +47,18 @@ class Job:
     base: BaseImage
     deadline: Deadline
     locked: LockEntry | None = None
-    lock_key: str | None = None
+    lock_key: LockKey | None = None
+    again: Key | None = None
+
+    @property
+    def name(self) -> Name:
+        """What the image is published as: what is locked never under the key of its definition."""
+        return self.lock_key or self.key
+
+    @property
+    def carried(self) -> Key | None:
+        """The key that the image carries; a locked one has none, so that no key can answer with it."""
+        return self.key if self.lock_key is None else self.again
 
 
 def folder_of(spec: EnvironmentSpec) -> Path:
@@ -83,7 +97,7 @@ def job_form(job: Job) -> CanonicalForm:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An image that is complete in the workspace, under its key's tag.
+    """An image that is complete in the workspace, under the tag of its name.
 
     Attributes:
         digest: The digest of what the tag names.

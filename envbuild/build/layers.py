@@ -17,20 +17,20 @@ from envbuild.build.assemble import (
     variables_of,
 )
 from envbuild.build.base import BaseImage
-from envbuild.build.job import Built, made_of
+from envbuild.build.job import Built, job_form, made_of
 from envbuild.build.plan import plan
 from envbuild.build.recipe import PipPart, keep_recipe, recipe_like, recipe_of
 from envbuild.build.solving import origins, solve_conda
 from envbuild.build.upload import Upload
 from envbuild.digest import Descriptor
 from envbuild.errors import BuildError, IntegrityError
-from envbuild.key import KEY_SCHEME, PREFIX_LAYOUT, steps_key
+from envbuild.key import KEY_SCHEME
+from envbuild.lockkey import lock_key
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
 from envbuild.oci.registry import find_manifest
 from envbuild.progress import Event
 from envbuild.publishing import Known, Publisher
-from envbuild.reference import Tag
 from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
@@ -44,9 +44,11 @@ if TYPE_CHECKING:
     from envbuild.config import Config
     from envbuild.index import Index
     from envbuild.lock import Lock
+    from envbuild.lockkey import LockKey
     from envbuild.oci.registries import Registries
     from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
+    from envbuild.reference import Tag
 
 PREFIX: Final = "/opt/env"
 
@@ -101,30 +103,34 @@ class LayersBuilder:
         solution = self._solve(job, base)
         parts = self._parts(job, base, solution, upload)
         pip = PipPart.of(parts.wheels, job.spec) if parts.wheels is not None else None
-        lock_key = self._lock_key(job, solution.lock, pip)
-        _require(job.lock_key, lock_key)
-        annotations = self._annotations(job, lock_key)
+        wheels = pip.wheels if pip is not None else ()
+        solved = lock_key(job_form(job), job.base.digest, solution.lock, wheels)
+        _require(job.lock_key, solved)
         composition: Composition | None = None
-        manifest = self._same_solution(target, lock_key)
+        manifest = self._same_solution(target, solved)
+        if manifest is not None and job.lock_key is not None:
+            upload.settle()
+            return Built(manifest.descriptor.digest, str(solved), 0, parts.count, upload.bytes_sent)
+        annotations = self._annotations(job, solved)
         known = Known(has_empty=upload.refuses_dangling(self.index), index=self.index)
-        keep = partial(keep_recipe, target, progress=self.progress, has_config=known.has_empty)
+        keep = partial(keep_recipe, target, name=job.name, progress=self.progress, has_config=known.has_empty)
         if manifest is None:
-            assembled, composition = self._compose(job, parts, lock_key, annotations)
-            recipe = recipe_of(job, lock_key, solution.lock, base, assembled, composition, pip)
+            assembled, composition = self._compose(job, parts, str(solved), annotations)
+            recipe = recipe_of(job, str(solved), solution.lock, base, assembled, composition, pip)
             upload.later(partial(keep, recipe))
             manifest = self._after(job, assembled, composition.scripted, solution.lock, upload)
             whole = assembled if manifest is assembled.manifest else None
-            store = partial(self._store, manifest, whole, upload, Tag(f"l1-{lock_key}"))
+            store = partial(self._store, manifest, whole, upload, None if job.lock_key else solved.tag)
         else:
-            keep(recipe_like(job, lock_key, manifest, self.registries, self.config.workspace))
+            keep(recipe_like(job, str(solved), manifest, self.registries, self.config.workspace))
             manifest, store = reannotated(manifest, annotations), None
-        made = made_of(job, solution.lock, pip.wheels if pip is not None else (), started)
+        made = made_of(job, solution.lock, wheels, started)
         publisher = Publisher(self.config, target, job.deadline, self.progress, known)
-        seen = publisher.publish_built(manifest, made, store)
+        seen = publisher.publish_built(manifest, job.name, made, store)
         upload.settle()
         return Built(
             seen.descriptor.digest,
-            lock_key,
+            str(solved),
             composition.made if composition else 0,
             composition.reused if composition else parts.count,
             upload.bytes_sent,
@@ -164,35 +170,18 @@ class LayersBuilder:
         wheels = find_wheels(job, job.spec.pip, base, composer, solution.lock, self.config)
         return Parts(base, solution, composer, wheels)
 
-    def _lock_key(self, job: Job, lock: Lock, pip: PipPart | None = None) -> str:
-        spec = job.spec
-        named = None
-        if spec.steps is not None and spec.steps.instructions:
-            named = steps_key(job.base.digest, spec.steps, job.platform)
-        after = spec.steps_after
-        return lock.key(
-            base=job.base.digest,
-            steps=named,
-            variables=dict(spec.variables),
-            layout=PREFIX_LAYOUT,
-            pip=pip.identity() if pip is not None else None,
-            steps_after=after.canonical() if after is not None and after.instructions else None,
-        )
-
-    def _annotations(self, job: Job, lock_key: str) -> dict[str, str]:
-        annotations = {
-            KEY_ANNOTATION: str(job.key),
-            LOCK_ANNOTATION: lock_key,
-            SCHEME_ANNOTATION: str(KEY_SCHEME),
-        }
+    def _annotations(self, job: Job, solved: LockKey) -> dict[str, str]:
+        annotations = {LOCK_ANNOTATION: str(solved), SCHEME_ANNOTATION: str(KEY_SCHEME)}
+        if job.carried is not None:
+            annotations[KEY_ANNOTATION] = str(job.carried)
         if job.base.digest is not None:
             annotations[BASE_DIGEST_ANNOTATION] = str(job.base.digest)
         return annotations
 
-    def _same_solution(self, target: Registry, lock_key: str) -> Manifest | None:
-        """The image of another definition with the same solution: its layers and config serve as they are."""
-        found = find_manifest(target, Tag(f"l1-{lock_key}"))
-        if not isinstance(found, Manifest) or found.annotations.get(LOCK_ANNOTATION) != lock_key:
+    def _same_solution(self, target: Registry, solved: LockKey) -> Manifest | None:
+        """The image of this solution, of whatever definition: its layers and config serve as they are."""
+        found = find_manifest(target, solved.tag)
+        if not isinstance(found, Manifest) or found.annotations.get(LOCK_ANNOTATION) != str(solved):
             return None
         config, strict = self.config, is_strict(self.config, target.repository)
         if config.trust is not None and config.trust.signs and not strict:
@@ -274,20 +263,23 @@ class LayersBuilder:
         upload.put_bytes(assembled.manifest.config, assembled.config, "config")
         upload.complete(assembled.manifest, self.index, self.config.jobs)
 
-    def _store(self, manifest: Manifest, assembled: Assembled | None, upload: Upload, tag: Tag) -> None:
+    def _store(
+        self, manifest: Manifest, assembled: Assembled | None, upload: Upload, tag: Tag | None
+    ) -> None:
         """Put the manifest, and begin to name it by its solution.
 
         Args:
             manifest: The image.
             assembled: The image with its config, where that is not complete in the target yet.
             upload: Puts it.
-            tag: Names the solution.
+            tag: Names the solution; None where the image is published by that name.
         """
         if assembled is not None:
             self._complete(assembled, upload)
         else:
             upload.target.put_manifest(manifest)
-        upload.later(partial(_name, upload.target, manifest, tag))
+        if tag is not None:
+            upload.later(partial(_name, upload.target, manifest, tag))
 
     def _environment(
         self, job: Job, base: BaseImage, composition: Composition, own: dict[str, str] | None = None
@@ -341,11 +333,11 @@ class LayersBuilder:
         )
 
 
-def _require(wanted: str | None, lock_key: str) -> None:
+def _require(wanted: LockKey | None, solved: LockKey) -> None:
     """Refuse a solution that is not the one which must come out."""
-    if wanted not in {None, lock_key}:
+    if wanted not in {None, solved}:
         raise IntegrityError(
-            f"the packages, wheels and settings have the lock key {lock_key}, expected {wanted}",
+            f"the packages, wheels and settings have the lock key {solved}, expected {wanted}",
             hint="the lock is not that of the image; resolve the definition instead",
         )
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from envbuild.attach import LOCK_TYPE, lock_artifact, provenance, provenance_artifact
 from envbuild.errors import IntegrityError
 from envbuild.lockfile.document import LockFile
-from envbuild.lookup import KEY_ANNOTATION
+from envbuild.lockkey import LockKey
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.copy import copy_image
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from envbuild.config import Config
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
-    from envbuild.key import Key
+    from envbuild.lockkey import Name
     from envbuild.oci.referrers import Artifact
     from envbuild.oci.registries import Registries
     from envbuild.oci.registry import Registry
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def publish_index(
-    key: Key,
+    name: Name,
     images: Mapping[Platform, ImageReference],
     config: Config,
     registries: Registries,
@@ -46,7 +47,7 @@ def publish_index(
     beside it. Equal images give equal bytes.
 
     Args:
-        key: The key of the environment on these platforms.
+        name: The key of the environment on these platforms, or the lock key where it is locked on any.
         images: The image of each platform.
         config: The settings; the workspace is written.
         registries: Opens repositories.
@@ -68,28 +69,29 @@ def publish_index(
         if reference.repository != workspace:
             copy_image(source, target, manifest, progress=progress, deadline=deadline)
         entries.append(replace(manifest.descriptor, platform=platform))
-    index = ImageIndex.build(tuple(entries), {KEY_ANNOTATION: str(key)})
+    carried = LOCK_ANNOTATION if isinstance(name, LockKey) else KEY_ANNOTATION
+    index = ImageIndex.build(tuple(entries), {carried: str(name)})
 
     def artifacts() -> Iterator[Artifact]:
-        return _describe(index, key, target, started)
+        return _describe(index, name, target, started)
 
-    seen = Publisher(config, target, deadline, progress).publish(index, key, artifacts)
+    seen = Publisher(config, target, deadline, progress).publish(index, name, artifacts)
     return workspace.at(seen.descriptor.digest)
 
 
-def _describe(index: ImageIndex, key: Key, target: Registry, started: datetime) -> Iterator[Artifact]:
+def _describe(index: ImageIndex, name: Name, target: Registry, started: datetime) -> Iterator[Artifact]:
     """What is attached to an index: the locks of its images as one, and of which images it is."""
     locks = [lock for entry in index.manifests for lock in _locks(target, entry.digest)]
     if len(locks) == len(index.manifests):
         definitions = {lock.definition for lock in locks}
-        name = definitions.pop() if len(definitions) == 1 else ""
-        yield lock_artifact(LockFile.of(name, [each for lock in locks for each in lock.entries]))
+        definition = definitions.pop() if len(definitions) == 1 else ""
+        yield lock_artifact(LockFile.of(definition, [each for lock in locks for each in lock.entries]))
     images = [
         {"name": str(entry.platform), "digest": {"sha256": entry.digest.hex}} for entry in index.manifests
     ]
-    definition = {"externalParameters": {"key": str(key)}, "resolvedDependencies": images}
+    parameters = {"externalParameters": {"key": str(name)}, "resolvedDependencies": images}
     times = started, datetime.now(UTC)
-    document = provenance(definition, str(key), str(target.repository), index.descriptor.digest, times)
+    document = provenance(parameters, str(name), str(target.repository), index.descriptor.digest, times)
     yield provenance_artifact(document)
 
 

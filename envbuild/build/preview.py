@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from envbuild.build.conflicts import conflicts
+from envbuild.build.job import job_form
 from envbuild.build.layers import PREFIX, LayersBuilder
 from envbuild.build.plan import join, plan
 from envbuild.build.solving import with_known_steps
 from envbuild.build.upload import in_parallel
+from envbuild.lockkey import lock_key
 
 if TYPE_CHECKING:
     from envbuild.build.base import BaseImage
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from envbuild.conda.solve import Solution
     from envbuild.index import LayerEntry
     from envbuild.key import Key
+    from envbuild.lockkey import Name
 
 Place = Literal["workspace", "elsewhere", "nowhere"]
 
@@ -44,7 +47,9 @@ class Preview:
 
     Attributes:
         key: The definition's key.
-        lock_key: The key of its solution; None where there is a pip section, whose wheels are part of it.
+        name: What the image would be published as: the key, or the lock key of what is locked.
+        lock_key: The key of its solution, 64 hex digits; None where there is a pip section that is not
+            locked, for its wheels are part of it.
         steps: Whether there are Docker steps, and whether their image is known.
         same_solution: Whether the workspace has an image of the same solution: then nothing is made.
         packages: The packages, each as name-version-build.
@@ -55,6 +60,7 @@ class Preview:
     """
 
     key: Key
+    name: Name
     lock_key: str | None
     steps: Steps
     same_solution: bool
@@ -89,7 +95,10 @@ class Previewer(LayersBuilder):
             deadline=job.deadline,
         )
         solution = self._solve(job, base)
-        lock_key = self._lock_key(job, solution.lock) if job.spec.pip is None else None
+        wheels = job.locked.pip if job.locked is not None else ()
+        solved = None
+        if job.spec.pip is None or job.locked is not None:
+            solved = lock_key(job_form(job), job.base.digest, solution.lock, wheels)
         target = self.registries.open(self.config.workspace).by(job.deadline)
         missing = in_parallel(
             self.config.jobs,
@@ -98,9 +107,10 @@ class Previewer(LayersBuilder):
         )
         return Preview(
             job.key,
-            lock_key,
+            job.name,
+            str(solved) if solved is not None else None,
             steps,
-            lock_key is not None and self._same_solution(target, lock_key) is not None,
+            solved is not None and self._same_solution(target, solved) is not None,
             tuple(str(record) for record in solution.lock.packages),
             _wheels(job),
             self._layers(job, base, solution),

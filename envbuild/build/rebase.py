@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, reannotated
 from envbuild.build.job import Job
 from envbuild.build.platforms import publish_index
-from envbuild.build.recipe import BUILD_AGAIN, keep_recipe, read_recipe, require_of
+from envbuild.build.recipe import BUILD_AGAIN, keep_recipe, name_of, read_recipe
 from envbuild.build.transplant import Transplant, as_spec, made_on
 from envbuild.build.upload import Upload
 from envbuild.errors import BuildError, EnvbuildError, IntegrityError, NotFound, SpecError
-from envbuild.key import KEY_SCHEME, SCRATCH, CanonicalForm, Key, index_key
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
+from envbuild.key import KEY_SCHEME, SCRATCH, CanonicalForm, index_key
+from envbuild.lockkey import LockKey, index_name, lock_key
+from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG, admitted, is_strict
 from envbuild.oci.manifest import ImageIndex
 from envbuild.oci.referrers import has_referrers_api
 from envbuild.platform import Platform
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
     from envbuild.build.recipe import Recipe
     from envbuild.deadline import Deadline
     from envbuild.digest import Digest
+    from envbuild.key import Key
+    from envbuild.lockkey import Name
     from envbuild.oci.manifest import Manifest
     from envbuild.oci.registry import Registry
     from envbuild.reference import Repository
 
 BaseName = ImageReference | TaggedReference | None
 _KEY_TAG: Final = f"k{KEY_SCHEME}-"
+_RECIPE_TAG: Final = "f1-"
 _LAYOUT_THREADS: Final = 32
 """At least as many rebase into a layout: what waits to be tagged there is tagged in one go."""
 
@@ -48,9 +52,10 @@ class Rebased:
     Attributes:
         source: The image that it was made from.
         reference: The image.
-        key: Its key: that of the same definition on the new base.
+        key: The key of the same definition on the new base.
         lock_key: The key of its solution, 64 hex digits; None for an image index, or where it says none.
-        made: False where the workspace had an image of the key.
+        made: False where the workspace had an image of the name.
+        name: What it is looked up by: its key, or where the source is locked its lock key.
     """
 
     source: ImageReference
@@ -58,6 +63,7 @@ class Rebased:
     key: Key
     lock_key: str | None
     made: bool
+    name: Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,8 @@ class Rebaser(Transplant):
             manifest = self.registries.probe(image.repository, wanted, deadline)
         except NotFound as error:
             raise SpecError(f"there is no image {image}: {error.message}") from None
-        return self._rebase(image.repository, manifest, base, deadline)
+        locked = isinstance(wanted, Tag) and wanted.name.startswith(LOCK_TAG)
+        return self._rebase(image.repository, manifest, base, deadline, locked=locked)
 
     def rebase_all(
         self, old: frozenset[Digest], base: BaseName, deadline: Deadline
@@ -116,18 +123,25 @@ class Rebaser(Transplant):
         workspace = self.config.workspace
         names = {str(digest) for digest in old}
         registry = self.registries.open(workspace).by(deadline)
-        found = (tag for tag in registry.tags() if tag.name.startswith(_KEY_TAG))
-        tags = sorted(found, key=str)
+        tags = sorted(registry.tags(), key=str)
+        with_recipe = {tag.name.removeprefix(_RECIPE_TAG) for tag in tags if tag.name.startswith(_RECIPE_TAG)}
         indexes: list[tuple[Tag, ImageIndex]] = []
+        solutions: set[str | None] = set()
 
         def image(tag: Tag) -> Rebased | Failed | None:
+            locked = tag.name.startswith(LOCK_TAG)
+
             def found() -> Rebased | None:
                 manifest = self.registries.probe(workspace, tag, deadline)
+                if locked and KEY_ANNOTATION in manifest.annotations and _hex(tag) not in with_recipe:
+                    return None  # built without a lock
                 if isinstance(manifest, ImageIndex):
                     indexes.append((tag, manifest))
                     return None
-                on = manifest.annotations.get(BASE_DIGEST_ANNOTATION)
-                return self._rebase(workspace, manifest, base, deadline) if on in names else None
+                solutions.add(manifest.annotations.get(LOCK_ANNOTATION))
+                if manifest.annotations.get(BASE_DIGEST_ANNOTATION) not in names:
+                    return None
+                return self._rebase(workspace, manifest, base, deadline, locked=locked)
 
             return _tried(found, f"{workspace}:{tag}")
 
@@ -142,7 +156,15 @@ class Rebaser(Transplant):
 
         threads = max(self.config.jobs, _LAYOUT_THREADS) if workspace.is_layout else self.config.jobs
         with ThreadPoolExecutor(threads, thread_name_prefix="rebase") as pool:
-            yield from (done for done in pool.map(image, tags) if done is not None)
+            keyed = [tag for tag in tags if tag.name.startswith(_KEY_TAG)]
+            yield from (done for done in pool.map(image, keyed) if done is not None)
+            # What was built of a lock has its recipe by the lock key; an image of a key tells its solution.
+            locked = [
+                tag
+                for tag in tags
+                if tag.name.startswith(LOCK_TAG) and (_hex(tag) in with_recipe or _hex(tag) not in solutions)
+            ]
+            yield from (done for done in pool.map(image, locked) if done is not None)
             # Their images have tags of their own, and so are there now.
             yield from (done for done in pool.map(several, sorted(indexes, key=str)) if done is not None)
 
@@ -162,23 +184,36 @@ class Rebaser(Transplant):
         return frozenset({found.descriptor.digest, *below})
 
     def _rebase(
-        self, repository: Repository, manifest: Manifest | ImageIndex, base: BaseName, deadline: Deadline
+        self,
+        repository: Repository,
+        manifest: Manifest | ImageIndex,
+        base: BaseName,
+        deadline: Deadline,
+        *,
+        locked: bool = False,
     ) -> Rebased:
+        """Rebase an image; under its lock key where it is ``locked``, as what carries no key is anyway."""
         source = repository.at(manifest.descriptor.digest)
-        if manifest.annotations.get(KEY_ANNOTATION) is None:
+        own = name_of(manifest)
+        if own is None:
             raise SpecError(f"{source} is no image that envbuild made")
         if isinstance(manifest, ImageIndex):
             return self._rebase_index(source, manifest, base, deadline)
         recipe = self._recipe(source, manifest, deadline)
         digest, new = self._base(base, recipe.lock.platform, deadline)
         form = CanonicalForm({**recipe.form.fields, "base": str(digest) if digest else SCRATCH})
-        there = self._find(form.key.tag, deadline)
+        solved = lock_key(form, new.digest, recipe.lock, recipe.pip.wheels if recipe.pip is not None else ())
+        wanted = solved if locked or isinstance(own, LockKey) else None
+        name = wanted or form.key
+        there = self._find(name.tag, deadline)
         if there is not None:
             reference = self.config.workspace.at(there.descriptor.digest)
-            return Rebased(source, reference, form.key, there.annotations.get(LOCK_ANNOTATION), made=False)
-        job = Job(as_spec(recipe, base), form.key, recipe.lock.platform, new, deadline)
-        seen, lock_key = self._publish(job, recipe, form, source)
-        return Rebased(source, self.config.workspace.at(seen), form.key, lock_key, made=True)
+            lock = there.annotations.get(LOCK_ANNOTATION)
+            return Rebased(source, reference, form.key, lock, made=False, name=name)
+        job = Job(as_spec(recipe, base), form.key, recipe.lock.platform, new, deadline, lock_key=wanted)
+        seen = self._publish(job, recipe.on(form, str(solved)), solved, source)
+        reference = self.config.workspace.at(seen)
+        return Rebased(source, reference, form.key, str(solved), made=True, name=name)
 
     def _rebase_index(
         self, source: ImageReference, index: ImageIndex, base: BaseName, deadline: Deadline
@@ -194,16 +229,19 @@ class Rebaser(Transplant):
             platform = Platform(entry.platform.os, entry.platform.architecture, entry.platform.variant)
             done[platform] = self._rebase(source.repository, part, base, deadline)
         key = index_key({platform: each.key for platform, each in done.items()})
-        there = self._find(key.tag, deadline)
+        name: Name = key
+        if isinstance(name_of(index), LockKey):
+            name = index_name({platform: each.name for platform, each in done.items()})
+        there = self._find(name.tag, deadline)
         reference = publish_index(
-            key,
+            name,
             {platform: each.reference for platform, each in done.items()},
             self.config,
             self.registries,
             deadline,
             progress=self.progress,
         )
-        return Rebased(source, reference, key, None, made=there is None)
+        return Rebased(source, reference, key, None, made=there is None, name=name)
 
     def _recipe(self, source: ImageReference, manifest: Manifest, deadline: Deadline) -> Recipe:
         """The recipe of an image that is trusted and that it belongs to."""
@@ -212,12 +250,9 @@ class Rebaser(Transplant):
             if not admitted(self.config, registry, manifest, self.progress):
                 raise IntegrityError(f"{source} is not trusted, and so neither is what is made of it")
         try:
-            key = Key(manifest.annotations[KEY_ANNOTATION])
-            recipe = read_recipe(self.registries, source.repository, key, deadline)
+            return read_recipe(self.registries, source.repository, manifest, deadline)
         except NotFound:
             raise BuildError(f"{source} has no recipe beside it", hint=BUILD_AGAIN) from None
-        require_of(recipe, manifest, str(source))
-        return recipe
 
     def _base(
         self, base: BaseName, platform: Platform, deadline: Deadline
@@ -242,31 +277,30 @@ class Rebaser(Transplant):
         named: Named = self._seen[name]
         return named
 
-    def _publish(
-        self, job: Job, recipe: Recipe, form: CanonicalForm, source: ImageReference
-    ) -> tuple[Digest, str]:
+    def _publish(self, job: Job, recipe: Recipe, solved: LockKey, source: ImageReference) -> Digest:
         started = dt.datetime.now(dt.UTC)
         target = self.registries.open(self.config.workspace).by(job.deadline)
         upload = Upload(target, self.progress)
         base = self._with_steps(job, upload)
         self.check(recipe, base)
-        lock_key = self._lock_key(job, recipe.lock, recipe.pip)
-        annotations = self._annotations(job, lock_key)
-        manifest = self._same_solution(target, lock_key) if self.runs(job, recipe) else None
-        if manifest is None:
-            manifest = self.on_base(base, job, recipe, annotations, upload, source.repository)
-            target.put_manifest(manifest, Tag(f"l1-{lock_key}"))
-            stored = True
+        annotations = self._annotations(job, solved)
+        runs, stored = self.runs(job, recipe), False
+        manifest = self._same_solution(target, solved) if runs else None
+        if manifest is not None:
+            manifest = reannotated(manifest, annotations)
         else:
-            manifest, stored = reannotated(manifest, annotations), False
+            manifest = self.on_base(base, job, recipe, annotations, upload, source.repository)
+            if runs and job.lock_key is None:  # nobody was there first, and others need not run it again
+                target.put_manifest(manifest, solved.tag)
+                stored = True
         has_empty = "empty" in self._seen
-        has_empty = keep_recipe(target, recipe.on(form, lock_key), self.progress, has_config=has_empty)
+        has_empty = keep_recipe(target, recipe, job.name, self.progress, has_config=has_empty)
         if has_empty:
             self._seen["empty"] = True
         known = Known(stored, absent=True, has_empty=has_empty, has_api=self._has_api(target), crowded=True)
         publisher = Publisher(self.config, target, job.deadline, self.progress, known)
-        seen = publisher.publish_built(manifest, made_on(job, recipe, form, started, source))
-        return seen.descriptor.digest, lock_key
+        seen = publisher.publish_built(manifest, job.name, made_on(job, recipe, started, source))
+        return seen.descriptor.digest
 
     def _has_api(self, target: Registry) -> bool | None:
         if not self.config.attach:
@@ -281,6 +315,11 @@ class Rebaser(Transplant):
             return self.registries.probe(self.config.workspace, tag, deadline)
         except NotFound:
             return None
+
+
+def _hex(tag: Tag) -> str:
+    """The digits of a tag, behind what says whose they are."""
+    return tag.name.partition("-")[2]
 
 
 def _tried(action: Callable[[], Rebased | None], name: str) -> Rebased | Failed | None:

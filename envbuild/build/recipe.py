@@ -3,12 +3,13 @@
 The tag ``f1-KEY`` beside an image's ``k1-KEY`` names an artifact without content; its annotation holds the
 canonical form of the definition, the packages, the wheels and the environment's layers as JSON, compressed
 with zstd, in base64; or as it is. One request reads it. Its form proves that it belongs to the key: it
-hashes to it.
+hashes to it. Beside a locked image, which carries no key, the tag is ``f1-LOCKKEY``.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from envbuild.build.assemble import Layer
 from envbuild.build.job import folder_of, job_form
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import EnvbuildError, IntegrityError, SpecError
+from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError
 from envbuild.key import CanonicalForm, Key
 from envbuild.lock import Lock, PackageRecord, PipDistribution, encode_metadata
 from envbuild.lockfile.document import distribution_json, package_json
+from envbuild.lockkey import LockKey
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_EMPTY, Manifest, encode
 from envbuild.oci.referrers import EMPTY, put_artifact
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from envbuild.build.job import Job
     from envbuild.build.wheels import Wheels
     from envbuild.deadline import Deadline
+    from envbuild.lockkey import Name
+    from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registries import Registries
     from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
@@ -57,13 +61,11 @@ class PipPart:
 
     Attributes:
         wheels: The wheels.
-        replaced: The metadata folders of what Conda installed and wheels replace.
         python: Path and version of the base's python under the virtual environment; None where the
             environment has a python of its own.
     """
 
     wheels: tuple[PipDistribution, ...]
-    replaced: tuple[str, ...] = ()
     python: tuple[str, str] | None = None
 
     @classmethod
@@ -74,23 +76,13 @@ class PipPart:
         python, found = wheels.python, wheels.solution.distributions
         return cls(
             portable(found, spec.pip, folder_of(spec)) if spec.pip is not None else found,
-            tuple(each.metadata for each in wheels.solution.replaced),
             (python.executable, python.version) if python is not None else None,
         )
-
-    def identity(self) -> dict[str, Any]:
-        """What the lock key is made of; as :meth:`envbuild.build.wheels.Wheels.identity`."""
-        return {
-            "wheels": [wheel.identity for wheel in self.wheels],
-            "replaced": list(self.replaced),
-            "python": self.python[0] if self.python is not None else None,
-        }
 
     def to_json(self) -> dict[str, Any]:
         """The part of the recipe's document."""
         return {
             "wheels": [distribution_json(wheel) for wheel in self.wheels],
-            "replaced": list(self.replaced),
             "python": self.python,
         }
 
@@ -102,7 +94,7 @@ class PipPart:
         if python is not None:
             executable, version = map(str, python)
             python = executable, version
-        return cls(wheels, tuple(map(str, document["replaced"])), python)
+        return cls(wheels, python)
 
 
 @dataclass(frozen=True)
@@ -159,11 +151,11 @@ class Recipe:
         return base64.b64encode(zstandard.ZstdCompressor(_LEVEL).compress(self.to_json())).decode()
 
     @classmethod
-    def parse(cls, text: str, key: Key, what: str) -> Self:
+    def parse(cls, text: str, name: Name, what: str) -> Self:
         """Read a recipe from an annotation; one that is not compressed is read as well.
 
         Raises:
-            IntegrityError: It is not one, or that of another key.
+            IntegrityError: It is not one, or that of another name.
         """
         try:
             document = json.loads(text if text.startswith("{") else _unpacked(text))
@@ -172,8 +164,9 @@ class Recipe:
             found = None
         if found is None:
             raise IntegrityError(f"{what} is no recipe that this version reads", hint=BUILD_AGAIN)
-        if found.form.key != key:
-            raise IntegrityError(f"{what} is the recipe of {found.form.key}, expected {key}")
+        own = found.form.key if isinstance(name, Key) else found.lock_key
+        if str(own) != str(name):
+            raise IntegrityError(f"{what} is the recipe of {own}, expected {name}")
         return found
 
     @classmethod
@@ -225,21 +218,54 @@ def _layer_json(layer: Layer) -> list[Any]:
     return [blob.media_type, str(blob.digest), blob.size, str(layer.diff_id), layer.title]
 
 
-def recipe_tag(key: Key) -> Tag:
-    """The tag of a key's recipe."""
-    return Tag(f"f1-{key}")
+def recipe_tag(name: Name) -> Tag:
+    """The tag of the recipe beside an image: by its key, or by the lock key of a locked one."""
+    return Tag(f"f1-{name}")
 
 
-def read_recipe(registries: Registries, repository: Repository, key: Key, deadline: Deadline) -> Recipe:
-    """The recipe of a key.
+def name_of(image: Manifest | ImageIndex) -> Name | None:
+    """The key that an image carries, else its lock key; None for what envbuild did not make."""
+    try:
+        if (key := image.annotations.get(KEY_ANNOTATION)) is not None:
+            return Key(key)
+        return LockKey(image.annotations[LOCK_ANNOTATION])
+    except (KeyError, SpecError):
+        return None
+
+
+def read_recipe(
+    registries: Registries, repository: Repository, image: Manifest, deadline: Deadline
+) -> Recipe:
+    """The recipe of an image.
+
+    An image that was built again from the lock attached to it carries its key, and has its recipe under the
+    lock key, as whatever is built of a lock.
 
     Raises:
         NotFound: The repository has none.
-        IntegrityError: It is not what it should be.
+        IntegrityError: It is not what it should be, or that of another image.
     """
-    found = registries.probe(repository, recipe_tag(key), deadline)
-    text = found.annotations.get(RECIPE_ANNOTATION, "")
-    return Recipe.parse(text, key, f"{repository}:{recipe_tag(key)}")
+    where = f"{repository}@{image.descriptor.digest}"
+
+    def read(name: Name) -> Recipe:
+        found = registries.probe(repository, recipe_tag(name), deadline)
+        text = found.annotations.get(RECIPE_ANNOTATION, "")
+        recipe = Recipe.parse(text, name, f"{repository}:{recipe_tag(name)}")
+        require_of(recipe, image, where)
+        return recipe
+
+    own = name_of(image)
+    if own is None:
+        raise NotFound(f"{where} carries no key")
+    try:
+        return read(own)
+    except (NotFound, IntegrityError):
+        lock = image.annotations.get(LOCK_ANNOTATION)
+        if isinstance(own, LockKey) or lock is None:
+            raise
+        with contextlib.suppress(NotFound, IntegrityError, SpecError):
+            return read(LockKey(lock))
+        raise
 
 
 def require_of(recipe: Recipe, image: Manifest, name: str) -> None:
@@ -256,12 +282,13 @@ def require_of(recipe: Recipe, image: Manifest, name: str) -> None:
         raise IntegrityError(f"the recipe beside {name} has layers that the image has not", hint=BUILD_AGAIN)
 
 
-def put_recipe(target: Registry, recipe: Recipe, *, has_config: bool = False) -> bool:
+def put_recipe(target: Registry, recipe: Recipe, name: Name, *, has_config: bool = False) -> bool:
     """Put a recipe beside its image; False for one that no registry would take, which is left out.
 
     Args:
         target: The image's repository.
         recipe: The recipe.
+        name: The image's key, or its lock key where it is locked.
         has_config: As :func:`envbuild.oci.referrers.put_artifact` takes it.
     """
     empty = Descriptor.of(EMPTY, OCI_EMPTY)
@@ -269,12 +296,12 @@ def put_recipe(target: Registry, recipe: Recipe, *, has_config: bool = False) ->
     manifest = Manifest.build(empty, (empty,), annotations, artifact_type=ARTIFACT_TYPE)
     if len(manifest.raw) > MAX_MANIFEST:
         return False
-    put_artifact(target, manifest, recipe_tag(recipe.form.key), has_config=has_config)
+    put_artifact(target, manifest, recipe_tag(name), has_config=has_config)
     return True
 
 
 def keep_recipe(
-    target: Registry, recipe: Recipe | None, progress: Progress, *, has_config: bool = False
+    target: Registry, recipe: Recipe | None, name: Name, progress: Progress, *, has_config: bool = False
 ) -> bool:
     """Put a recipe beside its image if that is possible: an image without one cannot be rebased, no more.
 
@@ -284,9 +311,9 @@ def keep_recipe(
     if recipe is None:
         return False
     try:
-        return put_recipe(target, recipe, has_config=has_config)
+        return put_recipe(target, recipe, name, has_config=has_config)
     except EnvbuildError as error:
-        progress(Event("push", str(recipe.form.key), "output", text=f"the recipe was not kept: {error}"))
+        progress(Event("push", str(name), "output", text=f"the recipe was not kept: {error}"))
         return False
 
 
@@ -338,7 +365,6 @@ def recipe_like(
 ) -> Recipe | None:
     """The recipe of an image with the same solution, for another definition; None where that has none."""
     try:
-        key = Key(image.annotations[KEY_ANNOTATION])
-        return read_recipe(registries, repository, key, job.deadline).on(job_form(job), lock_key)
-    except (KeyError, EnvbuildError):
+        return read_recipe(registries, repository, image, job.deadline).on(job_form(job), lock_key)
+    except EnvbuildError:
         return None

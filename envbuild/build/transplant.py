@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from envbuild.build.recipe import Recipe
     from envbuild.build.upload import Upload
     from envbuild.digest import Descriptor
-    from envbuild.key import CanonicalForm
     from envbuild.oci.manifest import Manifest
     from envbuild.oci.registry import Registry
     from envbuild.reference import ImageReference, Repository, TaggedReference
@@ -178,16 +177,15 @@ def _steps(section: dict[str, Any] | None) -> Steps | None:
     return revived_steps(section, Path("recipe"))
 
 
-def made_on(job: Job, recipe: Recipe, form: CanonicalForm, started: datetime, origin: ImageReference) -> Made:
+def made_on(job: Job, recipe: Recipe, started: datetime, origin: ImageReference) -> Made:
     """What a rebased image was made from, for what is attached to it.
 
     Args:
         job: What was made.
-        recipe: The environment.
-        form: The definition's form on the new base.
+        recipe: The environment on the new base.
         started: When it began, in UTC.
         origin: The image whose environment it is.
     """
     wheels = recipe.pip.wheels if recipe.pip is not None else ()
     name = base_text(job.spec, Path.cwd())
-    return Made(form, job.base.digest, name, recipe.lock, wheels, started, origin=origin)
+    return Made(recipe.form, job.base.digest, name, recipe.lock, wheels, started, origin=origin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from envbuild.build.assemble import prefix_environment
 from envbuild.build.base import decompressed, glibc_version
@@ -77,14 +77,6 @@ class Wheels:
     target: WheelTarget
     conda: Composition
     python: BasePython | None
-
-    def identity(self) -> dict[str, Any]:
-        """What the lock key is made of: JSON values only."""
-        return {
-            "wheels": self.solution.identity(),
-            "replaced": [each.metadata for each in self.solution.replaced],
-            "python": self.python.executable if self.python else None,
-        }
 
     @property
     def count(self) -> int:

@@ -37,6 +37,7 @@ def as_json(image: ResolvedImage) -> dict[str, Any]:
         "digest": str(image.reference.digest),
         "key": str(image.key),
         "lock": image.lock_key,
+        "locked": image.locked,
         "source": str(image.source),
         "platform": str(image.platform),
         "platforms": [str(each) for each in image.platforms or (image.platform,)],

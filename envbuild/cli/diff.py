@@ -54,7 +54,7 @@ def differences(first: Members, second: Members) -> tuple[Change, ...]:
     if "packages" in known and not (_hashed(left) and _hashed(right)):
         left, right = _without_hashes(left), _without_hashes(right)
     changes = compare(left, right)
-    if not changes and first["key"] != second["key"]:
+    if not changes and None not in (first["key"], second["key"]) and first["key"] != second["key"]:
         return (Change("key", "changed", before=first["key"], after=second["key"]),)
     return changes
 
@@ -109,8 +109,8 @@ def _of_image(resolver: Resolver, text: str, options: Common) -> Members:
         return _of_entries(lock, text, options)
     document = describe(registry, registry.get_manifest(wanted))
     annotations: Mapping[str, str] = document["annotations"]
-    key = annotations.get(KEY_ANNOTATION)
-    if key is None or "layers" not in document:
+    key, lock_key = (annotations.get(name) for name in (KEY_ANNOTATION, LOCK_ANNOTATION))
+    if (key or lock_key) is None or "layers" not in document:
         raise SpecError(
             f"{text} is no image that envbuild made", hint="compare definitions, locks or such images"
         )
@@ -118,13 +118,13 @@ def _of_image(resolver: Resolver, text: str, options: Common) -> Members:
         "base": annotations.get(BASE_DIGEST_ANNOTATION, "scratch"),
         "platform": document["platform"],
         "environment": dict(each.split("=", 1) for each in document["environment"] if "=" in each),
-        "lock key": annotations.get(LOCK_ANNOTATION),
+        "lock key": lock_key,
         "key": key,
     }
     if (packages := _packages(document["layers"])) is not None:
         members["packages"] = packages
         del members["lock key"]  # what differs is told package by package
-    return members | (resolver.index.form(key) or {})
+    return members | (resolver.index.form(str(key or lock_key)) or {})
 
 
 def _attached(registry: Registry, wanted: Tag | Digest) -> LockFile | None:

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from envbuild.build.job import Job
 from envbuild.build.preview import Previewer
 from envbuild.cli import report
 from envbuild.cli.answers import as_json as as_document
 from envbuild.cli.options import amount
 from envbuild.cli.progress import shown
-from envbuild.deadline import Deadline
-from envbuild.digest import Digest
 from envbuild.errors import CacheMiss, EnvbuildError
 from envbuild.key import index_key
-from envbuild.lockfile import apply
+from envbuild.lockkey import LockKey
 from envbuild.resolver import ResolvedImage, Resolver
 
 if TYPE_CHECKING:
@@ -74,31 +71,23 @@ def preview(resolver: Resolver, spec: EnvironmentSpec, *, look: bool = True, bui
                 raise
     parts = resolver.parts(loaded)
     if len(parts) == 1:
-        return {platform: _preview(resolver, platform, part) for platform, part in parts.items()}
-    return {platform: _part(resolver, platform, part, look=look) for platform, part in parts.items()}
+        return {platform: _preview(resolver, part) for platform, part in parts.items()}
+    return {platform: _part(resolver, part, look=look) for platform, part in parts.items()}
 
 
-def _part(
-    resolver: Resolver, platform: Platform, part: EnvironmentSpec, *, look: bool
-) -> ResolvedImage | Preview:
+def _part(resolver: Resolver, part: EnvironmentSpec, *, look: bool) -> ResolvedImage | Preview:
     """One platform of several: its image may be there though the index is not."""
     if look:
         try:
             return resolver.resolve(part, build=False)
         except CacheMiss:
             pass
-    return _preview(resolver, platform, part)
+    return _preview(resolver, part)
 
 
-def _preview(resolver: Resolver, platform: Platform, part: EnvironmentSpec) -> Preview:
-    form = resolver.form(part)
-    deadline = Deadline.after(resolver.config.timeout)
-    locked = apply(part, platform, resolver.locks)
-    wanted = locked.spec.require_base()
-    seen = Digest.parse(form.fields["base"]) if wanted is not None else None
-    base = resolver.bases.image(wanted, platform, deadline, seen)
+def _preview(resolver: Resolver, part: EnvironmentSpec) -> Preview:
     previewer = Previewer(resolver.config, resolver.index, resolver.registries, resolver.progress)
-    return previewer.preview(Job(locked.spec, form.key, platform, base, deadline, locked.entry))
+    return previewer.preview(resolver.job(resolver.request(part)))
 
 
 def _tell(spec: str, found: Found, *, as_json: bool) -> None:
@@ -128,6 +117,7 @@ def _document(platform: Platform, found: ResolvedImage | Preview) -> dict[str, A
         "platform": str(platform),
         "key": str(found.key),
         "lock": found.lock_key,
+        "locked": isinstance(found.name, LockKey),
         "steps": found.steps,
         "same_solution": found.same_solution,
         "packages": list(found.packages),
@@ -145,7 +135,7 @@ def _print(spec: str, found: ResolvedImage | Preview) -> None:
     if isinstance(found, ResolvedImage):
         click.echo(f"{spec}: {found.reference} is in the {found.source}; nothing would be done")
         return
-    click.echo(f"{spec}: would be built as {found.key.tag}")
+    click.echo(f"{spec}: would be built as {found.name.tag}")
     click.echo(f"  packages  {len(found.packages)}")
     if found.wheels != ():
         click.echo(f"  wheels    {'resolved at the build' if found.wheels is None else len(found.wheels)}")

@@ -53,15 +53,17 @@ def _reason(resolver: Resolver, platform: Platform, part: EnvironmentSpec) -> di
     """Why the image of one platform is nowhere."""
     from envbuild.diff import explain, nearest
 
-    form, known = resolver.form(part), resolver.index.forms()
-    found = nearest(form.fields, known.items())
+    request = resolver.request(part)
+    inputs, name = request.inputs, str(request.name)
+    known = {each: form for each, form in resolver.index.forms().items() if form.keys() == inputs.keys()}
+    found = nearest(inputs, known.items())
     return {
         "event": "explain",
-        "subject": str(form.key),
+        "subject": name,
         "platform": str(platform),
         "nearest": found[0] if found is not None else None,
         "changes": [change.to_json() for change in found[1]] if found is not None else [],
-        "text": explain(str(form.key), form.fields, known),
+        "text": explain(name, inputs, known),
     }
 
 

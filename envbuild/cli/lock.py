@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from envbuild.lockfile.document import LockEntry
     from envbuild.spec.environment import EnvironmentSpec
 
-_UNBOUND = (
-    "no signature is about the wheels in this lock; `envbuild build --from-lock` compares them with the image"
-)
-
 
 @click.command(cls=Command)
 @click.argument("spec", metavar="[SPEC]", required=False)
@@ -97,8 +93,6 @@ def _from_image(image: str, output: str | None, kind: Format, options: Common) -
     path = _path("", output, kind)
     with source_image(image, options) as (registry, reference, base):
         found = restored(registry, reference, options.overrides["platforms"], options.config.trust)
-    if found.unbound and options.config.trust is not None:
-        click.echo(_UNBOUND, err=True)
     made = in_folder(found.lock, path.parent if path is not None else Path(), base)
     before = None
     if kind is Format.ENVBUILD:

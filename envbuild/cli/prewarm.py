@@ -28,12 +28,16 @@ def prewarm(places: tuple[str, ...], no_build: bool, options: Common) -> int:
     """Resolve many definitions at once; one that fails does not stop the rest.
 
     A folder stands for every .yml and .yaml file under it. With --jobs N, N definitions are under way at
-    once. Prints a table at the end, or with --json a line for each definition as it is done. Exits with 0
-    only if every image is there in the end, else with the code of the first failure in the table.
+    once. Registries are asked for every image, whatever this machine knows of it. Prints a table at the end,
+    or with --json a line for each definition as it is done. Exits with 0 only if every image is there in the
+    end, else with the code of the first failure in the table.
     """
     sources = definitions(places)
     outcomes: dict[str, Outcome] = {}
-    with shown(options) as display, Resolver(options.config, progress=display) as resolver:
+    with (
+        shown(options) as display,
+        Resolver(options.config, progress=display, confirm=True) as resolver,
+    ):
         results = run(
             sources,
             lambda source: resolver.resolve(options.load(source), build=not no_build),

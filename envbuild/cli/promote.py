@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def promote(image: str, target: str, referrers: bool, options: Common) -> None:
     """Copy an image to another repository, digest unchanged, under the tags of its keys.
 
-    Give a reference, or a definition whose image is looked up; nothing is built. An image for several
+    Give a reference, or a definition whose image is looked up; nothing is built. Of a definition that is
+    locked the tag of its lock key is copied, and not that of a key. An image for several
     platforms is copied whole, or with --platform only that one. A tag that names another image there stays
     as it is, and the call fails.
     """
@@ -35,7 +36,7 @@ def promote(image: str, target: str, referrers: bool, options: Common) -> None:
 
     repository = Repository.parse(target)
     with shown(options) as display:
-        with named(image, options) as (resolver, found, wanted):
+        with named(image, options) as (resolver, found, wanted, locked):
             platforms = options.overrides["platforms"]
             deadline = Deadline.after(options.config.timeout)
             promotion = Promotion(
@@ -47,7 +48,10 @@ def promote(image: str, target: str, referrers: bool, options: Common) -> None:
                 deadline,
             )
             done = promotion.promote(
-                wanted, platform=platforms[0] if platforms else None, with_referrers=referrers
+                wanted,
+                platform=platforms[0] if platforms else None,
+                with_referrers=referrers,
+                locked=locked,
             )
         display.pause()
         display.note(_summary(done))

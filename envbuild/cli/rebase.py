@@ -14,6 +14,7 @@ from envbuild.cli.options import BUILD, LOOKUP, Command, common
 from envbuild.cli.progress import shown
 from envbuild.deadline import Deadline
 from envbuild.errors import EnvbuildError
+from envbuild.lockkey import LockKey
 from envbuild.reference import parse_reference
 from envbuild.resolver import Resolver
 from envbuild.spec.fields import reference
@@ -88,6 +89,7 @@ def _print(outcome: Rebased, *, as_json: bool) -> None:
         "digest": str(outcome.reference.digest),
         "key": str(outcome.key),
         "lock": outcome.lock_key,
+        "locked": isinstance(outcome.name, LockKey),
         "from": str(outcome.source),
         "made": outcome.made,
     }

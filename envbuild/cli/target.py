@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from envbuild.deadline import Deadline
 from envbuild.errors import CacheMiss
@@ -20,21 +20,41 @@ if TYPE_CHECKING:
     from envbuild.digest import Digest
     from envbuild.oci.registry import Registry
     from envbuild.reference import Tag, TaggedReference
+    from envbuild.resolver import ResolvedImage
+
+
+class Target(NamedTuple):
+    """An image that a command is about.
+
+    Attributes:
+        resolver: Opens its repository.
+        reference: The image.
+        wanted: Its tag or digest.
+        locked: Whether it is that of a definition which is locked.
+    """
+
+    resolver: Resolver
+    reference: ImageReference | TaggedReference
+    wanted: Tag | Digest
+    locked: bool = False
 
 
 @contextlib.contextmanager
-def named(
-    image: str, options: Common
-) -> Iterator[tuple[Resolver, ImageReference | TaggedReference, Tag | Digest]]:
-    """A resolver, the image, and its tag or digest; a definition's image is looked up, never built.
+def named(image: str, options: Common) -> Iterator[Target]:
+    """The image; a definition's is looked up, never built.
 
     Raises:
         CacheMiss: No repository holds the definition's image.
     """
     # Looking must not copy a global hit anywhere.
     with Resolver(replace(options.config, promote=False)) as resolver:
-        found = _found(resolver, image, options)
-        yield resolver, found, found.digest if isinstance(found, ImageReference) else found.tag
+        if image != "-" and not Path(image).exists():
+            found = parse_reference(image)
+            wanted = found.digest if isinstance(found, ImageReference) else found.tag
+            yield Target(resolver, found, wanted)
+            return
+        answer = _resolved(resolver, image, options)
+        yield Target(resolver, answer.reference, answer.reference.digest, answer.locked)
 
 
 @contextlib.contextmanager
@@ -50,10 +70,8 @@ def source_image(
         yield registry, found.digest if isinstance(found, ImageReference) else found.tag, named
 
 
-def _found(resolver: Resolver, image: str, options: Common) -> ImageReference | TaggedReference:
-    if image != "-" and not Path(image).exists():
-        return parse_reference(image)
+def _resolved(resolver: Resolver, image: str, options: Common) -> ResolvedImage:
     try:
-        return resolver.resolve(options.load(image), build=False).reference
+        return resolver.resolve(options.load(image), build=False)
     except CacheMiss as miss:
         raise CacheMiss(miss.message, hint=f"build it with `envbuild resolve {image}`") from None

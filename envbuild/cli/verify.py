@@ -52,7 +52,7 @@ def verify(image: str, full: bool, keys: tuple[Path, ...], rebuild: bool, option
     from envbuild.trust import read_key
     from envbuild.verify import verify as run
 
-    with named(image, options) as (resolver, found, wanted):
+    with named(image, options) as (resolver, found, wanted, _):
         deadline = Deadline.after(options.config.timeout)
         registry = resolver.registries.open(found.repository).by(deadline)
         accepted = tuple(read_key(path) for path in keys)

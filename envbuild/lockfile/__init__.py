@@ -12,6 +12,7 @@ from envbuild.reference import LAYOUT_SCHEME, ImageReference, TaggedReference
 
 if TYPE_CHECKING:
     from envbuild.diff import Change
+    from envbuild.key import Key
     from envbuild.lockfile.document import LockEntry, LockFile
     from envbuild.platform import Platform
     from envbuild.spec.environment import EnvironmentSpec
@@ -28,13 +29,15 @@ class LockPolicy(NamedTuple):
         file: The lock; None for the one that stands beside the definition.
         required: Whether a definition without a lock that matches is refused.
         ignored: Whether locks are not looked at; the file that is named is.
-        lock_key: The lock key that must come out of a build, 64 hex digits; None for whatever does.
+        lock_key: The lock key that the lock must have, 64 hex digits; None for any.
+        again: The key that an image carries which is built again from its lock; None for a lock's own image.
     """
 
     file: Path | None = None
     required: bool = False
     ignored: bool = False
     lock_key: str | None = None
+    again: Key | None = None
 
 
 class Locked(NamedTuple):

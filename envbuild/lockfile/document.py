@@ -18,6 +18,7 @@ from envbuild.key import SCRATCH, CanonicalForm
 from envbuild.lock import FORMS, METADATA, Lock, PackageRecord, PipDistribution, encode_metadata
 from envbuild.lockfile.files import write_whole
 from envbuild.lockfile.place import AGAIN, Node, line_and_column
+from envbuild.lockkey import lock_key
 from envbuild.platform import Platform
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from envbuild.key import Key
+    from envbuild.lockkey import LockKey
 
 VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
 START: Final = b'{\n "envbuild_lock": '
 """How every lock begins, whatever its version."""
 
+_PINNED: Final = re.compile(r".*@sha256:[0-9a-f]{64}", re.DOTALL)
 _END: Final = b"\n}\n"
 _SEAL_DOMAIN: Final = b"envbuild/lockfile/v1\x00"
 _HEX: Final = re.compile("[0-9a-f]{64}")
@@ -48,12 +51,48 @@ class LockEntry:
         form: The definition's canonical form, with the digest of the base.
         lock: The packages.
         pip: The Python distributions, sorted by name.
+        manifest: The digest of the manifest of the base's platform, where the definition names the base by a
+            digest, which may be that of an index; else None: the form has it.
     """
 
     base: str
     form: CanonicalForm
     lock: Lock
     pip: tuple[PipDistribution, ...] = ()
+    manifest: Digest | None = None
+
+    @classmethod
+    def of(
+        cls,
+        base: str,
+        manifest: Digest | None,
+        form: CanonicalForm,
+        lock: Lock,
+        wheels: Iterable[PipDistribution] = (),
+    ) -> Self:
+        """What a definition was solved to on a base; of what manifest is kept where the form may not say it.
+
+        Args:
+            base: The base as the definition names it.
+            manifest: The digest of the manifest of the base's platform; None for ``scratch``.
+            form: The definition's canonical form.
+            lock: The packages.
+            wheels: The Python distributions.
+        """
+        return cls(base, form, lock, tuple(sorted(wheels)), manifest if _PINNED.fullmatch(base) else None)
+
+    def lock_key(self, manifest: Digest | None) -> LockKey:
+        """The lock key of the solution.
+
+        Args:
+            manifest: The digest of the manifest of the base's platform; None for ``scratch``.
+        """
+        return lock_key(self.form, manifest, self.lock, self.pip)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the base must be asked for its platform's manifest, as where an older version locked it."""
+        return self.manifest is None and _PINNED.fullmatch(self.base) is not None
 
     @property
     def key(self) -> Key:
@@ -149,6 +188,7 @@ def _entry_json(entry: LockEntry) -> dict[str, Any]:
     return {
         "key": str(entry.key),
         "base": entry.base,
+        **({"manifest": str(entry.manifest)} if entry.manifest is not None else {}),
         "form": _sorted(entry.form.fields),
         "packages": [package_json(package) for package in entry.lock.packages],
         "pip": [distribution_json(one) for one in entry.pip],
@@ -231,7 +271,7 @@ def _loaded(text: str, source: str) -> Any:
 
 
 def _entry(node: Node) -> LockEntry:
-    node.mapping({"key", "base", "form", "packages", "pip"})
+    node.mapping({"key", "base", "manifest", "form", "packages", "pip"})
     platform = (
         Platform.parse(str(node.path[-1]))
         if _is_platform(node.path[-1])
@@ -247,7 +287,8 @@ def _entry(node: Node) -> LockEntry:
     pip = tuple(sorted(_distribution(each) for each in node.get("pip").items()))
     if len({wheel.name for wheel in pip}) != len(pip):
         node.get("pip").fail("a wheel stands twice")
-    return LockEntry(node.get("base").text(), form, lock, pip)
+    manifest = node.optional("manifest", lambda each: _digest(each, each.text().removeprefix("sha256:")))
+    return LockEntry(node.get("base").text(), form, lock, pip, manifest)
 
 
 def _is_platform(name: str | int) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from envbuild.oci.manifest import ImageIndex, Manifest
 
 EXPIRES: Final = "io.envbuild.expires"
-_REPEATED: Final = ("io.envbuild.key", "io.envbuild.scheme")
+_REPEATED: Final = ("io.envbuild.key", "io.envbuild.lock", "io.envbuild.scheme")
 """Annotations of the manifest that may be repeated."""
 
 

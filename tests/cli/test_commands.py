@@ -28,7 +28,8 @@ class TestKey:
     def test_the_canonical_form_is_what_is_hashed(self, world: World, call: Call) -> None:
         spec = world.spec("tool=1")
         (document,) = call("key", spec, "--json").documents
-        assert document == {"spec": str(spec), "key": document["key"], "tag": f"k1-{document['key']}"}
+        key = document["key"]
+        assert document == {"spec": str(spec), "key": key, "tag": f"k1-{key}", "kind": "key"}
         form = call("key", spec, "--json", "--explain").out.removesuffix("\n")
         assert hashlib.sha256(b"envbuild/key/v1\0" + form.encode()).hexdigest() == document["key"]
         assert json.loads(call("key", spec, "--explain").out) == json.loads(form)
@@ -172,8 +173,8 @@ class TestPrewarm:
         assert [row.split()[1] for row in rows] == ["built"] * 3
         assert all("@sha256:" in row for row in rows)
         assert answer.err.splitlines()[-1] == "3 there, 0 failed"
-        again = call("prewarm", folder, "--json")
-        assert {document["source"] for document in again.documents} == {"index"}
+        again = call("prewarm", folder, "--json", "--no-build")
+        assert {document["source"] for document in again.documents} == {"workspace"}
         assert {Path(document["spec"]).name for document in again.documents} == {"a.yml", "b.yaml", "c.yml"}
 
     def test_one_that_fails_does_not_stop_the_rest(self, world: World, call: Call) -> None:

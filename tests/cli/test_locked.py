@@ -65,7 +65,10 @@ def test_a_lock_can_be_named_and_be_the_definition(world: World, call: Call) -> 
     first = call("resolve", spec, "--lock", "other.lock", "--locked")
     assert first.code == 0
     assert call("resolve", "other.lock").out == first.out
-    assert call("key", "other.lock").out == call("key", spec).out
+    locked = call("key", "other.lock")
+    assert locked.out == call("key", spec, "--lock", "other.lock").out
+    assert locked.err == "other.lock: lock key\n"
+    assert locked.out != call("key", spec).out
 
 
 def test_warnings_are_shown_when_something_is_built(world: World, call: Call) -> None:

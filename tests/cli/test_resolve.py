@@ -18,6 +18,7 @@ FIELDS = {
     "digest",
     "key",
     "lock",
+    "locked",
     "source",
     "platform",
     "seconds",

@@ -60,8 +60,9 @@ def test_each_platform_has_its_key_and_the_index_one(two: World, call: Call) -> 
         "spec": str(spec),
         "key": keys[2],
         "tag": f"k1-{keys[2]}",
+        "kind": "key",
         "platforms": [
-            {"platform": platform, "key": key, "tag": f"k1-{key}"}
+            {"platform": platform, "key": key, "tag": f"k1-{key}", "kind": "key"}
             for platform, key in zip(BOTH, keys, strict=False)
         ],
     }
