@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
 import weakref
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from envbuild.errors import DeadlineExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _POLL_SECONDS = 0.2
 
@@ -67,3 +72,21 @@ def end_all() -> None:
     """End all calls that are under way in this process; those that begin later go on."""
     for deadline in list(_running.values()):
         deadline.end()
+
+
+_cleaning: list[None] = []
+
+
+@contextlib.contextmanager
+def cleaning_up() -> Iterator[None]:
+    """What an interrupted process may take a little longer for: a container would stay, or a build go on."""
+    _cleaning.append(None)
+    try:
+        yield
+    finally:
+        _cleaning.pop()
+
+
+def is_cleaning_up() -> bool:
+    """Whether some thread does."""
+    return bool(_cleaning)

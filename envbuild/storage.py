@@ -168,7 +168,8 @@ def _remove(name: str) -> None:
 
 
 @atexit.register
-def _remove_unfinished() -> None:
+def remove_unfinished() -> None:
+    """Remove the files in the making, whose makers will not end."""
     for name in list(_unfinished):
         with contextlib.suppress(KeyError, OSError):
             _remove(name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from envbuild.build.trace import decode_rawjson
+from envbuild.deadline import cleaning_up
 from envbuild.errors import BuildError
 
 if TYPE_CHECKING:
@@ -126,7 +127,11 @@ def build(
             try:
                 _follow(process, context, log)
             except BaseException:
-                process.terminate()  # buildx cancels the build in the engine, then ends
+                with cleaning_up():
+                    process.terminate()  # buildx cancels the build in the engine, then ends
+                    if process.stderr is not None:
+                        process.stderr.close()
+                    process.wait()
                 raise
 
 

@@ -14,7 +14,7 @@ from envbuild.build.engine_info import EngineInfo, usual_endpoints
 from envbuild.build.steps_build import BASE_REPOSITORY, BUILD_REPOSITORY, Work, build_steps
 from envbuild.build.steps_image import STEPS_TEMPLATE, Limits, Secrets
 from envbuild.build.watch import Watch
-from envbuild.deadline import NO_DEADLINE
+from envbuild.deadline import NO_DEADLINE, cleaning_up
 from envbuild.errors import BuildError
 from envbuild.progress import silent
 
@@ -209,7 +209,8 @@ class Engine:
                         output(stream, data)
                 return int(container.wait(timeout=None)["StatusCode"])
             finally:
-                container.remove(force=True, v=True)
+                with cleaning_up():
+                    container.remove(force=True, v=True)
 
     def prune(self) -> int:
         """Remove the bases kept in the engine and what builds that were killed left; gives how many.

@@ -17,6 +17,7 @@ from envbuild.build.engine_info import builder_parameters, lowered
 from envbuild.build.steps_image import STEPS_TEMPLATE, as_written, finish, steps_dockerfile
 from envbuild.build.trace import StepLog
 from envbuild.build.watch import Watch
+from envbuild.deadline import cleaning_up
 from envbuild.digest import Digest
 from envbuild.errors import BuildError
 from envbuild.spec.steps import BASE_ARGUMENT
@@ -73,7 +74,8 @@ def build_steps(
         folder.cleanup()
         raise
     finally:
-        engine.untag(tag)
+        with cleaning_up():
+            engine.untag(tag)
 
 
 def provide(engine: EngineHttp, info: EngineInfo, base: StepsBase, watch: Watch) -> str:
@@ -156,8 +158,9 @@ class _Build:
             ended = not self.watch.expired
         finally:
             if not ended:
-                self.engine.cancel_build(build_id)
-                self._forget()
+                with cleaning_up():
+                    self.engine.cancel_build(build_id)
+                    self._forget()
 
     def _forget(self) -> None:
         """A build that is cancelled at its very end may still name its image; wait a little for that."""

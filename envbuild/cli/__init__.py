@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 import click
 
-from envbuild.deadline import end_all
+from envbuild.deadline import end_all, is_cleaning_up
 from envbuild.errors import EnvbuildError, SpecError, StorageError, counted
-from envbuild.storage import local_error
+from envbuild.storage import local_error, remove_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +26,9 @@ INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 _BROKEN_PIPE: Final = 141
 _MOST_MISTAKES: Final = 20
-_GRACE_SECONDS: Final = 5.0
+_GRACE_SECONDS: Final = 0.8
+_CLEANING_SECONDS: Final = 5.0
+_AFTER_SECONDS: Final = 0.2
 _AGAIN_SECONDS: Final = 0.005
 
 _COMMANDS: Final = {
@@ -109,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         stopping.append(code)
         end_all()
         sys.unraisablehook = _insist
-        grace = threading.Timer(_GRACE_SECONDS, os._exit, (code,))
+        grace = threading.Timer(_GRACE_SECONDS, _give_up, (code,))
         grace.daemon = True
         grace.start()
         raise KeyboardInterrupt
@@ -121,6 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if not stopping:
             _on_signals(lambda number, _: os._exit(128 + number))
     _leave(stopping[0] if stopping else code)
+
+
+def _give_up(code: int) -> NoReturn:
+    """End the process although some thread has not noticed the interrupt, as one that waits for a server."""
+    until = time.monotonic() + _CLEANING_SECONDS
+    while is_cleaning_up() and time.monotonic() < until:
+        time.sleep(_AFTER_SECONDS)
+    remove_unfinished()
+    os._exit(code)
 
 
 def _on_signals(handler: Any) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from envbuild.deadline import Deadline
 from envbuild.errors import ChannelError, SolveError
 from envbuild.pip.logins import keyring_is_asked_for
 from envbuild.spec.requirement import strip_credentials
@@ -24,8 +25,6 @@ from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from envbuild.deadline import Deadline
 
 _PASSED: Final = (
     "HOME", "NETRC", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR",
@@ -127,23 +126,37 @@ class Compilation:
             arguments += ["--python", sys.executable]
         environment = _environment()
         try:
-            ended = subprocess.run(
+            process = subprocess.Popen(
                 arguments,
                 cwd=folder,
                 env={**environment, "LC_ALL": "C.UTF-8"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                timeout=deadline.remaining(at_most=_LONGEST),
-                check=False,
             )
-        except subprocess.TimeoutExpired:
-            deadline.check("resolving the pip section")
-            raise SolveError("uv found no answer within an hour", hint="pin more requirements") from None
         except OSError as error:
             raise SolveError(f"uv cannot be run: {error.strerror}", hint="install envbuild again") from None
-        said = ended.stderr.decode(errors="replace").replace(f"{folder}/", "")
-        return ended.returncode, strip_credentials(said).strip()
+        with process:
+            said = _said(process, deadline).decode(errors="replace").replace(f"{folder}/", "")
+        return process.returncode, strip_credentials(said).strip()
+
+
+def _said(process: subprocess.Popen[bytes], deadline: Deadline) -> bytes:
+    """What uv says until its end, which comes with that of the call, in whichever thread it runs."""
+    longest = Deadline.after(_LONGEST)
+    try:
+        while True:
+            try:
+                return process.communicate(timeout=deadline.slice())[1]
+            except subprocess.TimeoutExpired:
+                deadline.check("resolving the pip section")
+                if longest.remaining() <= 0:
+                    raise SolveError(
+                        "uv found no answer within an hour", hint="pin more requirements"
+                    ) from None
+    except BaseException:
+        process.kill()
+        raise
 
 
 def _environment() -> dict[str, str]:
