@@ -42,6 +42,11 @@ if TYPE_CHECKING:
 _GATEWAY_SECONDS: Final = 600.0
 _LONGEST: Final = 3600.0
 _EXPLAINING: Final = 30.0
+_MIRROR: Final = 60.0
+_CHANNEL: Final = 600.0
+"""How long a mirror, and a channel itself, may take to list what it has, where the deadline is not sooner."""
+_DROPPED: Final = 0.1
+"""What the solver's own threads need to drop what was cancelled: at the end of python they would complain."""
 _ARCHSPEC: Final = {
     "amd64": "x86_64",
     "arm64": "aarch64",
@@ -202,9 +207,12 @@ async def _solve(
         stand_ins = StandIns.of(chosen)
         last = all(len(places) == 1 for places in left.values())
         gateway = _gateway(cache_dir, stand_ins, 3 if last else 1, int(time.monotonic() / _GATEWAY_SECONDS))
+        repodata = _Repodata(request, channels, stand_ins, gateway)
+        limits = {url: _MIRROR if len(places) > 1 else _CHANNEL for url, places in left.items()}
         try:
-            return await _attempt(request, channels, stand_ins, gateway, deadline), stand_ins
-        except (GatewayError, FetchRepoDataError) as error:
+            await repodata.read(limits, deadline)
+            return await _attempt(repodata, deadline), stand_ins
+        except (GatewayError, FetchRepoDataError, _SilenceError) as error:
             text = str(error)
             named = [url for url in channels if len(left[url]) > 1 and stand_ins.is_named_in(url, text)]
             if not named:
@@ -214,28 +222,26 @@ async def _solve(
                 del left[url][0]
 
 
-async def _attempt(
-    request: SolveRequest,
-    channels: dict[str, str],
-    stand_ins: StandIns,
-    gateway: rattler.Gateway,
-    deadline: Deadline,
-) -> list[rattler.RepoDataRecord]:
+async def _attempt(repodata: _Repodata, deadline: Deadline) -> list[rattler.RepoDataRecord]:
     import rattler
     from rattler.exceptions import SolverError
 
-    repodata = _Repodata(request, channels, stand_ins, gateway)
     remaining = deadline.remaining(at_most=_LONGEST)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rattler.exceptions.GatewayWarning)
             return await asyncio.wait_for(repodata.solution(remaining), timeout=remaining)
     except TimeoutError:
+        await asyncio.sleep(_DROPPED)
         deadline.check("solving")
         raise SolveError("the solver found no answer within an hour", hint="pin more packages") from None
     except SolverError as error:
-        said = stand_ins.public(str(error)).strip()
+        said = repodata.stand_ins.public(str(error)).strip()
         raise await _unsolvable(repodata, said, deadline.remaining(at_most=_EXPLAINING)) from None
+
+
+class _SilenceError(Exception):
+    """A channel took too long to answer; it never leaves this module."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +266,30 @@ class _Repodata:
         import rattler
 
         return [rattler.Channel(self.stand_ins.named(url)) for url in self.channels]
+
+    async def read(self, limits: Mapping[str, float], deadline: Deadline) -> None:
+        """Read what the channels list, which stays in memory; the solver alone would wait for ever.
+
+        Args:
+            limits: For each channel's URL how many seconds it has.
+            deadline: When to give up.
+        """
+
+        async def answers(url: str, seconds: float) -> bool:
+            try:
+                await asyncio.wait_for(self.names([url]), deadline.remaining(at_most=seconds))
+            except TimeoutError:
+                await asyncio.sleep(_DROPPED)
+                return False
+            return True
+
+        asked = [url for url in limits if not self.stand_ins.named(url).startswith("file:")]
+        answered = await asyncio.gather(*(answers(url, limits[url]) for url in asked))
+        deadline.check("reading the channels")
+        silent = [url for url, answer in zip(asked, answered, strict=True) if not answer]
+        if silent:
+            waited = (f"'{url}/' gave no answer within {limits[url]:.0f} s" for url in silent)
+            raise _SilenceError("\n".join(waited))
 
     async def solution(self, seconds: float) -> list[rattler.RepoDataRecord]:
         """The packages that satisfy the request; the solver's own errors where there are none."""
@@ -332,9 +362,14 @@ class _Repodata:
         found = await self.gateway.query(self.sources, self.request.subdirs, specs, recursive=False)
         return [record for group in found for record in group]
 
-    async def names(self) -> list[str]:
-        """The names of all packages in the channels."""
-        found = await self.gateway.names(self.sources, self.request.subdirs)
+    async def names(self, urls: Iterable[str]) -> list[str]:
+        """The names of all packages in some of the channels."""
+        import rattler
+
+        sources = [rattler.Channel(self.stand_ins.named(url)) for url in urls]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rattler.exceptions.GatewayWarning)
+            found = await self.gateway.names(sources, self.request.subdirs)
         return [name.normalized for name in found]
 
     async def offers(self, names: Iterable[str]) -> Offers:
@@ -382,7 +417,7 @@ async def _unsolvable(repodata: _Repodata, text: str, seconds: float) -> SolveEr
     try:
         async with asyncio.timeout(seconds):
             offers = await repodata.offers(case.names)
-            known = await repodata.names() if case.needs_names(offers) else []
+            known = await repodata.names(repodata.channels) if case.needs_names(offers) else []
         findings = case.findings(offers, known)
     except (GatewayError, FetchRepoDataError, TimeoutError):
         pass  # the solver's words are left

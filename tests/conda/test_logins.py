@@ -6,6 +6,7 @@ import base64
 import functools
 import http.server
 import json
+import socket
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -413,6 +414,21 @@ def test_a_mirror_in_trouble_is_left_for_the_channel(
     fetched(solution)
     assert origin.asked
     assert bool(mirror.asked) == (state != "gone")
+
+
+def test_a_mirror_that_never_answers_is_left_for_the_channel(
+    servers: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, _ = servers
+    channel = f"{origin.url}/tiny"
+    monkeypatch.setattr("envbuild.conda.solve._MIRROR", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        there = f"http://127.0.0.1:{silent.getsockname()[1]}/tiny"
+        assert solved(tmp_path / "cache", channel, {channel: (there,)}).lock.packages
+        monkeypatch.setattr("envbuild.conda.solve._CHANNEL", 1.0)
+        with pytest.raises(ChannelError, match=f"'{there}/' gave no answer within 1 s") as caught:
+            solved(tmp_path / "cache", there)
+    assert caught.value.retryable
 
 
 def test_all_places_that_failed_are_told(servers: tuple[Server, Server], tmp_path: Path) -> None:
