@@ -373,7 +373,7 @@ class _Repodata:
         return [name.normalized for name in found]
 
     async def offers(self, names: Iterable[str]) -> Offers:
-        """What the channels hold of some packages, as of the request's moment."""
+        """What the channels hold of some packages, the newest first."""
         import rattler
 
         asked: dict[str, list[tuple[str, rattler.MatchSpec, rattler.MatchSpec]]] = {}
@@ -383,13 +383,14 @@ class _Repodata:
         found: dict[str, list[Offer]] = {}
         moment = self.request.as_of
         for record in sorted(await self.records(names), key=lambda record: record.version, reverse=True):
-            if moment is None or record.timestamp is None or record.timestamp <= moment:
-                name = record.name.normalized
-                own = asked.get(name, ())
-                fits = frozenset(text for text, spec, _ in own if spec.matches(record))
-                versioned = frozenset(text for text, _, version in own if version.matches(record))
-                offer = Offer(self._of(record), str(record.version), str(record.build), fits, versioned)
-                found.setdefault(name, []).append(offer)
+            name = record.name.normalized
+            own = asked.get(name, ())
+            fits = frozenset(text for text, spec, _ in own if spec.matches(record))
+            versioned = frozenset(text for text, _, version in own if version.matches(record))
+            since = record.indexed_timestamp or record.timestamp
+            late = moment is not None and (since is None or since > moment)
+            offer = Offer(self._of(record), str(record.version), str(record.build), fits, versioned, late)
+            found.setdefault(name, []).append(offer)
         return found
 
     def _of(self, record: rattler.RepoDataRecord) -> str:

@@ -66,6 +66,7 @@ class Offer(NamedTuple):
         build: Its build.
         fits: The spellings of the match specs of its name that allow it, their channels set aside.
         versioned: The spellings of those that allow its version, whatever else they ask.
+        late: Whether it is newer than the moment that the definition asks for, and so is not there.
     """
 
     channel: str
@@ -73,6 +74,7 @@ class Offer(NamedTuple):
     build: str
     fits: frozenset[str]
     versioned: frozenset[str]
+    late: bool = False
 
 
 Offers: TypeAlias = "Mapping[str, Sequence[Offer]]"
@@ -150,7 +152,8 @@ class Unsolvable:
                 seen.add(each.name)
                 found.append(finding)
         others = sorted(set(_HIDDEN.findall(self.said)) - seen)
-        return (*found, *(self._hidden(None, name, offers.get(name, ())) for name in others))
+        hidden = (self._hidden(None, name, offers.get(name, ())) for name in others)
+        return (*found, *(each for each in hidden if each is not None))
 
     def _asked(self) -> list[str]:
         """The names of the dependencies in order of their lines; virtual packages are in no channel."""
@@ -177,6 +180,11 @@ class Unsolvable:
             what = f"no package {spec.name} is in the channel {', '.join(own)}: {where} has it"
             return Finding(spec.mark, what, "name the channel that has it, or none")
         fitting = [each for each in placed if spec.spelling in each.fits]
+        if fitting and all(each.late for each in fitting):
+            what = f"{spec.spelling}: {_versions(fitting)}, newer than as_of"
+            return Finding(spec.mark, what, f"choose a later as_of, or an older version of {spec.name}")
+        placed = [each for each in placed if not each.late] or placed
+        fitting = [each for each in fitting if not each.late]
         if fitting:
             first = self._first(offers)
             hidden = self.strict and own is None and all(each.channel != first for each in fitting)
@@ -199,11 +207,15 @@ class Unsolvable:
         have = {each.channel for each in offers}
         return next((channel for channel in self.channels if channel in have), "")
 
-    def _hidden(self, spec: MatchSpec | None, name: str, offers: Sequence[Offer]) -> Finding:
+    def _hidden(self, spec: MatchSpec | None, name: str, offers: Sequence[Offer]) -> Finding | None:
         first = self._first(offers)
         fitting = [
-            each for each in offers if each.channel != first and (spec is None or spec.spelling in each.fits)
+            each
+            for each in offers
+            if each.channel != first and not each.late and (spec is None or spec.spelling in each.fits)
         ]
+        if not fitting:
+            return None
         asked = spec.spelling if spec is not None else name
         channel = self._first(fitting)
         theirs = _listed(dict.fromkeys(each.version for each in fitting if each.channel == channel))

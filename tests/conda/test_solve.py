@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,6 +42,7 @@ CHANNELS = {
         package("pandas", "2.1", build="cpu_0"),
         package("pandas", "2.2", build="cpu_0", moment=1_700_000_000),
         package("pytorch", "2.4"),
+        package("fresh", "2.0", moment=1_700_000_000),
         package("pyyaml", "6.0"),
         package("typing_extensions", "4.0"),
     ),
@@ -48,6 +50,7 @@ CHANNELS = {
         package("lib", "2.0"),
         package("lib", "2.1"),
         package("numba", "1.0", "lib"),
+        package("fresh", "1.0"),
         package("other", "1.0", "lib >=2"),
         package("only", "1.0", "numba"),
     ),
@@ -62,7 +65,17 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for each in packages:
             each.put(alias / name)
         asyncio.run(conda_oracle.index(alias / name))
+        as_built(alias / name)
     return alias
+
+
+def as_built(channel: Path) -> None:
+    """Leave each package the moment of its build alone: the index has that of now, which would count."""
+    for path in channel.rglob("repodata*"):
+        if path.name == "repodata.json":
+            path.write_text(re.sub(r'"indexed_timestamp":\s*\d+,\s*', "", path.read_text()))
+        else:
+            path.unlink()
 
 
 def solved(
@@ -217,6 +230,14 @@ def test_every_line_that_is_wrong_is_told(channels: Path) -> None:
 def test_versions_that_did_not_exist_at_the_moment_asked_for_are_not_offered(channels: Path) -> None:
     moment = dt.datetime(2021, 1, 1, tzinfo=dt.UTC)
     assert "one has 2.1, 2.0\n" in str(unsolved(channels, "pandas=9", as_of=moment))
+    error = unsolved(channels, "pandas>2.1", as_of=moment)
+    assert "env.yml:4:5: pandas >2.1: one has 2.2, newer than as_of\n" in str(error)
+    assert error.hint == "choose a later as_of, or an older version of pandas"
+    hidden = str(unsolved(channels, "fresh", as_of=moment))
+    assert (
+        "fresh: the channel two has 1.0, hidden by the channel one, which comes first and has 2.0" in hidden
+    )
+    assert solved(channels, "fresh", as_of=moment, priority="flexible") == {"fresh": "two 1.0"}
 
 
 def test_many_unknown_names_are_told_quickly(channels: Path) -> None:
