@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from envbuild.platform import Platform
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_OTHER_DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9A-Fa-f]{32,}")
+"""A digest of any algorithm, as distribution's grammar has it."""
 CHUNK = 1 << 20
 
 
@@ -44,6 +46,8 @@ class Digest:
             SpecError: The text is not a sha256 digest.
         """
         algorithm, colon, digits = text.partition(":")
+        if _OTHER_DIGEST.fullmatch(text) and algorithm != "sha256":
+            raise SpecError(f"{text!r} is a digest of {algorithm}, and only sha256 is supported")
         if not colon or algorithm != "sha256":
             raise SpecError(f"{text!r} is not a digest: expected 'sha256:' and 64 hexadecimal digits")
         return cls(digits)

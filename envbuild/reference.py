@@ -1,8 +1,10 @@
 """Names of images: repositories, tags and digest-pinned references.
 
-Grammar: the OCI Distribution Specification 1.1 ("Pulling manifests") and, for short names such as
-``debian``, the rules of Docker's reference library. A repository is either on a registry's host or an
-OCI image layout on disk, written ``oci:PATH``.
+Grammar: that of ``distribution/reference``, which Docker and the OCI Distribution Specification 1.1
+("Pulling manifests") share, with its rules for short names such as ``debian``. Of what it accepts, host
+names that DNS cannot hold (RFC 1035, section 2.3.4), addresses that are none and ports above 65535 are
+refused here, before anybody is asked. A repository is either on a registry's host or an OCI image layout on
+disk, written ``oci:PATH``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from envbuild.errors import SpecError
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
+_LONGEST_PATH = 255
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"({_LABEL}(?:\.{_LABEL})*|\[([0-9A-Fa-f:]+)\])(?::([0-9]{{1,9}}))?")
+_LONGEST_HOST, _LAST_PORT = 253, 65535
+_IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[A-Za-z0-9+._-]+:[0-9A-Fa-f]{32,}")
 _DOCKER_HUB = "docker.io"
@@ -49,8 +55,8 @@ class Repository:
     Most callers want :meth:`parse`.
 
     Attributes:
-        host: The registry's host and port, lower case; empty for a layout, ``docker-daemon:`` for a name in a
-            Docker Engine.
+        host: The registry's host and port, lower case but where only capitals say that it is a host; empty
+            for a layout, ``docker-daemon:`` for a name in a Docker Engine.
         path: The repository's path on that host, the layout's folder as an absolute path, or the name.
     """
 
@@ -64,10 +70,16 @@ class Repository:
         Raises:
             SpecError: The text is not a repository, or carries a tag or digest.
         """
+        _refuse_image_id(text)
         if text.startswith(LAYOUT_SCHEME):
             return cls._layout(text)
         host, path = _split_host(text)
-        if not _PATH.fullmatch(path) or len(host) + 1 + len(path) > 255:
+        if len(path) > _LONGEST_PATH:
+            raise SpecError(
+                f"the repository {text[:60]!r}… has a path of {len(path)} characters, expected at most "
+                f"{_LONGEST_PATH} behind the host"
+            )
+        if not _PATH.fullmatch(path):
             raise SpecError(
                 f"{text!r} is not a repository: expected HOST/PATH in lower case, or oci:FOLDER",
                 hint="write it as registry.example.com/team/envs, without tag or digest",
@@ -167,12 +179,15 @@ def parse_reference(text: str, default_tag: str = "latest") -> ImageReference | 
     Raises:
         SpecError: The text is not a reference.
     """
+    _refuse_image_id(text)
     name, digest = _split_digest(text)
-    repository, written = _split_tag(name)
-    tag = Tag(written if written is not None else default_tag)
+    written, tag_name = _split_tag(name)
+    if _IMAGE_ID.fullmatch(written):  # with a tag or a digest it can only be a name
+        written = f"{_DOCKER_HUB}/{written}"
+    repository, tag = Repository.parse(written), Tag(default_tag if tag_name is None else tag_name)
     if digest is not None:
-        return ImageReference(Repository.parse(repository), Digest.parse(digest))
-    return TaggedReference(Repository.parse(repository), tag)
+        return ImageReference(repository, Digest.parse(digest))
+    return TaggedReference(repository, tag)
 
 
 def parse_engine_reference(text: str) -> ImageReference | TaggedReference:
@@ -189,6 +204,16 @@ def parse_engine_reference(text: str) -> ImageReference | TaggedReference:
     if parsed.repository.is_layout:
         raise SpecError(f"{text!r} names no image", hint=f"write it as {ENGINE_SCHEME}NAME:TAG")
     return replace(parsed, repository=Repository(ENGINE_SCHEME, written))
+
+
+def _refuse_image_id(text: str) -> None:
+    """Refuse 64 hexadecimal digits on their own: an engine would take them for one of its images."""
+    if _IMAGE_ID.fullmatch(text):
+        raise SpecError(
+            f"{text!r} is an image ID, expected a name",
+            hint=f"write NAME@sha256:{text[:6]}… for a digest, or docker.io/library/{text[:6]}… for a "
+            "repository of that name",
+        )
 
 
 def _split_digest(text: str) -> tuple[str, str | None]:
@@ -214,9 +239,39 @@ def _split_host(text: str) -> tuple[str, str]:
     )
     if not is_host:
         return _DOCKER_HUB, text if slash else f"library/{text}"
-    if not _HOST.fullmatch(first):
-        raise SpecError(f"{text!r} is not a repository: {first!r} is not a host name")
-    host = first.lower()
+    host = _parse_host(first, text)
     if host in {"index.docker.io", "registry-1.docker.io"}:
         host = _DOCKER_HUB
     return (host, rest if "/" in rest or host != _DOCKER_HUB else f"library/{rest}")
+
+
+def _parse_host(written: str, text: str) -> str:
+    """A registry's host and port in one spelling: lower case, the port without leading zeros."""
+    found = _HOST.fullmatch(written)
+    if found is None or len(found[1]) > _LONGEST_HOST or not _is_address(found[2]):
+        raise SpecError(
+            f"{text!r} is not a repository: {written!r} is not a host name",
+            hint="a host is written as registry.example.com or registry.example.com:5000: labels of 1 to 63 "
+            "letters, digits and inner hyphens, joined by single dots",
+        )
+    if found[3] is None:
+        lower = written.lower()
+        # Only its capitals tell a host of one label from a part of Docker Hub: they stay.
+        return lower if "." in lower or ":" in lower or lower == "localhost" else written
+    port = int(found[3])
+    if not 0 < port <= _LAST_PORT:
+        raise SpecError(f"{text!r} is not a repository: {port} is not a port, expected 1 to {_LAST_PORT}")
+    return f"{found[1].lower()}:{port}"
+
+
+def _is_address(inner: str | None) -> bool:
+    """Whether what stands between brackets, if anything does, is an IPv6 address."""
+    if inner is None:
+        return True
+    import ipaddress
+
+    try:
+        ipaddress.IPv6Address(inner)
+    except ValueError:
+        return False
+    return True

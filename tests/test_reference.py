@@ -33,6 +33,27 @@ HEX = "0123456789abcdef" * 4
         ("[::1]:5000/envs", "[::1]:5000", "envs"),
         ("Registry.Example.com/team/envs", "registry.example.com", "team/envs"),
         ("r.example.com/a__b/c-d/e.f/g---h", "r.example.com", "a__b/c-d/e.f/g---h"),
+        ("Docker/docker", "Docker", "docker"),
+        ("LocalHost/envs", "localhost", "envs"),
+        ("192.168.0.1:8/debian", "192.168.0.1:8", "debian"),
+        ("r.example.com:05000/a", "r.example.com:5000", "a"),
+        ("r.example.com:65535/a", "r.example.com:65535", "a"),
+        ("[2001:db8:1:2:3:4:5:6]/debian", "[2001:db8:1:2:3:4:5:6]", "debian"),
+        ("[FC00::1]:5000/docker/docker", "[fc00::1]:5000", "docker/docker"),
+        ("xn--n3h.com/myimage", "xn--n3h.com", "myimage"),
+        ("a-b.c/d", "a-b.c", "d"),
+        (f"{'l' * 63}.example.com/a", f"{'l' * 63}.example.com", "a"),
+        (
+            f"{'l' * 63}.{'l' * 63}.{'l' * 63}.{'l' * 61}/a",
+            f"{'l' * 63}.{'l' * 63}.{'l' * 63}.{'l' * 61}",
+            "a",
+        ),
+        ("t" * 64, "docker.io", f"library/{'t' * 64}"),
+        (f"docker.io/{HEX}", "docker.io", f"library/{HEX}"),
+        (f"r.example.com/{HEX}", "r.example.com", HEX),
+        ("r.example.com/" + "a" * 255, "r.example.com", "a" * 255),
+        ("r.example.com/" + "/".join("a" * 128), "r.example.com", "/".join("a" * 128)),
+        ("a" * 247, "docker.io", "library/" + "a" * 247),
     ],
 )
 def test_repositories(text: str, host: str, path: str) -> None:
@@ -58,6 +79,28 @@ def test_repositories(text: str, host: str, path: str) -> None:
         "r.example.com/a@b",
         "r.example.com:port/a",
         "r.example.com:123456/a",
+        "r.example.com:65536/a",
+        "r.example.com:0/a",
+        "r.example.com:/a",
+        "dock..er/x",
+        ".r.example.com/a",
+        "r.example.com./a",
+        "r-.example.com/a",
+        "r.-example.com/a",
+        "r_1.example.com/a",
+        "l" * 64 + ".example.com/a",
+        ".".join(["l" * 63] * 4) + "/a",
+        "[fc00::1]",
+        "[fc00::1]:5000",
+        "fc00::1:5000/debian",
+        "[:::::]/debian",
+        "[]/debian",
+        "[fc00::1/debian",
+        "[fe80::1%eth0]:5000/debian",
+        "[2001:db8:3:4::192.0.2.33]:5000/debian",
+        "[::ffff:192.168.0.1]/docker",
+        "r.example.com/a/" + HEX + "?18",
+        HEX,
         "-r.example.com/a",
         "user:secret@r.example.com/a",
         "https://r.example.com/a",
@@ -65,7 +108,8 @@ def test_repositories(text: str, host: str, path: str) -> None:
         "r.example.com/../../etc",
         "r.example.com/a\n",
         "r.exämple.com/a",
-        "r.example.com/" + "a" * 250,
+        "r.example.com/" + "a" * 256,
+        "a" * 248,
         "oci:",
         "oci:a\nb",
         "oci:~nobody-of-this-name/x",
@@ -118,6 +162,9 @@ def test_what_is_no_tag_is_refused(name: str) -> None:
         ("[::1]:5000/envs:1", "[::1]:5000/envs:1"),
         (f"debian@sha256:{HEX}", f"docker.io/library/debian@sha256:{HEX}"),
         (f"debian:12@sha256:{HEX}", f"docker.io/library/debian@sha256:{HEX}"),
+        (f"{HEX}:1", f"docker.io/library/{HEX}:1"),
+        (f"{HEX}@sha256:{HEX}", f"docker.io/library/{HEX}@sha256:{HEX}"),
+        ("192.168.0.1:80", "docker.io/library/192.168.0.1:80"),
         ("oci:/a/b", "oci:/a/b:latest"),
         ("oci:/a/b:1.0", "oci:/a/b:1.0"),
         (f"oci:/a/b@sha256:{HEX}", f"oci:/a/b@sha256:{HEX}"),
@@ -142,6 +189,10 @@ def test_the_default_tag_can_be_chosen() -> None:
         "debian:",
         "debian@",
         "debian@sha256:12",
+        HEX,
+        f"debian@{HEX}",
+        f"debian@sha512:{HEX}{HEX}",
+        f"debian@sha256:{HEX.upper()}",
         "@sha256:" + HEX,
         f"debian@sha256:{HEX}@sha256:{HEX}",
         ":12",
@@ -154,6 +205,18 @@ def test_the_default_tag_can_be_chosen() -> None:
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(SpecError):
         parse_reference(text)
+
+
+def test_what_is_meant_is_said() -> None:
+    with pytest.raises(SpecError, match="image ID, expected a name") as caught:
+        parse_reference(HEX)
+    assert "docker.io/library/" in str(caught.value.hint)
+    with pytest.raises(SpecError, match="a digest of sha512, and only sha256 is supported"):
+        parse_reference(f"debian@sha512:{HEX}{HEX}")
+    with pytest.raises(SpecError, match="path of 256 characters, expected at most 255"):
+        parse_reference("r.example.com/" + "a" * 256)
+    with pytest.raises(SpecError, match="65536 is not a port"):
+        parse_reference("r.example.com:65536/a")
 
 
 def test_an_image_reference_needs_its_digest() -> None:
@@ -169,7 +232,7 @@ def test_references_are_made_from_repositories() -> None:
 
 
 COMPONENT = st.from_regex(r"[a-z0-9]{1,8}(?:(?:\.|_|__|-{1,3})[a-z0-9]{1,8}){0,3}", fullmatch=True)
-HOST = st.from_regex(r"[a-z0-9]{1,8}\.[a-z]{2,5}(?::[0-9]{1,5})?", fullmatch=True)
+HOST = st.from_regex(r"[a-z0-9]{1,8}\.[a-z]{2,5}(?::[1-9][0-9]{0,3})?", fullmatch=True)
 
 
 @given(
