@@ -1,7 +1,9 @@
 """Blobs on their way to a registry: small ones in one request, large ones in pieces.
 
-What a registry has of a large blob is not sent again: after a failure it is asked how far it came. Sources:
-OCI Distribution Specification 1.1 ("Pushing a blob in chunks"); Distribution's API V2 ("Upload Progress").
+What a registry has of a large blob is not sent again. A piece that it accepted counts as sent, whatever its
+``Range`` says: ECR's stays at the first piece (aws/containers-roadmap issue 2831), and others answer zero.
+After a failure it is asked how far it came. Sources: OCI Distribution Specification 1.1 ("Pushing a blob in
+chunks"); Distribution's API V2 ("Upload Progress").
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ _OCTETS: Final = "application/octet-stream"
 _LOST: Final = frozenset({404, 410, 416})
 _NO_CHUNKS: Final = frozenset({400, 405, 411, 415, 501})
 _RANGE: Final = re.compile(r"(?:bytes[= ])?0-([0-9]{1,18})")
+_ROUNDS: Final = 2
+"""How often a registry may refuse the very piece that it asks for before the blob is sent whole."""
 
 
 class WholeUpload:
@@ -46,10 +50,11 @@ class WholeUpload:
         self._tried = True
         _, location = _start(host, self._what)
         try:
-            _finish(host, location, source, BlobBody(source), self._what)
+            response, answer = _put(host, location, source, BlobBody(source))
         except IntegrityError:
             cancel(host, location)
             raise
+        _require_stored(response, answer, self._what)
         return True
 
 
@@ -71,6 +76,9 @@ class ChunkedUpload:
         self._location: str | None = None
         self._offset = 0
         self._is_sure = True
+        self._is_refused = False
+        self._reached = 0
+        self._rounds = 0
         self._whole: WholeUpload | None = None
 
     def step(self, host: Host) -> bool:
@@ -94,8 +102,7 @@ class ChunkedUpload:
         self._is_sure = False
         if self._offset < self._source.descriptor.size:
             self._send(host, self._location)
-        else:
-            _finish(host, self._location, self._source, b"", self._what)
+        elif self._end(host, self._location):
             return True
         self._is_sure = True
         return False
@@ -117,37 +124,68 @@ class ChunkedUpload:
             raise
         answer = host.body(response)
         if response.status_code in _LOST:
+            self._is_refused = True
             raise Trouble(f"{self._what}: the registry does not go on from byte {start}")
         if response.status_code in _NO_CHUNKS and not start:
-            self._whole = WholeUpload(self._source, self._what)
+            self._send_whole(host)
             return
         if response.status_code not in {200, 201, 202, 204}:
             raise failure(response.status_code, response.headers, answer, self._what)
-        self._go_on(response, location, start + size)
+        self._offset = start + size
+        self._go_on(response, location)
+
+    def _end(self, host: Host, location: str) -> bool:
+        """Have the registry put the pieces together; False if it has others than were sent to it."""
+        response, answer = _put(host, location, self._source, b"")
+        if response.status_code == 400:  # every byte was hashed on its way: the registry counted wrongly
+            self._send_whole(host)
+            return False
+        _require_stored(response, answer, self._what)
+        return True
 
     def _ask(self, host: Host, location: str) -> bool:
         """How far the registry came; if it knows nothing of the upload, whether it has the blob."""
         response = host.do_request(location, "GET", stream=True)
         answer = host.body(response)
-        if response.status_code in {200, 202, 204}:
-            self._go_on(response, location, 0)
-        elif 400 <= response.status_code < 500 and response.status_code not in {401, 403, 408, 425, 429}:
+        if 400 <= response.status_code < 500 and response.status_code not in {401, 403, 408, 425, 429}:
+            self._is_refused = False
             return self._restart(host)
-        else:
+        if response.status_code not in {200, 202, 204}:
             raise failure(response.status_code, response.headers, answer, self._what)
+        self._go_on(response, location)
+        said = _RANGE.fullmatch(response.headers.get("Range", "").strip())
+        # "0-0" stands for one byte and for none, and nobody sends one byte.
+        self._offset = int(said[1]) + 1 if said is not None and int(said[1]) else 0
         self._is_sure = True
+        self._judge(host)
         return False
 
-    def _go_on(self, response: Response, location: str, offset: int) -> None:
-        """Take over what the registry says of the upload; ``offset`` holds where it says nothing."""
+    def _judge(self, host: Host) -> None:
+        """End the rounds of sending and asking in which the registry takes nothing more.
+
+        Raises:
+            Trouble: It took no byte more than the last time; it may later.
+        """
+        refused, self._is_refused = self._is_refused, False
+        has_advanced = self._reached < self._offset <= self._source.descriptor.size
+        self._rounds = 0 if has_advanced else self._rounds + 1
+        self._reached = max(self._reached, self._offset)
+        if self._offset > self._source.descriptor.size or (refused and self._rounds >= _ROUNDS):
+            self._send_whole(host)
+        elif self._rounds >= _ROUNDS:
+            raise Trouble(f"{self._what}: the registry has {self._offset} bytes and takes no more")
+
+    def _go_on(self, response: Response, location: str) -> None:
+        """Take over where the registry says that the upload goes on."""
         if response.headers.get("Location"):
             location = location_of(location, response, self._what)
-        if (said := _RANGE.fullmatch(response.headers.get("Range", "").strip())) is not None:
-            # "0-0" stands for one byte and for none, and nobody sends one byte.
-            offset = int(said[1]) + 1 if int(said[1]) else 0
-        if offset > self._source.descriptor.size:
-            raise Trouble(f"{self._what}: the registry has {offset} bytes, it says, which were never sent")
-        self._location, self._offset = location, offset
+        self._location = location
+
+    def _send_whole(self, host: Host) -> None:
+        """Give the pieces up: the next step sends the blob in one request."""
+        if self._location is not None:
+            cancel(host, self._location)
+        self._whole = WholeUpload(self._source, self._what)
 
     def _restart(self, host: Host) -> bool:
         if has_blob(host, self._source.descriptor.digest, self._what):
@@ -174,15 +212,18 @@ def _start(host: Host, what: str) -> tuple[Response, str]:
     return response, location_of(url, response, what)
 
 
-def _finish(host: Host, location: str, source: BlobSource, body: BlobBody | bytes, what: str) -> None:
-    """The request that ends an upload, with the bytes that were not sent before."""
+def _put(host: Host, location: str, source: BlobSource, body: BlobBody | bytes) -> tuple[Response, bytes]:
+    """The request that ends an upload, with the bytes that were not sent before; its answer."""
     query = urlencode({"digest": str(source.descriptor.digest)})
     location += f"{'&' if urlsplit(location).query else '?'}{query}"
     # A body of no bytes would never be read, and so never be compared.
     data = body if len(body) or isinstance(body, bytes) else body.read()
     headers = {"Content-Type": _OCTETS, "Content-Length": str(len(body))}
     response = host.do_request(location, "PUT", data, headers, stream=True)
-    answer = host.body(response)
+    return response, host.body(response)
+
+
+def _require_stored(response: Response, answer: bytes, what: str) -> None:
     if response.status_code in _LOST:
         raise Trouble(f"{what}: the registry lost the upload in its middle")
     if response.status_code not in {200, 201, 204}:
