@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import IntegrityError, NotFound, TagMoved
+from envbuild.errors import IntegrityError, NotFound, RegistryError, TagMoved
 from envbuild.oci.manifest import OCI_EMPTY, ImageIndex, Manifest
 from envbuild.oci.registry import find_manifest
 from envbuild.reference import Tag
@@ -147,6 +147,9 @@ def attach(  # noqa: PLR0913 - what a caller knows is not asked again
 
     Returns:
         The entries of the artifacts as listings have them.
+
+    Raises:
+        RegistryError: There is no API, and something else has the tag of the list.
     """
     registry = registry.by(deadline)
     with ThreadPoolExecutor(threads, thread_name_prefix="attach") as pool, ExitStack() as turn:
@@ -160,7 +163,7 @@ def attach(  # noqa: PLR0913 - what a caller knows is not asked again
         tagged: Future[tuple[Descriptor, ...]] | None = None
         if listed is None:  # the list is read beside the blobs, and nobody else writes it until it is written
             turn.enter_context(_turn(registry, subject.digest, locks, deadline))
-            tagged = pool.submit(_tagged, registry, subject.digest)
+            tagged = pool.submit(_require_list, registry, subject.digest)
         if empty is not None:
             empty.result()
         for _, put in putting:
@@ -214,11 +217,12 @@ def enlist(
 
     Raises:
         TagMoved: Other machines wrote the list over and over.
+        RegistryError: Something else has the list's tag.
     """
     entries = tuple(_entry(manifest) for manifest in manifests)
     if entries and registry.referrers(subject) is None:
         with _turn(registry, subject, locks, deadline):
-            _enlist_under_tag(registry, subject, entries, _tagged(registry, subject))
+            _enlist_under_tag(registry, subject, entries, _require_list(registry, subject))
     return entries
 
 
@@ -284,7 +288,7 @@ def _enlist_under_tag(
         registry.put_manifest(ImageIndex.build((*present, *new), {}), tag)
         if attempt:  # somebody on another machine writes too: let them finish, then look
             time.sleep(random.uniform(0.01, 0.1) * attempt)  # noqa: S311
-        present = _tagged(registry, subject)
+        present = _require_list(registry, subject)
     if not wanted.keys() <= {entry.digest for entry in present}:
         raise TagMoved(
             f"{registry.repository}:{tag} was written {_ATTEMPTS} times and lacks the new entries each time",
@@ -294,8 +298,50 @@ def _enlist_under_tag(
 
 
 def _tagged(registry: Registry, subject: Digest) -> tuple[Descriptor, ...]:
+    """What the list under a subject's tag names; nothing where something else has that tag."""
     found = find_manifest(registry, fallback_tag(subject))
-    return found.manifests if isinstance(found, ImageIndex) else ()
+    return found.manifests if _is_list(registry, subject, found) else ()  # type: ignore[union-attr]
+
+
+def _is_list(registry: Registry, subject: Digest, found: Manifest | ImageIndex | None) -> bool:
+    """Whether what has a subject's tag is the list of its referrers.
+
+    GitLab answers with the subject itself, as if the tag were its digest (oras-go issue 1396): of an index
+    over several platforms the images would be taken for attached, and written back as such. An entry that
+    names a platform is an image's. Lists of go-containerregistry give no types: what such an entry names says
+    itself what it is attached to.
+    """
+    if not isinstance(found, ImageIndex) or found.descriptor.digest == subject:
+        return False
+    if any(entry.platform is not None for entry in found.manifests):
+        return False
+    untyped = [entry for entry in found.manifests if entry.artifact_type is None]
+    if not untyped:
+        return True
+    named = find_manifest(registry, untyped[0].digest)
+    attached = getattr(named, "subject", None)
+    return attached is not None and attached.digest == subject
+
+
+def _require_list(registry: Registry, subject: Digest) -> tuple[Descriptor, ...]:
+    """What the list under a subject's tag names, for a writer of the list.
+
+    What is no list is an error, as the specification has it ("Pushing Manifests with Subject").
+
+    Raises:
+        RegistryError: The tag is that of something else, which must not be replaced.
+    """
+    found = find_manifest(registry, fallback_tag(subject))
+    if found is None:
+        return ()
+    if not _is_list(registry, subject, found):
+        what = "the image itself" if found.descriptor.digest == subject else str(found.descriptor.digest)
+        raise RegistryError(
+            f"{registry.repository}:{fallback_tag(subject)} names {what} and no list of what is attached",
+            hint="this registry cannot list what is attached: set attach = false, or choose a registry with "
+            "the referrers API",
+        )
+    return found.manifests  # type: ignore[union-attr]
 
 
 def _entry(manifest: Manifest) -> Descriptor:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import EnvbuildError, IntegrityError, TagMoved, Unavailable
+from envbuild.errors import EnvbuildError, IntegrityError, RegistryError, TagMoved, Unavailable
 from envbuild.oci.layout import LayoutRegistry
-from envbuild.oci.manifest import OCI_INDEX, ImageIndex, Manifest, encode
+from envbuild.oci.manifest import OCI_EMPTY, OCI_INDEX, ImageIndex, Manifest, encode
 from envbuild.oci.referrers import MAX_ARTIFACT, Artifact, attach, fallback_tag, read_artifact, referrers
 from envbuild.oci.registry import Registry
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.oci.transport import Settings
+from envbuild.platform import Platform
 from envbuild.reference import Repository, Tag
 from oci_contract import at_once, put_image
 from parts.fault_server import Asked, Call, serving
 from parts.registry_server import RegistryServer
+from parts.toxic import relay
 
 LOCK = "application/vnd.example.lock.v1+json"
-QUICK = Settings(connect_timeout=2, read_timeout=5, retries=1)
+QUICK = Settings(connect_timeout=2, read_timeout=5, retries=1, patience=1.0)
 
 
 def artifact(text: str, kind: str = LOCK) -> Artifact:
@@ -121,13 +125,6 @@ def test_a_list_that_is_null_is_empty(registry: Registry, subject: Descriptor, t
     if isinstance(registry, LayoutRegistry):
         raw = encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": None})
         registry.put_manifest(ImageIndex(raw, OCI_INDEX, ()), fallback_tag(subject.digest))
-    assert referrers(registry, subject.digest) == ()
-    attach(registry, subject, [artifact("a")], locks=tmp_path)
-    assert len(referrers(registry, subject.digest)) == 1
-
-
-def test_a_list_that_is_an_image_is_no_list(registry: Registry, subject: Descriptor, tmp_path: Path) -> None:
-    registry.put_manifest(put_image(registry, "other"), fallback_tag(subject.digest))
     assert referrers(registry, subject.digest) == ()
     attach(registry, subject, [artifact("a")], locks=tmp_path)
     assert len(referrers(registry, subject.digest)) == 1
@@ -250,3 +247,84 @@ def test_an_api_in_trouble_is_not_an_empty_list(
         with pytest.raises(kind):
             referrers(registry, SUBJECT.digest)
         registry.close()
+
+
+# What has the tag of a list and is none
+
+
+def images_of(registry: Registry, *, platforms: bool) -> ImageIndex:
+    """An index over two images, as one for several platforms is."""
+    entries = []
+    for architecture in ("amd64", "arm64"):
+        image = put_image(registry, architecture)
+        registry.put_manifest(image)
+        platform = Platform("linux", architecture) if platforms else None
+        entries.append(replace(image.descriptor, platform=platform))
+    index = ImageIndex.build(tuple(entries), {})
+    registry.put_manifest(index, Tag("v1"))
+    return index
+
+
+@pytest.mark.parametrize("platforms", [True, False])
+def test_an_index_under_the_tag_of_a_list_is_not_taken_for_one(
+    registry: Registry, tmp_path: Path, platforms: bool
+) -> None:
+    subject = put_image(registry, "subject")
+    registry.put_manifest(subject, Tag("v2"))
+    index = images_of(registry, platforms=platforms)
+    tag = fallback_tag(subject.descriptor.digest)
+    registry.put_manifest(index, tag)
+    assert referrers(registry, subject.descriptor.digest) == ()
+    with pytest.raises(RegistryError, match=f"names {index.descriptor.digest} and no list"):
+        attach(registry, subject.descriptor, [artifact("a")], locks=tmp_path)
+    assert registry.get_manifest(tag) == index, "it was not replaced"
+
+
+def test_an_image_under_the_tag_of_a_list_stays(registry: Registry, tmp_path: Path) -> None:
+    subject, other = put_image(registry, "subject"), put_image(registry, "other")
+    registry.put_manifest(subject, Tag("v2"))
+    tag = fallback_tag(subject.descriptor.digest)
+    registry.put_manifest(other, tag)
+    assert referrers(registry, subject.descriptor.digest) == ()
+    with pytest.raises(RegistryError, match="no list"):
+        attach(registry, subject.descriptor, [artifact("a")], locks=tmp_path)
+    assert registry.get_manifest(tag) == other
+
+
+def test_a_list_without_types_is_one_if_its_entries_say_so(registry: Registry, subject: Descriptor) -> None:
+    """As go-containerregistry wrote it."""
+    attached = artifact("a").manifest(subject)
+    registry.put_blob(Descriptor.of(b"{}", OCI_EMPTY), lambda: io.BytesIO(b"{}"))
+    registry.put_blob(attached.layers[0], lambda: io.BytesIO(b'"a"'))
+    registry.put_manifest(attached)
+    listed = ImageIndex.build((attached.descriptor,), {})
+    registry.put_manifest(listed, fallback_tag(subject.digest))
+    assert [entry.digest for entry in referrers(registry, subject.digest)] == [attached.descriptor.digest]
+
+
+def test_a_registry_that_answers_with_the_subject_itself(
+    registry_server: RegistryServer, tmp_path: Path
+) -> None:
+    """GitLab reads the tag ``sha256-HEX`` as the digest; it has no referrers API."""
+    behind = relay(registry_server.host)
+    written: list[str] = []
+
+    def gitlab(call: Call, asked: Asked) -> None:
+        if asked.method in {"PUT", "POST", "PATCH"}:
+            written.append(f"{asked.method} {asked.path}")
+            call.answer(202 if asked.method == "POST" else 201, headers={"Location": "/upload"})
+            return
+        behind(call, replace(asked, path=asked.path.replace("/manifests/sha256-", "/manifests/sha256:")))
+
+    direct = RemoteRegistry(registry_server.repository())
+    index = images_of(direct, platforms=True)
+    with serving(gitlab) as server:
+        there = RemoteRegistry(Repository.parse(f"{server.host}/{direct.repository.path}"), settings=QUICK)
+        assert there.get_manifest(fallback_tag(index.descriptor.digest)) == index
+        assert referrers(there, index.descriptor.digest) == ()
+        with pytest.raises(RegistryError, match="names the image itself and no list") as caught:
+            attach(there, index.descriptor, [artifact("a")], locks=tmp_path)
+        assert "attach = false" in str(caught.value.hint)
+        assert not [line for line in written if "sha256-" in line]
+        there.close()
+    direct.close()
