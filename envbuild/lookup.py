@@ -11,13 +11,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from envbuild.errors import EnvbuildError, IntegrityError, NotFound, RegistryError
+from envbuild.deadline import Deadline
+from envbuild.errors import EnvbuildError, IntegrityError, NotFound, RegistryError, Unavailable
 from envbuild.index import ImageEntry
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from envbuild.config import Config
-    from envbuild.deadline import Deadline
     from envbuild.digest import Digest
     from envbuild.index import Index
     from envbuild.lockkey import Name
@@ -34,6 +36,9 @@ LOCK_TAG: Final = "l1-"
 
 _HEX: Final = re.compile("[0-9a-f]{64}")
 _MOST_LAYERS: Final = 127
+_GRACE: Final = 5.0
+"""Seconds for which a place is waited for when one that counts less has the image."""
+_LATE: Final = 0.5
 
 Place = Literal["index", "workspace", "global"]
 
@@ -86,7 +91,7 @@ class Lookup:
             return hit
         answers = self._ask_all(key, deadline)
         for place, repository in self._repositories().items():
-            if self.confirm and answers[place] is None:
+            if self.confirm and place in answers and answers[place] is None:
                 self.index.evict_image(str(key), repository)
         for answer in answers.values():
             if isinstance(answer, Hit):
@@ -113,10 +118,15 @@ class Lookup:
         return None
 
     def _confirmed(self, key: Name, entry: ImageEntry, deadline: Deadline) -> bool:
+        repository = entry.reference.repository
         try:
-            manifest = self._get(entry.reference.repository, entry.reference.digest, deadline)
+            manifest = self._get(repository, entry.reference.digest, deadline)
         except NotFound:
-            self.index.evict_image(str(key), entry.reference.repository)
+            self.index.evict_image(str(key), repository)
+            return False
+        except RegistryError as error:
+            if not self.registries.unknowns.is_miss(repository, error):
+                raise
             return False
         _verify(manifest, key, str(entry.reference))
         if not self._admitted(manifest, entry.reference.repository, deadline):
@@ -126,23 +136,50 @@ class Lookup:
         return True
 
     def _ask_all(self, key: Name, deadline: Deadline) -> dict[Place, Hit | EnvbuildError | None]:
-        """One answer a place, in the order in which they count; asked at the same time."""
+        """One answer a place, in the order in which they count; asked at the same time.
+
+        No place is waited for whose answer would change nothing, and none for long that does not answer
+        while another has the image.
+        """
         places = self._repositories()
-        answers: dict[Place, Hit | EnvbuildError | None] = dict.fromkeys(places)
+        if len(places) == 1:
+            return {place: self._answer(place, places[place], key, deadline) for place in places}
+        answers: dict[Place, Hit | EnvbuildError | None] = {}
+        arrived, enough = threading.Condition(), Deadline.after(deadline.remaining())
 
         def ask(place: Place) -> None:
-            try:
-                answers[place] = self._ask(place, places[place], key, deadline)
-            except EnvbuildError as error:
-                answers[place] = error
+            answer = self._answer(place, places[place], key, enough)
+            with arrived:
+                answers[place] = answer
+                arrived.notify()
 
-        others = [threading.Thread(target=ask, args=(place,), daemon=True) for place in list(places)[1:]]
-        for thread in others:
-            thread.start()
-        ask(next(iter(places)))
-        for thread in others:
-            thread.join()
-        return answers
+        for place in places:
+            threading.Thread(target=ask, args=(place,), daemon=True).start()
+        patience: Deadline | None = None
+        try:
+            with arrived:
+                while not _is_settled(places, answers):
+                    if patience is None and any(isinstance(answer, Hit) for answer in answers.values()):
+                        patience = Deadline.after(deadline.remaining(_GRACE))
+                    elif patience is None and deadline.remaining() <= 0:
+                        patience = Deadline.after(_LATE)  # they end by themselves, and say why
+                    elif patience is not None and patience.remaining() <= 0:
+                        break
+                    arrived.wait((patience or deadline).slice())
+                if _is_settled(places, answers):  # who did not answer yet was not needed
+                    return {place: answers[place] for place in places if place in answers}
+                late = Unavailable("has not answered in time")
+                return {place: answers.get(place, late) for place in places}
+        finally:
+            enough.end()
+
+    def _answer(
+        self, place: Place, repository: Repository, key: Name, deadline: Deadline
+    ) -> Hit | EnvbuildError | None:
+        try:
+            return self._ask(place, repository, key, deadline)
+        except EnvbuildError as error:
+            return error
 
     def _ask(self, place: Place, repository: Repository, key: Name, deadline: Deadline) -> Hit | None:
         try:
@@ -183,10 +220,20 @@ class Lookup:
         for place, answer in answers.items():
             if not isinstance(answer, EnvbuildError):
                 continue
-            if isinstance(answer, RegistryError) and self.config.on_unavailable == "build":
-                self.progress(Event("resolve", place, "output", text=f"taken for a miss: {answer}"))
+            repository = self._repositories()[place]
+            if isinstance(answer, RegistryError) and self.registries.unknowns.is_miss(repository, answer):
                 continue
             raise answer
+
+
+def _is_settled(places: Iterable[Place], answers: dict[Place, Hit | EnvbuildError | None]) -> bool:
+    """Whether the answers say what the outcome is: each place counts less than the one before it."""
+    for place in places:
+        if place not in answers:
+            return False
+        if isinstance(answers[place], Hit | IntegrityError):
+            return True
+    return True
 
 
 def is_strict(config: Config, repository: Repository) -> bool:

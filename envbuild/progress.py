@@ -18,7 +18,7 @@ class Event:
 
     Attributes:
         phase: What envbuild is doing: ``resolve``, ``solve``, ``plan``, ``fetch``, ``layer``, ``step``,
-            ``push``, ``load`` or ``output``.
+            ``push``, ``load``, ``output`` or ``wait`` (for a registry that does not answer).
         subject: What it is doing it to: a key, a package, a repository, a Dockerfile step.
         state: ``start``, ``progress``, ``output``, ``reused`` or ``done``.
         done: Bytes (or items) handled so far.

@@ -15,6 +15,7 @@ from envbuild.index import ImageEntry, Index
 from envbuild.key import CanonicalForm, Key, index_key
 from envbuild.lookup import Lookup
 from envbuild.oci.registries import Registries
+from envbuild.oci.unknown import Unknowns
 from envbuild.progress import Event, silent
 from envbuild.storage import key_lock, local_errors
 
@@ -156,7 +157,9 @@ class Resolver:
         self.progress = progress
         self.locks = locks or lockfile.LockPolicy()
         self.index = Index(config.cache_dir, patience=config.timeout, warn=self._remark)
-        self.registries = Registries(config.insecure, config.registries)
+        self.registries = Registries(
+            config.insecure, config.registries, progress=progress, unknowns=unknowns_of(config, progress)
+        )
         self._told: set[tuple[str, str]] = set()
         self.bases = Bases(self.registries, self.index, config.base_ttl, config.docker_host)
 
@@ -462,6 +465,14 @@ class Resolver:
             built.bytes_uploaded,
             locked=request.lock_key is not None,
         )
+
+
+def unknowns_of(config: Config, progress: Progress) -> Unknowns:
+    """What the settings say that unknown answers of workspace and global repository mean."""
+    if config.on_unavailable != "build":
+        return Unknowns(progress=progress)
+    places = (config.workspace, config.global_)
+    return Unknowns([place for place in places if place is not None], progress)
 
 
 def name_for(requests: Mapping[Platform, Wanted]) -> Name:

@@ -213,7 +213,7 @@ def test_a_tag_with_another_key_is_refused(world: World) -> None:
 def test_an_unknown_answer_is_no_miss(world: World) -> None:
     closed = replace(world.config, workspace=Repository.parse("127.0.0.1:1/envs"))
     with pytest.raises(Unavailable):
-        resolve(closed, world.spec("tool"), timeout=20)
+        resolve(closed, world.spec("tool"), timeout=3)
     assert not list((world.root / "cache").glob("repodata*"))
 
 
@@ -221,7 +221,7 @@ def test_an_unknown_global_answer_is_a_miss_only_where_the_user_says_so(world: W
     config = replace(world.config, global_=Repository.parse("127.0.0.1:1/envs"))
     spec = world.spec("tool")
     with pytest.raises(Unavailable):
-        resolve(config, spec, timeout=20)
+        resolve(config, spec, timeout=3)
     assert resolve(replace(config, on_unavailable="build"), spec, timeout=60).source is Source.BUILT
 
 

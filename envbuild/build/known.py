@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from envbuild.build.upload import in_parallel
 from envbuild.deadline import Deadline
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError
+from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError, Unauthorized
 from envbuild.index import LayerEntry
 from envbuild.oci.manifest import (
     MAX_MANIFEST,
@@ -50,7 +50,9 @@ _LAYER_TYPES: Final = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD})
 _DOCKER_HUB: Final = "docker.io"
 _Read = TypeVar("_Read")
 _PATIENCE: Final = 30.0
-"""Seconds that one question or one layer may take; what takes longer is done without."""
+"""Seconds that one layer may take to be shared; what takes longer is done without."""
+_QUESTION: Final = 10.0
+"""Seconds that one question may take, as long as a restart of a registry does."""
 
 
 def layers_repository(repository: Repository) -> Repository:
@@ -174,7 +176,7 @@ class SharedLayers:
         if self.own in self._broken or len(manifest.raw) > MAX_MANIFEST:
             return
         try:
-            target = self.registries.open(self.own).by(self._soon())
+            target = self.registries.open(self.own).by(self._within(_PATIENCE))
             here = entry is None or entry.repository == self.own
             if entry is not None and not here and not target.mount_blob(entry.descriptor, entry.repository):
                 return
@@ -197,18 +199,28 @@ class SharedLayers:
         if place in self._broken:
             return None
         try:
-            return read(self.registries.probe(place, tag, self._soon()))
+            return read(self.registries.probe(place, tag, self._within(_QUESTION)))
         except NotFound:
             return None
         except IntegrityError as error:
             self._tell(place, error)
             return None
         except EnvbuildError as error:
-            self._give_up(place, error)
+            if not self._is_miss(place, error):
+                self._give_up(place, error)
             return None
 
-    def _soon(self) -> Deadline:
-        return Deadline.after(self.deadline.remaining(_PATIENCE))
+    def _is_miss(self, place: Repository, error: EnvbuildError) -> bool:
+        """Whether a refusal means that there is no such layer: others may be there, and all can be shared."""
+        owner = self.workspace if place == self.own else self.global_
+        return (
+            isinstance(error, Unauthorized)
+            and owner is not None
+            and self.registries.unknowns.is_miss(owner, error)
+        )
+
+    def _within(self, seconds: float) -> Deadline:
+        return Deadline.after(self.deadline.remaining(seconds))
 
     def _give_up(self, place: Repository, error: EnvbuildError) -> None:
         with self._guard:

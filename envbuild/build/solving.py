@@ -8,7 +8,6 @@ from envbuild.build.assemble import STEPS_ANNOTATION
 from envbuild.build.base import BaseImage, glibc_version
 from envbuild.key import steps_key
 from envbuild.lock import Lock
-from envbuild.oci.registry import find_manifest
 from envbuild.progress import Event
 from envbuild.reference import Tag
 
@@ -54,9 +53,9 @@ def with_known_steps(
     for repository in (config.workspace, config.global_):
         if repository is None:
             continue
-        registry = registries.open(repository).by(deadline)
-        found = find_manifest(registry, Tag(f"s1-{name}"))
+        found = registries.ask(repository, Tag(f"s1-{name}"), deadline)
         if found is not None and found.annotations.get(STEPS_ANNOTATION) == name:
+            registry = registries.open(repository).by(deadline)
             return BaseImage.read(registry, found.descriptor.digest, platform), "known"
     return base, "to run"
 

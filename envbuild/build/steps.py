@@ -13,10 +13,10 @@ from envbuild.build.engines import connect
 from envbuild.build.secrets import build_secrets
 from envbuild.build.upload import in_parallel, rewound
 from envbuild.digest import CHUNK, Descriptor, Digest
-from envbuild.errors import IntegrityError, RegistryError
+from envbuild.errors import IntegrityError
 from envbuild.key import steps_key
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
-from envbuild.oci.registry import find_manifest, publish
+from envbuild.oci.registry import publish
 from envbuild.progress import Event
 from envbuild.reference import Tag
 from envbuild.storage import key_lock, private_folder
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from envbuild.config import Config
     from envbuild.deadline import Deadline
     from envbuild.oci.registries import Registries
-    from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
     from envbuild.progress import Progress
     from envbuild.spec.steps import Steps
@@ -74,9 +73,8 @@ class StepsBuilder:
         for repository in (self.config.workspace, self.config.global_):
             if repository is None:
                 continue
-            registry = self.registries.open(repository).by(deadline)
-            manifest = self._ask(registry, tag)
-            if manifest is None:
+            manifest = self.registries.ask(repository, tag, deadline)
+            if not isinstance(manifest, Manifest):
                 continue
             if manifest.annotations.get(STEPS_ANNOTATION) != name:
                 raise IntegrityError(
@@ -84,18 +82,9 @@ class StepsBuilder:
                     hint="the tag was moved or written by something else: delete it, then build again",
                 )
             self.progress(Event("step", str(repository), "reused", text=str(tag)))
+            registry = self.registries.open(repository).by(deadline)
             return BaseImage.read(registry, manifest.descriptor.digest, platform)
         return None
-
-    def _ask(self, registry: Registry, tag: Tag) -> Manifest | None:
-        try:
-            found = find_manifest(registry, tag)
-        except RegistryError as error:
-            if self.config.on_unavailable == "fail":
-                raise
-            self.progress(Event("step", str(registry.repository), "output", text=f"not asked: {error}"))
-            return None
-        return found if isinstance(found, Manifest) else None
 
     def run(
         self, base: BaseImage, steps: Steps, platform: Platform, deadline: Deadline

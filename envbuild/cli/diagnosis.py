@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from envbuild.reference import Repository
 
 ANSWER_SECONDS: Final = 10.0
+_PATIENCE: Final = 3.0
+"""Seconds for which a registry that does not answer is asked again: who looks at it wants to know."""
 _NOTHING: Final = Digest("0" * 64)
 
 
@@ -72,7 +74,7 @@ def _repository(name: str, repository: Repository, config: Config) -> Iterator[C
 
 def _answers(repository: Repository, config: Config) -> str:
     """Whether a repository answers: that it has no such tag is the answer hoped for."""
-    opened = Registries(config.insecure)
+    opened = Registries(config.insecure, patience=_PATIENCE)
     try:
         opened.probe(repository, Tag("envbuild-doctor"), Deadline.after(ANSWER_SECONDS))
     except NotFound:
@@ -99,7 +101,7 @@ def _credentials(name: str, repository: Repository) -> Check:
 
 def _referrers(name: str, repository: Repository, config: Config) -> Check:
     """Where what is attached to images goes; no answer to this is no fault."""
-    opened = Registries(config.insecure)
+    opened = Registries(config.insecure, patience=_PATIENCE)
     try:
         registry = opened.open(repository).by(Deadline.after(ANSWER_SECONDS))
         listed = registry.referrers(_NOTHING)

@@ -16,6 +16,8 @@ DOING: Final = {"fetch": "fetching", "layer": "making", "push": "sending", "step
 
 def describe(event: Event) -> str | None:
     """An event as a line for people, or None if they need not know."""
+    if event.phase == "wait":
+        return f"waiting for {event.subject}: {event.text}"
     if event.state == "output":
         return f"{event.phase} {event.subject}: {event.text}"
     if event.phase == "plan":

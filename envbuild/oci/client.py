@@ -9,8 +9,11 @@ import functools
 import http.client
 import io
 import os
+import select
+import socket
 import ssl
 import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from envbuild.oci.transport import Trouble, origin
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping
     from email.message import Message
 
@@ -33,6 +35,12 @@ USER_AGENT: Final = "envbuild"
 _CHALLENGE: Final = "Www-Authenticate"
 _BUFFER: Final = 64 << 10
 """Bytes that are received at once: most manifests with their answer's head."""
+PATIENCE: Final = 5.0
+"""Seconds without a byte after which people are told what is waited for."""
+_NO_DATA: Final = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
+_STORES: Final = frozenset({"POST", "PUT", "PATCH"})
+_SLOWER: Final = 4
+"""How much longer a registry may take to answer what stores something: it may copy a blob before it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +53,18 @@ class Answer:
 
 
 class _TimedStream(io.RawIOBase):
-    """What a socket receives, each wait bounded: one byte a second does not outlive the deadline."""
+    """What a socket receives, each wait bounded and, where it is long, told to people.
+
+    One byte a second does not outlive the deadline.
+    """
 
     def __init__(
-        self, raw: io.RawIOBase, sock: socket.socket, settings: Settings, deadline: Deadline
+        self, raw: io.RawIOBase, sock: socket.socket, settings: Settings, deadline: Deadline, host: str
     ) -> None:
         super().__init__()
         self._raw, self._sock, self._settings, self._deadline = raw, sock, settings, deadline
+        self._host = host
+        self.slower = 1
 
     def readable(self) -> bool:
         """Always true."""
@@ -59,10 +72,37 @@ class _TimedStream(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill ``buffer``; a timeout at the deadline."""
-        if self._deadline.remaining() <= 0:
-            raise TimeoutError("the deadline passed")
+        self._wait()
         self._sock.settimeout(self._settings.read_within(self._deadline))
         return self._raw.readinto(buffer) or 0
+
+    def _wait(self) -> None:
+        """Wait for bytes.
+
+        Raises:
+            TimeoutError: None came in time.
+        """
+        began, told = time.monotonic(), PATIENCE
+        limit = self._settings.read_timeout * self.slower
+        while True:
+            if self._deadline.remaining() <= 0:
+                raise TimeoutError("the deadline passed")
+            waited = time.monotonic() - began
+            if waited >= limit:
+                raise TimeoutError(f"no answer for {waited:.0f} s")
+            if self._has_bytes(max(min(limit - waited, self._deadline.slice()), 0.001)):
+                return
+            if (waited := time.monotonic() - began) >= told:
+                told *= 2
+                left = self._deadline.remaining(limit - waited)
+                self._settings.tell(self._host, f"no answer for {waited:.0f} s (for up to {left:.0f} s more)")
+
+    def _has_bytes(self, seconds: float) -> bool:
+        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            return True
+        waiting = select.poll()
+        waiting.register(self._sock, select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
 
     def close(self) -> None:
         """Close the stream under it."""
@@ -88,16 +128,17 @@ class _WholeLines(io.BufferedReader):
 
 class _TimedResponse(http.client.HTTPResponse):
     def __init__(
-        self, sock: socket.socket, *args: Any, settings: Settings, deadline: Deadline, **named: Any
+        self, sock: socket.socket, *args: Any, settings: Settings, deadline: Deadline, host: str, **named: Any
     ) -> None:
         super().__init__(sock, *args, **named)
-        raw = self.fp.detach()
-        self.fp = self._lines = _WholeLines(_TimedStream(raw, sock, settings, deadline), _BUFFER)
+        self._stream = _TimedStream(self.fp.detach(), sock, settings, deadline, host)
+        self._stream.slower = _SLOWER if named.get("method") in _STORES else 1
+        self.fp = self._lines = _WholeLines(self._stream, _BUFFER)
 
     def begin(self) -> None:
         """Read the status and the headers."""
         super().begin()
-        self._lines.in_head = False
+        self._lines.in_head, self._stream.slower = False, 1
 
 
 class _Connection(http.client.HTTPConnection):
@@ -127,9 +168,9 @@ class _SecureConnection(_Connection, http.client.HTTPSConnection):
     """The same with TLS."""
 
 
-def timed_response(settings: Settings, deadline: Deadline) -> Any:
+def timed_response(settings: Settings, deadline: Deadline, host: str) -> Any:
     """A ``response_class`` for ``http.client`` whose every wait ends by the deadline."""
-    return functools.partial(_TimedResponse, settings=settings, deadline=deadline)
+    return functools.partial(_TimedResponse, settings=settings, deadline=deadline, host=host)
 
 
 @functools.cache
@@ -211,7 +252,9 @@ class Client:
         limit: int,
         deadline: Deadline,
     ) -> Answer:
-        connection.response_class = timed_response(self._settings, deadline)
+        if connection.sock is None:
+            self._connect(connection, deadline)
+        connection.response_class = timed_response(self._settings, deadline, _name(origin(url)))
         target = url.partition("://")[2]
         target = target[target.find("/") :] if "/" in target else "/"
         sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
@@ -227,6 +270,21 @@ class Client:
             response.close()
             connection.close()
         return Answer(response.status, seen, content)
+
+    def _connect(self, connection: http.client.HTTPConnection, deadline: Deadline) -> None:
+        """Connect; where that takes long, people are told and it is begun anew, in half of the time each."""
+        limit = self._settings.connect_within(deadline)
+        connection.timeout = min(limit, PATIENCE)
+        try:
+            connection.connect()
+        except TimeoutError:
+            if limit <= PATIENCE:
+                raise
+            name = _name(("", connection.host, connection.port))
+            self._settings.tell(name, f"no connection for {PATIENCE:.0f} s")
+            connection.close()
+            connection.timeout = max(deadline.remaining(limit - PATIENCE), 0.001)
+            connection.connect()
 
     def _take(
         self, where: tuple[str, str, int], deadline: Deadline
@@ -274,6 +332,18 @@ class Headers(dict[str, str]):
 
 def _trouble(where: tuple[str, str, int], error: Exception) -> Trouble:
     said = str(error) or type(error).__name__
-    trouble = Trouble(f"{where[1]}:{where[2]} could not be asked: {said}")
-    trouble.retryable = not isinstance(error, ssl.SSLCertVerificationError)
+    trouble = Trouble(f"{_name(where)} could not be asked: {said}", outage=True)
+    trouble.retryable = not isinstance(error, ssl.SSLCertVerificationError) and not is_unknown_host(error)
     return trouble
+
+
+def is_unknown_host(error: BaseException) -> bool:
+    """Whether DNS answered that there is no such host: to ask again would not help."""
+    return isinstance(error, socket.gaierror) and error.errno in {socket.EAI_NONAME, _NO_DATA}
+
+
+def _name(where: tuple[str, str, int]) -> str:
+    """A host as people write it."""
+    scheme, host, port = where
+    host = f"[{host}]" if ":" in host else host
+    return host if port == {"https": 443, "http": 80}.get(scheme) else f"{host}:{port}"

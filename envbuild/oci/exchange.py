@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlencode, urljoin
 
-from envbuild.errors import DeadlineExceeded, IntegrityError, RegistryError, SpecError
+from envbuild.errors import DeadlineExceeded, IntegrityError, RegistryError, SpecError, Unauthorized
 from envbuild.oci.auth import scope
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_INDEX, ImageIndex, parse_manifest
 from envbuild.oci.transport import (
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 _NEXT: Final = re.compile(r"<([^<>]*)>\s*;[^<>,]*?\brel\s*=\s*[\"']?next\b(?!-)", re.IGNORECASE)
 """The address of the next page in a ``Link`` header; source: RFC 8288, section 3."""
 _SKIP: Final = 1 << 17
-_NO_API: Final = frozenset({400, 404, 405, 501})
+_NO_API: Final = frozenset({400, 404, 405, 406, 501})
+_NO_HEAD: Final = frozenset({405, 501})
+_NO_MOUNT: Final = frozenset({202, 400, 404, 405, 415, 422, 501})
+"""Answers to a mount that mean only that the bytes must be sent; Harbor says 400 (its issue 22078)."""
 Response = Any
 """A response of requests, which only :mod:`envbuild.oci.remote` may import."""
 
@@ -108,13 +111,25 @@ def write_manifest(host: Host, reference: Tag | Digest, manifest: Manifest | Ima
 def has_blob(host: Host, digest: Digest, what: str) -> bool:
     """Whether the blob is in the repository."""
     response = host.get_blob(host.container, str(digest), head=True)
-    if response.status_code in {200, 404}:
-        return bool(response.status_code == 200)
+    if response.status_code in _NO_HEAD:
+        host.headers = {"Range": "bytes=0-0"}
+        response = host.get_blob(host.container, str(digest), stream=True)
+        response.close()
+    if response.status_code in {200, 206, 404}:
+        return bool(response.status_code != 404)
     raise failure(response.status_code, response.headers, b"", what)
 
 
+def shows_blob(host: Host, digest: Digest, what: str) -> bool:
+    """Whether the repository says that it has a blob; one that refuses to say so may be sent the blob."""
+    try:
+        return has_blob(host, digest, what)
+    except Unauthorized:
+        return False
+
+
 def _has_all(host: Host, digests: tuple[Digest, ...]) -> bool:
-    return bool(digests) and all(has_blob(host, digest, f"blob {digest}") for digest in digests)
+    return bool(digests) and all(shows_blob(host, digest, f"blob {digest}") for digest in digests)
 
 
 def delete_manifest(host: Host, digest: Digest, what: str) -> None:
@@ -190,7 +205,7 @@ def mount(host: Host, descriptor: Descriptor, source: Repository, what: str) -> 
     body = host.body(response)
     if response.status_code == 202 and response.headers.get("Location"):
         cancel(host, location_of(url, response, what))
-    if response.status_code in {201, 202, 404}:
+    if response.status_code == 201 or response.status_code in _NO_MOUNT:
         return bool(response.status_code == 201)
     raise failure(response.status_code, response.headers, body, what)
 
@@ -211,7 +226,16 @@ def get_blob(host: Host, digest: Digest, start: int, what: str) -> Response:
 
 
 def location_of(url: str, response: Response, what: str) -> str:
-    """Where an upload goes on."""
+    """Where an upload goes on.
+
+    Raises:
+        RegistryError: The registry does not say, or names no place on the web.
+    """
+    if not response.headers.get("Location"):
+        raise RegistryError(
+            f"{what}: the registry answered {response.status_code} without a Location to go on at",
+            hint="what stands in front of the registry may drop the header",
+        )
     return redirected(url, response.headers.get("Location"), what)
 
 

@@ -14,7 +14,10 @@ from envbuild.oci.wire import CURRENT
 def _bounded(connection: Any) -> None:
     """Waits for the answer end by the deadline of the thread's call."""
     if CURRENT.settings is not None and CURRENT.deadline is not None:
-        connection.response_class = timed_response(CURRENT.settings, CURRENT.deadline)
+        name = (
+            connection.host if connection.port in {None, 80, 443} else f"{connection.host}:{connection.port}"
+        )
+        connection.response_class = timed_response(CURRENT.settings, CURRENT.deadline, name)
 
 
 def _patient(connection: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode, urlsplit
 
 from envbuild.errors import IntegrityError, RegistryError
-from envbuild.oci.exchange import cancel, has_blob, location_of
+from envbuild.oci.exchange import cancel, location_of, shows_blob
 from envbuild.oci.stream import BlobBody
 from envbuild.oci.transport import Trouble, failure
 
@@ -45,7 +45,7 @@ class WholeUpload:
     def step(self, host: Host) -> bool:
         """Send it, unless an earlier attempt did so and only its answer was lost; then True."""
         source = self._source
-        if self._tried and has_blob(host, source.descriptor.digest, self._what):
+        if self._tried and shows_blob(host, source.descriptor.digest, self._what):
             return True
         self._tried = True
         _, location = _start(host, self._what)
@@ -188,7 +188,7 @@ class ChunkedUpload:
         self._whole = WholeUpload(self._source, self._what)
 
     def _restart(self, host: Host) -> bool:
-        if has_blob(host, self._source.descriptor.digest, self._what):
+        if shows_blob(host, self._source.descriptor.digest, self._what):
             return True
         if not self._restarts:
             raise RegistryError(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from envbuild.errors import RegistryError
+from envbuild.oci.unknown import LenientRegistry, Unknowns
+from envbuild.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
     from envbuild.oci.open import Settings
     from envbuild.oci.probe import Prober
     from envbuild.oci.registry import Registry
+    from envbuild.progress import Progress
     from envbuild.reference import Repository, Tag
 
 
@@ -23,13 +29,29 @@ class Registries:
     Args:
         insecure: Hosts that are spoken to in plain HTTP.
         mirrors: For a host, where its repositories may be read too, each as ``HOST`` or ``HOST/PREFIX``.
+        progress: Told of registries that are waited for.
+        patience: Seconds for which a registry that does not answer is waited for; see
+            :class:`envbuild.oci.transport.Settings`.
+        unknowns: What answers mean that say nothing; failures, if None.
+
+    Attributes:
+        unknowns: That policy.
     """
 
     def __init__(
-        self, insecure: frozenset[str], mirrors: Mapping[str, tuple[str, ...]] | None = None
+        self,
+        insecure: frozenset[str],
+        mirrors: Mapping[str, tuple[str, ...]] | None = None,
+        *,
+        progress: Progress = silent,
+        patience: float | None = None,
+        unknowns: Unknowns | None = None,
     ) -> None:
         self._insecure = insecure
         self._mirrors = mirrors or {}
+        self._progress = progress
+        self._patience = patience
+        self.unknowns = unknowns or Unknowns()
         self._known: Settings | None = None
         self._opened: dict[Repository, Registry] = {}
         self._prober: Prober | None = None
@@ -57,6 +79,21 @@ class Registries:
             prober = self._probing()
         return prober.probe(repository, reference, deadline)
 
+    def ask(
+        self, repository: Repository, reference: Tag | Digest, deadline: Deadline
+    ) -> Manifest | ImageIndex | None:
+        """As :meth:`probe`, with None for a miss, and for what the policy takes for one.
+
+        Raises:
+            RegistryError: The registry did not say, and that is a failure.
+        """
+        try:
+            return self.probe(repository, reference, deadline)
+        except RegistryError as error:
+            if not self.unknowns.is_miss(repository, error):
+                raise
+            return None
+
     def close(self) -> None:
         """Give back every connection. Closing twice is harmless."""
         with self._guard:
@@ -69,6 +106,10 @@ class Registries:
 
     def _open(self, repository: Repository) -> Registry:
         """Over the thin client, unless mirrors or a proxy stand between; the guard is held."""
+        registry = self._opened_plainly(repository)
+        return LenientRegistry(registry, self.unknowns) if self.unknowns.concerns(repository) else registry
+
+    def _opened_plainly(self, repository: Repository) -> Registry:
         from envbuild.oci.open import open_registry
 
         settings = self._settings()
@@ -92,7 +133,8 @@ class Registries:
         if self._prober is None:
             from envbuild.oci.probe import Prober
 
-            self._prober = Prober(self._settings())
+            settings, patience = self._settings(), self.unknowns.patience
+            self._prober = Prober(settings if patience is None else replace(settings, patience=patience))
         return self._prober
 
     def _settings(self) -> Settings:
@@ -100,5 +142,7 @@ class Registries:
         if self._known is None:
             from envbuild.oci.open import Settings
 
-            self._known = Settings(insecure_hosts=self._insecure)
+            self._known = Settings(
+                insecure_hosts=self._insecure, patience=self._patience, progress=self._progress
+            )
         return self._known

@@ -20,6 +20,7 @@ from envbuild.oci.exchange import (
     mount,
     read_manifest,
     referrers_page,
+    shows_blob,
     tags_page,
     write_manifest,
 )
@@ -168,6 +169,11 @@ class ServerRegistry:
 
         return self._retrying(lambda host: has_blob(host, digest, what), f"looking for {what}")
 
+    def _shows(self, digest: Digest) -> bool:
+        what = f"{self._repository}@{digest}"
+
+        return self._retrying(lambda host: shows_blob(host, digest, what), f"looking for {what}")
+
     def open_blob(self, descriptor: Descriptor) -> IO[bytes]:
         """A stream of the blob's bytes that raises before its end if they are not the descriptor's.
 
@@ -212,7 +218,7 @@ class ServerRegistry:
         Raises:
             IntegrityError: The content is not what the descriptor says; nothing was stored.
         """
-        if ask and self.has_blob(descriptor.digest):
+        if ask and self._shows(descriptor.digest):
             return False
         reread(lambda: self._send(descriptor, content))
         return True

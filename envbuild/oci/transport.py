@@ -28,12 +28,14 @@ from envbuild.errors import (
 from envbuild.oci.breaker import Breakers
 from envbuild.oci.manifest import ACCEPT, MAX_MANIFEST, parse_manifest
 from envbuild.oci.shared import Shared
+from envbuild.progress import Event, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from envbuild.deadline import Deadline
     from envbuild.oci.manifest import ImageIndex, Manifest
+    from envbuild.progress import Progress
     from envbuild.reference import Repository, Tag
 
 DOCKER_HUB: Final = "docker.io"
@@ -43,6 +45,7 @@ MANIFEST_HEADERS: Final = {"Accept": ", ".join(ACCEPT), "Accept-Encoding": "iden
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)?")
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_OUTAGES = frozenset({502, 503, 504})
 _LONGEST_WAIT = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _Result = TypeVar("_Result")
@@ -56,21 +59,28 @@ class Settings:
         insecure_hosts: Hosts (``name[:port]``) that are spoken to in plain HTTP, as loopback hosts are.
         secure_hosts: Hosts that are spoken to in HTTPS although they are on loopback.
         connect_timeout: Seconds for a connection to stand.
-        read_timeout: Seconds in which the next bytes must arrive.
-        retries: How often a request that failed for a passing reason is tried again.
+        read_timeout: Seconds in which an answer must begin, and its next bytes must arrive; what stores
+            something may take four times as long to be answered.
+        retries: How often a request that failed for a passing reason is tried again while the host answers
+            others; 0 for never, whatever the reason.
+        patience: Seconds of an outage that are waited out at most; None for as long as the deadline allows,
+            or a minute where there is none.
         chunk: Bytes of a blob that are sent at once; larger blobs go in pieces, and on where they broke off.
         breakers: What is known of the hosts' health, shared by all that use these settings.
         connections: The connections to each host, shared in the same way.
+        progress: Told of hosts that are waited for.
     """
 
     insecure_hosts: frozenset[str] = frozenset()
     secure_hosts: frozenset[str] = frozenset()
     connect_timeout: float = 10.0
-    read_timeout: float = 60.0
+    read_timeout: float = 30.0
     retries: int = 4
+    patience: float | None = None
     chunk: int = 32 << 20
     breakers: Breakers = field(default_factory=Breakers, repr=False, compare=False)
     connections: Shared = field(default_factory=Shared, repr=False, compare=False)
+    progress: Progress = field(default=silent, repr=False, compare=False)
 
     def base_url(self, host: str, *, insecure: bool | None = None) -> str:
         """The URL in front of ``/v2/`` for a repository's host.
@@ -93,6 +103,10 @@ class Settings:
         """Seconds that the next bytes may take, never zero."""
         return max(deadline.remaining(self.read_timeout), 0.001)
 
+    def tell(self, host: str, text: str) -> None:
+        """Tell people what is the matter with a host that is waited for."""
+        self.breakers[host].tell(text, lambda text: self.progress(Event("wait", host, "output", text=text)))
+
 
 def is_loopback(host: str) -> bool:
     """Whether a host (``name[:port]``) is this machine by its very name."""
@@ -104,11 +118,20 @@ class Trouble(Unavailable):
 
     Attributes:
         retry_after: Seconds that the registry asked to wait, or None.
+        outage: Whether nobody answered, or only somebody in front of the registry.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        hint: str | None = None,
+        outage: bool = False,
+    ) -> None:
         super().__init__(message, hint=hint or "check the network and the registry, then try again")
         self.retry_after = retry_after
+        self.outage = outage
 
 
 class MissingContent(NotFound):
@@ -128,29 +151,45 @@ def retrying(
 ) -> _Result:
     """The operation's result, tried again after :class:`Trouble` with growing random pauses.
 
+    Trouble of this request alone is tried again a few times; an outage of the host is waited out.
+
     Raises:
         DeadlineExceeded: The time is up.
         Unavailable: It failed once too often, or the registry asks to wait longer than there is time, or the
-            host is left alone for now.
+            outage lasts longer than is waited.
     """
-    for attempt in range(settings.retries + 1):
+    attempt, patience = 0, settings.patience if settings.retries else 0.0
+    while True:
         deadline.check(doing)
         try:
-            return _guarded(operation, host, settings, deadline)
+            return _guarded(operation, host, settings, deadline, patience)
         except Trouble as error:
             deadline.check(doing)
-            if attempt == settings.retries or not error.retryable or not _pause(attempt, error, deadline):
+            waits = error.outage and settings.breakers[host].waits(deadline, patience)
+            is_last = not error.retryable or (attempt >= settings.retries and not waits)
+            if is_last or not _pause(attempt, error, deadline):
                 raise
-    raise AssertionError  # pragma: no cover
+        attempt += 1
 
 
-def _guarded(operation: Callable[[], _Result], host: str, settings: Settings, deadline: Deadline) -> _Result:
+def _guarded(
+    operation: Callable[[], _Result],
+    host: str,
+    settings: Settings,
+    deadline: Deadline,
+    patience: float | None,
+) -> _Result:
     """One attempt, whose outcome the host's circuit breaker is told."""
-    with settings.breakers[host].guard(deadline) as outcome:
+
+    def tell(text: str) -> None:
+        settings.progress(Event("wait", host, "output", text=text))
+
+    with settings.breakers[host].guard(deadline, patience, tell) as outcome:
         try:
             result = operation()
         except Trouble as error:
             outcome.answered, outcome.reason = False, error.message
+            outcome.pause = error.retry_after or 0.0
             raise
         except EnvbuildError as error:
             outcome.answered = None if isinstance(error, DeadlineExceeded) else True
@@ -162,7 +201,9 @@ def _guarded(operation: Callable[[], _Result], host: str, settings: Settings, de
 def _pause(attempt: int, error: Trouble, deadline: Deadline) -> bool:
     """Wait before the next attempt; False if that would be too long."""
     # Full jitter: many clients that failed together must not come back together.
-    seconds = random.uniform(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))  # noqa: S311
+    seconds = random.uniform(0, min(_FIRST_PAUSE * 2 ** min(attempt, 9), _LONGEST_PAUSE))  # noqa: S311
+    if error.outage:  # the circuit breaker has its own pauses
+        seconds = min(seconds, _FIRST_PAUSE)
     if error.retry_after is not None:
         if error.retry_after > _LONGEST_WAIT:
             return False
@@ -181,7 +222,8 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, what: str) -> 
     if status in {401, 403}:
         return Unauthorized(said, hint="log in with `docker login HOST`, or check what the account may do")
     if status in _BUSY or status > 504:
-        return Trouble(said, retry_after=parse_retry_after(headers.get("Retry-After")))
+        wait = parse_retry_after(headers.get("Retry-After"))
+        return Trouble(said, retry_after=wait, outage=status in _OUTAGES)
     if status == 405:
         return RegistryError(said, hint="the registry does not allow this operation; its settings may")
     return RegistryError(said, hint="this is not an answer that envbuild knows; check the registry's address")

@@ -10,10 +10,11 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from envbuild.errors import DeadlineExceeded
+from envbuild.oci.client import is_unknown_host
 from envbuild.oci.transport import Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from envbuild.deadline import Deadline
     from envbuild.oci.transport import Settings
@@ -65,8 +66,8 @@ def translated(host: str, deadline: Deadline) -> Iterator[None]:
                 f"the deadline passed while waiting for {host}",
                 hint="raise --timeout, or try again: finished work is kept",
             ) from None
-        trouble = Trouble(f"{host} could not be asked: {_cause(error)}")
-        trouble.retryable = not _is_tls(error) and not _is_untrusted(error)
+        trouble = Trouble(f"{host} could not be asked: {_cause(error)}", outage=True)
+        trouble.retryable = not (_is_tls(error) or _any(error, _is_final))
         raise trouble from None
 
 
@@ -86,10 +87,14 @@ def _is_tls(error: BaseException) -> bool:
     return urllib3 is not None and isinstance(error, urllib3.SSLError)
 
 
-def _is_untrusted(error: BaseException) -> bool:
-    if isinstance(error, ssl.SSLCertVerificationError):
+def _is_final(error: BaseException) -> bool:
+    """Whether it will be the same the next time: a certificate that is not trusted, an unknown host."""
+    return isinstance(error, ssl.SSLCertVerificationError) or is_unknown_host(error)
+
+
+def _any(error: BaseException, test: Callable[[BaseException], bool]) -> bool:
+    """Whether an error, or one that it was raised for, is of a kind."""
+    if test(error):
         return True
-    inner = [
-        each for each in (getattr(error, "reason", None), *error.args) if isinstance(each, BaseException)
-    ]
-    return any(_is_untrusted(each) for each in inner if each is not error)
+    inner = (getattr(error, "reason", None), error.__cause__, *error.args)
+    return any(_any(each, test) for each in inner if isinstance(each, BaseException) and each is not error)

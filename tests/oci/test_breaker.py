@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +18,11 @@ from envbuild.errors import DeadlineExceeded, EnvbuildError, NotFound, Unavailab
 from envbuild.index import Index
 from envbuild.oci.breaker import (
     FAILURES,
-    FIRST_PAUSE,
-    LONGEST_PAUSE,
+    MOST_TRIALS,
+    PATIENCE,
+    PAUSES,
     STRANGERS,
+    WINDOW,
     Breaker,
     Breakers,
     CircuitOpen,
@@ -26,6 +30,7 @@ from envbuild.oci.breaker import (
 from envbuild.oci.probe import Prober
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.oci.transport import Settings
+from envbuild.progress import Event
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import Resolver
 from parts.fault_server import Asked, Call, FaultServer, serving
@@ -44,18 +49,19 @@ class Clock:
 
 def fail(breaker: Breaker, times: int = 1) -> None:
     for _ in range(times):
-        with breaker.guard(NO_DEADLINE) as outcome:
+        with breaker.guard(NO_DEADLINE, 0.0) as outcome:
             outcome.answered, outcome.reason = False, "refused"
 
 
 def answer(breaker: Breaker) -> None:
-    with breaker.guard(NO_DEADLINE) as outcome:
+    with breaker.guard(NO_DEADLINE, 0.0) as outcome:
         outcome.answered = True
 
 
 def is_open(breaker: Breaker) -> bool:
+    """Whether who does not wait is refused."""
     try:
-        with breaker.guard(NO_DEADLINE):
+        with breaker.guard(NO_DEADLINE, 0.0):
             return False
     except CircuitOpen:
         return True
@@ -71,17 +77,25 @@ def breaker(clock: Clock) -> Breaker:
     return Breaker("registry.example.com", clock)
 
 
-def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
+def test_failures_in_a_row_open_it(breaker: Breaker, clock: Clock) -> None:
+    answer(breaker)
     fail(breaker, FAILURES - 1)
     assert not is_open(breaker)
     fail(breaker)
+    clock.now += 0.05
     with pytest.raises(CircuitOpen, match=r"registry\.example\.com was not asked.*refused") as caught:
         fail(breaker)
     assert caught.value.retryable
-    assert f"{FIRST_PAUSE:.0f} s" in str(caught.value.hint)
+    assert "--timeout" in str(caught.value.hint)
+
+
+def test_one_failure_of_a_host_that_never_answered_opens_it(breaker: Breaker) -> None:
+    fail(breaker)
+    assert is_open(breaker)
 
 
 def test_an_answer_in_between_keeps_it_closed(breaker: Breaker) -> None:
+    answer(breaker)
     for _ in range(10):
         fail(breaker, FAILURES - 1)
         answer(breaker)
@@ -89,43 +103,120 @@ def test_an_answer_in_between_keeps_it_closed(breaker: Breaker) -> None:
 
 
 def test_a_trial_that_succeeds_closes_it(breaker: Breaker, clock: Clock) -> None:
+    answer(breaker)
     fail(breaker, FAILURES)
-    clock.now += FIRST_PAUSE
+    clock.now += 1.1 * PAUSES[0]
     answer(breaker)
     fail(breaker, FAILURES - 1)
     assert not is_open(breaker)
 
 
 def test_one_caller_is_on_trial_and_the_rest_are_refused(breaker: Breaker, clock: Clock) -> None:
-    fail(breaker, FAILURES)
-    clock.now += FIRST_PAUSE
-    with breaker.guard(NO_DEADLINE) as outcome:
+    fail(breaker)
+    clock.now += 1.1 * PAUSES[0]
+    with breaker.guard(NO_DEADLINE, 0.0) as outcome:
         assert is_open(breaker)
         outcome.answered = True
     assert not is_open(breaker)
 
 
-def test_pauses_grow_and_a_trial_without_an_outcome_is_a_failure(breaker: Breaker, clock: Clock) -> None:
-    fail(breaker, FAILURES)
-    pauses = []
-    for _ in range(5):
-        start = clock.now
-        while is_open(breaker):  # the trial itself says nothing: it counts as failed
-            clock.now += 1
-        pauses.append(clock.now - start)
-    assert pauses == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE]
+def test_trials_are_as_rare_as_they_may_be_and_as_frequent_as_they_must(
+    breaker: Breaker, clock: Clock
+) -> None:
+    """At most ten in any minute; in the first half minute the end of an outage is seen within 5 s."""
+    start = clock.now
+    trials = []
+    while clock.now - start < 600:
+        with contextlib.suppress(CircuitOpen), breaker.guard(NO_DEADLINE, 0.0) as outcome:
+            trials.append(clock.now - start)
+            outcome.answered = False
+        clock.now += 0.01
+    assert all(len([each for each in trials if at <= each < at + WINDOW]) <= MOST_TRIALS for at in trials)
+    early = [each for each in trials if each < 35]
+    assert early[-1] >= 30
+    assert max(after - before for before, after in itertools.pairwise(early)) < 5
+    assert any(WINDOW <= each <= PATIENCE for each in trials), "who waits for a minute sees its end"
+    assert len(trials) > 40, "a host is never forgotten"
 
 
-def test_requests_that_were_on_their_way_do_not_lengthen_the_pause(breaker: Breaker, clock: Clock) -> None:
+def test_a_trial_without_an_outcome_is_a_failure(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker)
+    clock.now += 1.1 * PAUSES[0]
+    assert not is_open(breaker)
+    assert is_open(breaker)
+
+
+def test_requests_that_were_under_way_together_fail_once(breaker: Breaker) -> None:
     answer(breaker)
     guards = [breaker.guard(NO_DEADLINE) for _ in range(20)]
     outcomes = [guard.__enter__() for guard in guards]
     for guard, outcome in zip(guards, outcomes, strict=True):
         outcome.answered = False
         guard.__exit__(None, None, None)
-        clock.now += 0.1
-    clock.now += FIRST_PAUSE - 0.1 * (20 - FAILURES + 1)
     assert not is_open(breaker)
+
+
+def test_a_host_that_asks_to_be_left_alone_is(breaker: Breaker, clock: Clock) -> None:
+    with breaker.guard(NO_DEADLINE) as outcome:
+        outcome.answered, outcome.pause = False, 20.0
+    clock.now += 19
+    assert is_open(breaker)
+    clock.now += 3
+    assert not is_open(breaker)
+
+
+def test_an_outage_is_waited_out_by_all(breaker: Breaker) -> None:
+    """On the real clock: one asks, nobody is refused, and all go on when it answers."""
+    breaker = Breaker("registry.example.com")
+    asked: list[float] = []
+    back = time.monotonic() + 1.5
+
+    def ask(_: int) -> bool:
+        while True:
+            with breaker.guard(NO_DEADLINE) as outcome:
+                asked.append(time.monotonic())
+                outcome.answered = time.monotonic() > back
+                if outcome.answered:
+                    return True
+
+    with ThreadPoolExecutor(32) as pool:
+        assert all(pool.map(ask, range(32)))
+    assert len([each for each in asked if each <= back]) <= 4
+    assert max(asked) - back < 5
+
+
+def test_a_wait_for_an_outage_ends_at_the_deadline(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker)
+    started = time.monotonic()
+    with pytest.raises(CircuitOpen, match="refused"), breaker.guard(Deadline.after(0.3)):
+        pass
+    assert 0.2 < time.monotonic() - started < 1
+
+
+def test_without_a_deadline_an_outage_is_waited_out_for_a_minute(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker)
+    assert breaker.waits(NO_DEADLINE, None)
+    clock.now += 60
+    assert breaker.waits(NO_DEADLINE, None)
+    clock.now += 2
+    assert not breaker.waits(NO_DEADLINE, None)
+    assert breaker.waits(Deadline.after(300), None), "who gave a deadline waits for it"
+
+
+def test_people_are_told_once_what_is_waited_for(breaker: Breaker) -> None:
+    breaker = Breaker("registry.example.com")
+    told: list[str] = []
+    breaker._next = time.monotonic() + 1.5
+    breaker._failures, breaker._since, breaker._reason = 1, time.monotonic(), "connection refused"
+
+    def ask(_: int) -> None:
+        with breaker.guard(NO_DEADLINE, None, told.append) as outcome:
+            outcome.answered = True
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    (line,) = told
+    assert line.startswith("connection refused (for up to ")
 
 
 def test_an_exception_inside_says_nothing(breaker: Breaker) -> None:
@@ -158,7 +249,6 @@ def test_strangers_wait_for_the_first_answer(breaker: Breaker) -> None:
 def test_waiting_for_others_ends_at_the_deadline(breaker: Breaker) -> None:
     with (
         breaker.guard(NO_DEADLINE),
-        breaker.guard(NO_DEADLINE),
         pytest.raises(DeadlineExceeded),
         breaker.guard(Deadline.after(0.2)),
     ):
@@ -167,7 +257,7 @@ def test_waiting_for_others_ends_at_the_deadline(breaker: Breaker) -> None:
 
 def test_hosts_are_apart(clock: Clock) -> None:
     breakers = Breakers(clock)
-    fail(breakers["a:1"], FAILURES)
+    fail(breakers["a:1"])
     assert is_open(breakers["a:1"])
     assert not is_open(breakers["a:2"])
 
@@ -185,8 +275,9 @@ def server() -> Iterator[FaultServer]:
         yield server
 
 
-def quick(clock: Clock, **changes: float) -> Settings:
-    return replace(Settings(retries=4, breakers=Breakers(clock)), **changes)  # type: ignore[arg-type]
+def quick(clock: Clock) -> Settings:
+    """Settings under which nobody waits for a host, as on a clock that a test turns nobody could."""
+    return Settings(retries=4, patience=0.0, breakers=Breakers(clock))
 
 
 def test_prober_and_registry_share_it(server: FaultServer, clock: Clock) -> None:
@@ -194,12 +285,12 @@ def test_prober_and_registry_share_it(server: FaultServer, clock: Clock) -> None
     repository = Repository.parse(f"{server.host}/envs")
     with Prober(settings) as prober, pytest.raises(Unavailable):
         prober.probe(repository, Tag("k1-a"))
-    assert len(server.asked) == FAILURES
+    assert len(server.asked) == 1
     registry = RemoteRegistry(Repository.parse(f"{server.host}/other"), settings=settings)
     with pytest.raises(CircuitOpen, match="503"):
         registry.get_manifest(Tag("k1-b"))
-    assert len(server.asked) == FAILURES
-    clock.now += FIRST_PAUSE
+    assert len(server.asked) == 1
+    clock.now += 1.1 * PAUSES[0]
     server.script = lambda call, _: call.fail(404, "MANIFEST_UNKNOWN")
     with pytest.raises(NotFound):
         registry.get_manifest(Tag("k1-b"))
@@ -231,14 +322,36 @@ def test_sixty_four_jobs_while_the_registry_is_down(tmp_path: Path, server: Faul
 
         for minute in range(3):
             before = len(server.asked)
-            for _ in range(6):
+            for _ in range(15):
                 with ThreadPoolExecutor(64) as pool:
                     list(pool.map(job, range(64)))
-                clock.now += 10
+                clock.now += 4
             assert 1 <= len(server.asked) - before <= 10, minute
     assert {asked.method for asked in server.asked} == {"GET"}
     assert not (tmp_path / "workspace").exists()
     assert Index(config.cache_dir).stats().images == 0
+
+
+def test_sixty_four_jobs_wait_for_a_registry_that_is_down(tmp_path: Path, server: FaultServer) -> None:
+    """On the real clock: all wait, few ask, and all fail in time with the reason."""
+    world = World.make(tmp_path)
+    config = replace(world.config, workspace=Repository.parse(f"{server.host}/envs"), timeout=4)
+    spec = world.spec("one")
+    told: list[Event] = []
+    with Resolver(config, progress=told.append) as resolver:
+        started = time.monotonic()
+
+        def job(_: int) -> None:
+            with pytest.raises(Unavailable, match="503"):
+                resolver.resolve(spec)
+
+        with ThreadPoolExecutor(64) as pool:
+            list(pool.map(job, range(64)))
+        assert 3 < time.monotonic() - started < 8
+    assert len(server.asked) <= 5
+    waits = [event for event in told if event.phase == "wait"]
+    assert len(waits) == 1
+    assert waits[0].subject == server.host
 
 
 def test_repositories_of_a_host_share_connections(server: FaultServer) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 CONFIG = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": f"sha256:{'0' * 64}", "size": 2}
 RAW = encode({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": CONFIG, "layers": []})
 TAG = Tag("k1-a")
-QUICK = Settings(connect_timeout=2, read_timeout=2, retries=2)
+QUICK = Settings(connect_timeout=2, read_timeout=2, retries=2, patience=1.0)
 SECRET = Credentials("alice", "s3cret")
 
 
@@ -178,24 +179,25 @@ class TestRealRegistry:
 
     def test_stopped_and_started(self, stoppable_registry: RegistryServer) -> None:
         repository = stoppable_registry.repository()
-        with Prober(QUICK) as prober:
+        with Prober(replace(QUICK, patience=None)) as prober:
             with pytest.raises(NotFound):
                 prober.probe(repository, TAG)
             stoppable_registry.stop()
             with pytest.raises(Unavailable) as caught:
-                prober.probe(repository, TAG)
+                prober.probe(repository, TAG, Deadline.after(1))
             assert caught.value.retryable
             stoppable_registry.start()
             with pytest.raises(NotFound):
                 prober.probe(repository, TAG)
 
     def test_full_client_survives_a_restart(self, stoppable_registry: RegistryServer) -> None:
-        remote = RemoteRegistry(stoppable_registry.repository(), settings=QUICK)
+        settings = replace(QUICK, patience=None)
+        remote = RemoteRegistry(stoppable_registry.repository(), settings=settings)
         manifest = put_image(remote, "image")
         remote.put_manifest(manifest, TAG)
         stoppable_registry.stop()
         with pytest.raises(Unavailable):
-            remote.get_manifest(TAG)
+            remote.by(Deadline.after(1)).get_manifest(TAG)
         stoppable_registry.start()
         assert remote.get_manifest(TAG) == manifest
         remote.close()
@@ -228,7 +230,8 @@ class TestTrouble:
             good(call, asked) if len(times) > 1 else call.fail(429, headers={"Retry-After": wait})
 
         with serving(script) as server:
-            assert read(envs(server), TAG, deadline=Deadline.after(30)).raw == RAW
+            settings = replace(QUICK, patience=None)
+            assert read(envs(server), TAG, deadline=Deadline.after(30), settings=settings).raw == RAW
         assert 0.9 < times[1] - times[0] < 10
 
     @pytest.mark.parametrize(("wait", "seconds"), [("36000", None), ("20", 3.0), ("soon", 30.0)])
@@ -347,7 +350,7 @@ class TestDeadline:
 
     def test_no_deadline_ends_too(self, read: Reader) -> None:
         with serving(self.stall) as server, pytest.raises(Unavailable):
-            read(envs(server), TAG, settings=Settings(read_timeout=0.2, retries=1))
+            read(envs(server), TAG, settings=Settings(read_timeout=0.2, retries=1, patience=2.0))
 
 
 class TestRedirects:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from parts.docker_engine import DockerEngine
 
 ALICE = Credentials(USERNAME, PASSWORD)
-QUICK = Settings(connect_timeout=2, read_timeout=2, retries=2)
+QUICK = Settings(connect_timeout=2, read_timeout=2, retries=2, patience=1.0)
 
 
 def remote(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from parts.ocimem import OcimemServer
     from parts.registry_server import RegistryServer
 
-QUICK = Settings(connect_timeout=2, read_timeout=2, retries=1)
+QUICK = Settings(connect_timeout=2, read_timeout=2, retries=1, patience=1.0)
 
 
 def test_an_image_goes_to_the_second_registry(ocimem: OcimemServer) -> None:
