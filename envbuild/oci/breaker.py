@@ -150,7 +150,8 @@ class Breaker:
             if ticket is not None:
                 break
             if outage >= TOLD_AFTER:
-                self.tell(f"{self._reason} (for up to {left:.0f} s more)", tell)
+                reason = self._reason.removeprefix(f"{self._host} could not be asked: ")
+                self.tell(f"{reason} (for up to {left:.0f} s more)", tell)
         if waited and not ticket.is_trial:  # those who waited together do not come together
             deadline.sleep(random.uniform(0, _SPREAD))  # noqa: S311
         return ticket

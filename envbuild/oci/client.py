@@ -332,9 +332,16 @@ class Headers(dict[str, str]):
 
 def _trouble(where: tuple[str, str, int], error: Exception) -> Trouble:
     said = str(error) or type(error).__name__
-    trouble = Trouble(f"{_name(where)} could not be asked: {said}", outage=True)
+    trouble = Trouble(f"{_name(where)} could not be asked: {said}", outage=is_outage(error))
     trouble.retryable = not isinstance(error, ssl.SSLCertVerificationError) and not is_unknown_host(error)
     return trouble
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether nobody answered, and not somebody who speaks no HTTP, or no TLS: that will not pass."""
+    if isinstance(error, ConnectionError | ssl.SSLEOFError):
+        return True
+    return not isinstance(error, ssl.SSLError | http.client.BadStatusLine | http.client.UnknownProtocol)
 
 
 def is_unknown_host(error: BaseException) -> bool:

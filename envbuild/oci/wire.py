@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from envbuild.errors import DeadlineExceeded
-from envbuild.oci.client import is_unknown_host
+from envbuild.oci.client import is_outage, is_unknown_host
 from envbuild.oci.transport import Trouble
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def translated(host: str, deadline: Deadline) -> Iterator[None]:
                 f"the deadline passed while waiting for {host}",
                 hint="raise --timeout, or try again: finished work is kept",
             ) from None
-        trouble = Trouble(f"{host} could not be asked: {_cause(error)}", outage=True)
+        trouble = Trouble(f"{host} could not be asked: {_cause(error)}", outage=not _any(error, _is_foreign))
         trouble.retryable = not (_is_tls(error) or _any(error, _is_final))
         raise trouble from None
 
@@ -90,6 +90,11 @@ def _is_tls(error: BaseException) -> bool:
 def _is_final(error: BaseException) -> bool:
     """Whether it will be the same the next time: a certificate that is not trusted, an unknown host."""
     return isinstance(error, ssl.SSLCertVerificationError) or is_unknown_host(error)
+
+
+def _is_foreign(error: BaseException) -> bool:
+    """Whether it comes of somebody who speaks another protocol."""
+    return isinstance(error, OSError | http.client.HTTPException) and not is_outage(error)
 
 
 def _any(error: BaseException, test: Callable[[BaseException], bool]) -> bool:

@@ -94,7 +94,7 @@ def test_4_a_stopped_registry_builds_nothing_unless_asked_to(
     spec = world.spec("tool=1")
     options = ["--global", str(stoppable_registry.repository()), "--json"]
     stoppable_registry.stop()
-    answer = call("resolve", spec, *options)
+    answer = call("resolve", spec, *options, "--timeout", "5")
     assert answer.code == 4
     (error,) = answer.errors
     assert (error["error"], error["retryable"]) == ("Unavailable", True)
@@ -102,6 +102,29 @@ def test_4_a_stopped_registry_builds_nothing_unless_asked_to(
     assert stoppable_registry.host in error["message"]
     assert not (world.root / "workspace").exists()
     assert call("resolve", spec, *options, "--on-unavailable", "build").documents[0]["source"] == "built"
+
+
+def test_4_what_is_waited_for_is_said(world: World, call: Call, stoppable_registry: RegistryServer) -> None:
+    options = ["--workspace", str(stoppable_registry.repository())]
+    stoppable_registry.stop()
+    answer = call("resolve", world.spec("tool=1"), *options, "--timeout", "4")
+    assert answer.code == 4
+    (line,) = [line for line in answer.err.splitlines() if line.startswith("waiting for ")]
+    assert line.startswith(
+        f"waiting for {stoppable_registry.host}: [Errno 111] Connection refused (for up to "
+    )
+
+
+def test_8_a_server_that_accepts_and_never_answers(world: World, call: Call) -> None:
+    def stall(connection: Connection, _: Asked) -> None:
+        connection.server.ended.wait(30)
+        connection.hang_up()
+
+    with serving(stall) as server:
+        options = ["--workspace", f"{server.host}/envs"]
+        answer = call("resolve", world.spec("tool=1"), *options, "--timeout", "7")
+    assert answer.code == 8
+    assert f"waiting for {server.host}: no answer for 5 s (for up to 2 s more)" in answer.err
 
 
 def test_4_unauthorised(world: World, call: Call, htpasswd_registry: RegistryServer) -> None:

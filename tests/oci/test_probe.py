@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import pytest
 
 from envbuild.deadline import NO_DEADLINE, Deadline
-from envbuild.digest import Digest
+from envbuild.digest import Descriptor, Digest
 from envbuild.errors import (
     DeadlineExceeded,
     EnvbuildError,
@@ -26,10 +28,19 @@ from envbuild.errors import (
     Unavailable,
 )
 from envbuild.oci.auth import Credentials, Keychain
-from envbuild.oci.manifest import MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, ImageIndex, Manifest, encode
+from envbuild.oci.manifest import (
+    MAX_MANIFEST,
+    OCI_EMPTY,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    ImageIndex,
+    Manifest,
+    encode,
+)
 from envbuild.oci.open import Settings
 from envbuild.oci.probe import Prober, probe
 from envbuild.oci.remote import RemoteRegistry
+from envbuild.progress import Event
 from envbuild.reference import Repository, Tag
 from oci_contract import put_image
 from parts.fault_server import Asked, Call, FaultServer, serving
@@ -347,6 +358,76 @@ class TestDeadline:
             read(envs(server), TAG, deadline=Deadline.after(1), settings=Settings())
         assert time.monotonic() - started < 4
         assert caught.value.retryable
+
+    @pytest.mark.parametrize("name", ["stall", "stall_in_body"])
+    def test_people_are_told_of_a_host_that_does_not_answer(
+        self, read: Reader, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("envbuild.oci.client.PATIENCE", 0.2)
+        monkeypatch.setattr("envbuild.oci.client._SLICE", 0.1)
+        told: list[Event] = []
+        settings = Settings(read_timeout=1.0, retries=0, progress=told.append)
+        started = time.monotonic()
+        with serving(getattr(self, name)) as server, pytest.raises(Unavailable):
+            read(envs(server), TAG, settings=settings)
+        assert 0.9 < time.monotonic() - started < 3
+        (event,) = told
+        assert (event.phase, event.subject) == ("wait", server.host)
+        assert event.text.startswith("no answer for 0 s")
+
+    def test_who_is_sent_something_may_take_longer_to_answer(self) -> None:
+        """A registry may copy a whole blob before it answers that it is stored."""
+
+        def script(call: Call, asked: Asked) -> None:
+            call.server.ended.wait(1.0)
+            call.answer(201)
+
+        with serving(script) as server:
+            remote = RemoteRegistry(envs(server), settings=replace(QUICK, read_timeout=0.5))
+            remote.put_manifest(Manifest.build(Descriptor.of(b"{}", OCI_EMPTY), (), {}))
+            with pytest.raises(Unavailable):
+                remote.get_manifest(TAG)
+            remote.close()
+
+    def test_a_host_that_takes_no_connections_is_told_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("envbuild.oci.client.PATIENCE", 0.3)
+        told: list[Event] = []
+        settings = Settings(connect_timeout=1.0, retries=0, progress=told.append)
+        with socket.socket() as full:  # whose queue is full: nobody takes connections off it
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            host = f"127.0.0.1:{full.getsockname()[1]}"
+            with contextlib.ExitStack() as others:
+                for _ in range(2):
+                    other = others.enter_context(socket.socket())
+                    other.setblocking(False)
+                    other.connect_ex(full.getsockname())
+                with pytest.raises(Unavailable, match="timed out"):
+                    probe(Repository.parse(f"{host}/envs"), TAG, settings=settings)
+        (event,) = told
+        assert (event.subject, event.text) == (host, "no connection for 0 s")
+
+    def test_a_host_that_does_not_exist_is_not_waited_for(
+        self, read: Reader, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unknown(*_: object, **__: object) -> NoReturn:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match="not known") as caught:
+            read(Repository.parse("registry.exmaple.com/envs"), TAG, settings=Settings())
+        assert time.monotonic() - started < 5
+        assert not caught.value.retryable
+
+    def test_who_speaks_something_else_is_not_waited_for(self, read: Reader) -> None:
+        """HTTPS to a port of plain HTTP: the settings are wrong, and a minute changes nothing."""
+        with serving(good) as server:
+            settings = Settings(secure_hosts=frozenset({server.host}), retries=1)
+            started = time.monotonic()
+            with pytest.raises(Unavailable, match=r"(?i)ssl|tls"):
+                read(envs(server), TAG, settings=settings)
+            assert time.monotonic() - started < 10
 
     def test_no_deadline_ends_too(self, read: Reader) -> None:
         with serving(self.stall) as server, pytest.raises(Unavailable):

@@ -59,7 +59,12 @@ class Outage:
 
     def after(self, seconds: float) -> threading.Thread:
         """Happen beside what the test does."""
-        thread = threading.Thread(target=lambda: (time.sleep(seconds), self.happen()))
+
+        def wait_and_happen() -> None:
+            time.sleep(seconds)
+            self.happen()
+
+        thread = threading.Thread(target=wait_and_happen)
         thread.start()
         return thread
 
