@@ -364,7 +364,6 @@ class TestDeadline:
         self, read: Reader, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("envbuild.oci.client.PATIENCE", 0.2)
-        monkeypatch.setattr("envbuild.oci.client._SLICE", 0.1)
         told: list[Event] = []
         settings = Settings(read_timeout=1.0, retries=0, progress=told.append)
         started = time.monotonic()
