@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from envbuild.conda.link import LinkedFile
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_ORDINARY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _MAX_NAME: Final = 255
 _MAX_PATH: Final = 4095
 _HINT: Final = "look at the package: it is damaged, or an attack on whoever uses the image"
@@ -50,6 +51,10 @@ class Gate:
         Raises:
             IntegrityError: No layer may hold it; names who brought it, and the path.
         """
+        if self._is_ordinary(file):
+            self.files[file.path] = file.owner
+            self._plain.add(file.path)
+            return []
         _check_path(file, file.path, self.top)
         above = tuple(parents(file.path))
         clash = next((path for path in (*above, file.path) if self.files.get(path) == file.owner), None)
@@ -68,6 +73,20 @@ class Gate:
         if file.kind is not Kind.DIRECTORY:
             self._take(file)
         return self._new_folders((*above, file.path) if file.kind is Kind.DIRECTORY else above)
+
+    def _is_ordinary(self, file: LinkedFile) -> bool:
+        """Whether it is a new file of a short plain name in a folder that was let pass: nearly all are."""
+        path = file.path
+        folder, _, name = path.rpartition("/")
+        return (
+            folder in self.folders
+            and file.kind is Kind.FILE
+            and _ORDINARY.fullmatch(name) is not None
+            and len(path) < _MAX_PATH // 8
+            and path not in self.files
+            and path not in self.folders
+            and not file.mode & ~0o777
+        )
 
     def _take(self, file: LinkedFile) -> None:
         self._forget_file(file.path)

@@ -194,6 +194,7 @@ def test_registries_in_trouble_are_done_without(tmp_path: Path) -> None:
     assert shared.find([KEY, "b" * 64]) == {}
     shared.share(KEY, entry(repository=nowhere))
     assert shared.find([KEY]) == {}
+    assert shared.note(Tag(f"m-{KEY}"), "io.envbuild.record") is None
     registries.close()
     assert len(said) == 1, "said once"
 
