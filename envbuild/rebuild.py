@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from envbuild import lockfile
 from envbuild.deadline import NO_DEADLINE
-from envbuild.errors import BuildError, IntegrityError, SpecError, counted
+from envbuild.errors import BuildError, ChannelError, IntegrityError, SpecError, counted
 from envbuild.lockfile.document import LockFile
 from envbuild.lookup import KEY_ANNOTATION
 from envbuild.oci.manifest import Manifest
@@ -85,7 +85,7 @@ class Rebuild:
         yield Check(f"{prefix}lock", True, f"of {counted(count, 'package')}, with the image's lock key")
         try:
             yield self._compared(manifest, entry, f"{prefix}rebuild")
-        except (SpecError, BuildError) as error:
+        except (SpecError, BuildError, ChannelError) as error:
             yield Check(f"{prefix}rebuild", None, f"cannot be built again: {error.message}")
 
     def _compared(self, manifest: Manifest, entry: LockEntry, name: str) -> Check:

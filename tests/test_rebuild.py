@@ -63,6 +63,16 @@ def test_wheels_are_built_again_alike(world: World) -> None:
         assert checks(world, image)["rebuild"].passed
 
 
+def test_what_cannot_be_fetched_any_more_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envbuild.conda.fetch._BACKOFF", 0.01)
+    with index([TinyWheel("far")]) as served:
+        image = resolve(world, spec(world, f"--index-url={served.url}/simple", "far", local=False))
+    found = checks(world, image)["rebuild"]
+    assert found.passed is None
+    assert found.detail.startswith("cannot be built again: far 1.0 ")
+    assert "could not be fetched" in found.detail
+
+
 def test_layers_are_made_again_and_compared(world: World) -> None:
     image = resolve(world, world.spec("thing", "tool"))
     found = checks(world, image, max_layers=3)

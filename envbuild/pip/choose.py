@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlsplit
 
 from envbuild.digest import Digest
-from envbuild.errors import IntegrityError, SolveError
+from envbuild.errors import ChannelError, IntegrityError, SolveError
 from envbuild.lock import PipDistribution
 from envbuild.pip.sources import bare
 from envbuild.pip.tags import rank
@@ -69,6 +69,7 @@ class Chooser:
 
         Raises:
             SolveError: None of its wheels is allowed by the section's hashes.
+            ChannelError: Its index gives no sha256 of it.
             IntegrityError: A local wheel is not the one that was read with the definition.
         """
         name = package["name"]
@@ -107,7 +108,7 @@ class Chooser:
         try:
             digest = Digest(file["hashes"]["sha256"])
         except (KeyError, ValueError):
-            raise SolveError(
+            raise ChannelError(
                 f"{file_name} has no sha256 in its index",
                 hint="ask the index's owner to publish sha256 digests",
             ) from None

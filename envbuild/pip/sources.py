@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-from envbuild.errors import SolveError
+from envbuild.errors import SpecError
 from envbuild.pip.logins import Logins
 from envbuild.spec.pip import IndexStrategy
 from envbuild.spec.requirement import strip_credentials
@@ -51,7 +51,7 @@ class Sources:
             deadline: When to give up.
 
         Raises:
-            SolveError: A variable for credentials is not set.
+            SpecError: A variable for credentials is not set.
         """
         written = [_filled(url) for url in section.fetch_indexes]
         main, extra = (written[0], written[1:]) if section.own_index else (pypi, written)
@@ -139,7 +139,7 @@ def _filled(url: str) -> str:
         try:
             return os.environ[found[1]]
         except KeyError:
-            raise SolveError(
+            raise SpecError(
                 f"the variable {found[1]} of {strip_credentials(url)} is not set",
                 hint=f"set {found[1]} where envbuild runs",
             ) from None

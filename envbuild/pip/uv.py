@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.deadline import Deadline
-from envbuild.errors import ChannelError, SolveError
+from envbuild.errors import BuildError, ChannelError, SolveError
 from envbuild.pip.logins import keyring_is_asked_for
 from envbuild.spec.requirement import strip_credentials
 from envbuild.storage import private_folder
@@ -135,7 +135,7 @@ class Compilation:
                 stderr=subprocess.PIPE,
             )
         except OSError as error:
-            raise SolveError(f"uv cannot be run: {error.strerror}", hint="install envbuild again") from None
+            raise BuildError(f"uv cannot be run: {error.strerror}", hint="install envbuild again") from None
         with process:
             said = _said(process, deadline).decode(errors="replace").replace(f"{folder}/", "")
         return process.returncode, strip_credentials(said).strip()
@@ -170,14 +170,14 @@ def program() -> Path:
     """Where the ``uv`` of this machine is: one file, which runs by itself on any Linux with glibc.
 
     Raises:
-        SolveError: It is not there.
+        BuildError: It is not there.
     """
     import uv
 
     try:
         return Path(uv.find_uv_bin())
     except OSError as error:
-        raise SolveError(f"uv cannot be found: {error}", hint="install envbuild again") from None
+        raise BuildError(f"uv cannot be found: {error}", hint="install envbuild again") from None
 
 
 def _failure(said: str) -> SolveError | ChannelError:

@@ -13,7 +13,7 @@ import uv
 from envbuild.conda.link import PythonTarget
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.digest import Digest
-from envbuild.errors import BuildError, ChannelError, DeadlineExceeded, SolveError
+from envbuild.errors import BuildError, ChannelError, DeadlineExceeded, SolveError, SpecError
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.pip.installed import Installed, Probe, nothing
 from envbuild.pip.resolve import PipRequest, PipSolution, resolve
@@ -253,7 +253,7 @@ def test_credentials_reach_the_index_and_nobody_else(tiny: Tiny, monkeypatch: py
 
 def test_a_variable_that_is_not_set_is_named(tiny: Tiny) -> None:
     request = tiny.request("--index-url http://me:${NOT_SET_AT_ALL}@127.0.0.1:1/simple", "tiny", local=False)
-    with pytest.raises(SolveError, match="NOT_SET_AT_ALL"):
+    with pytest.raises(SpecError, match="NOT_SET_AT_ALL"):
         tiny.solve(request)
 
 
