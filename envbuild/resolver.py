@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import os
 import time
+import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -157,11 +159,17 @@ class Resolver:
         self.progress = progress
         self.locks = locks or lockfile.LockPolicy()
         self.index = Index(config.cache_dir, patience=config.timeout, warn=self._remark)
+        self._told: set[tuple[str, str]] = set()
+        self.connect()
+        _resolvers.add(self)
+
+    def connect(self) -> None:
+        """Begin with new connections, as a forked child must: its parent speaks through the old ones."""
+        config, progress = self.config, self.progress
         self.registries = Registries(
             config.insecure, config.registries, progress=progress, unknowns=unknowns_of(config, progress)
         )
-        self._told: set[tuple[str, str]] = set()
-        self.bases = Bases(self.registries, self.index, config.base_ttl, config.docker_host)
+        self.bases = Bases(self.registries, self.index, self.config.base_ttl, self.config.docker_host)
 
     def __enter__(self) -> Self:
         return self
@@ -473,6 +481,17 @@ def unknowns_of(config: Config, progress: Progress) -> Unknowns:
         return Unknowns(progress=progress)
     places = (config.workspace, config.global_)
     return Unknowns([place for place in places if place is not None], progress)
+
+
+_resolvers: weakref.WeakSet[Resolver] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for resolver in _resolvers:
+        resolver.connect()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def name_for(requests: Mapping[Platform, Wanted]) -> Name:

@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "progress",
     "deadline",
+    "child",
     "storage",
     "platform",
     "digest",

@@ -6,12 +6,14 @@ import asyncio
 import datetime as dt
 import functools
 import json
+import os
 import threading
 import time
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast
 
+from envbuild.conda.elsewhere import solve_elsewhere
 from envbuild.conda.fetch import LOGIN_HINT
 from envbuild.conda.meta import metadata_of
 from envbuild.conda.origins import Origins, channel_urls
@@ -56,6 +58,8 @@ _ARCHSPEC: Final = {
 }
 _LINUX: Final = "4.18"
 """The kernel that containers are solved for: the oldest that supported distributions run."""
+_solving_in: dict[str, int] = {}
+"""The process in which the solver was started first: a fork takes its state over, and not its threads."""
 NO_STAND_INS: Final = StandIns()
 
 
@@ -153,6 +157,8 @@ def solve(request: SolveRequest, *, cache_dir: Path, deadline: Deadline) -> Solu
         DeadlineExceeded: The time ran out.
     """
     deadline.check("solving")
+    if _solving_in.setdefault("process", os.getpid()) != os.getpid():
+        return cast("Solution", solve_elsewhere(request, cache_dir, deadline))
     origins = Origins.of(
         channel_urls(request.conda, request.channel_alias),
         request.mirrors,

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from envbuild.child import said
 from envbuild.deadline import Deadline
-from envbuild.errors import BuildError, ChannelError, SolveError
+from envbuild.errors import BuildError, ChannelError, DeadlineExceeded, SolveError
 from envbuild.pip.logins import keyring_is_asked_for
 from envbuild.spec.requirement import strip_credentials
 from envbuild.storage import private_folder
@@ -137,26 +138,17 @@ class Compilation:
         except OSError as error:
             raise BuildError(f"uv cannot be run: {error.strerror}", hint="install envbuild again") from None
         with process:
-            said = _said(process, deadline).decode(errors="replace").replace(f"{folder}/", "")
-        return process.returncode, strip_credentials(said).strip()
+            text = _said(process, deadline).decode(errors="replace").replace(f"{folder}/", "")
+        return process.returncode, strip_credentials(text).strip()
 
 
 def _said(process: subprocess.Popen[bytes], deadline: Deadline) -> bytes:
-    """What uv says until its end, which comes with that of the call, in whichever thread it runs."""
-    longest = Deadline.after(_LONGEST)
+    longest = Deadline.after(deadline.remaining(_LONGEST))
     try:
-        while True:
-            try:
-                return process.communicate(timeout=deadline.slice())[1]
-            except subprocess.TimeoutExpired:
-                deadline.check("resolving the pip section")
-                if longest.remaining() <= 0:
-                    raise SolveError(
-                        "uv found no answer within an hour", hint="pin more requirements"
-                    ) from None
-    except BaseException:
-        process.kill()
-        raise
+        return said(process, longest, "resolving the pip section")[1]
+    except DeadlineExceeded:
+        deadline.check("resolving the pip section")
+        raise SolveError("uv found no answer within an hour", hint="pin more requirements") from None
 
 
 def _environment() -> dict[str, str]:
