@@ -272,7 +272,10 @@ class Collector:
             public_url(value, mark)
             self._links.append(value)
         else:
-            self._local_links.append(read_local(value, mark, folder, project=False))
+            links = read_local(value, mark, folder, project=False)
+            if links.name and not links.name.endswith((".whl", ".tar.gz", ".zip")):
+                fail(mark, f"{value[:80]!r} is no folder, and what it links to is not read", "name a folder")
+            self._local_links.append(links)
 
     def _include(self, value: str, mark: Mark, folder: Path | None, *, constraint: bool) -> None:
         if is_remote(value):

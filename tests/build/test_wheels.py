@@ -18,6 +18,8 @@ from conda_packages import Entry, Package
 from envbuild.build.base import decompressed
 from envbuild.config import Config
 from envbuild.errors import BuildError, SolveError
+from envbuild.lockfile import FILE_NAME, LockPolicy, load
+from envbuild.locking import make_lock
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest
 from envbuild.progress import Event
@@ -182,6 +184,32 @@ def test_many_wheels_fit_a_small_budget(world: World) -> None:
     assert len(layers) <= 9
     for number in range(12):
         assert holding(layers, f"{SITE}/w{number}/__init__.py")
+
+
+def test_the_users_own_login_serves_a_whole_build(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world.root / "logins").write_text("machine 127.0.0.1 login me password hush-canary\n")
+    monkeypatch.setenv("NETRC", str(world.root / "logins"))
+    with index([TinyWheel("private")], user="me:hush-canary") as server:
+        path = spec(world, f"--index-url {server.url}/simple", "private", local=False)
+        layers, config = image_of(resolve(world.config, path))
+        assert holding(layers, f"{SITE}/private/__init__.py")
+        assert "hush" not in json.dumps(config)
+        with Resolver(world.config) as resolver:
+            make_lock(resolver, load(path), world.root).write(world.root / FILE_NAME)
+        assert "hush" not in (world.root / FILE_NAME).read_text()
+        fresh = world.other_machine(workspace=Repository.parse(f"oci:{world.root}/elsewhere"))
+        with Resolver(fresh, locks=LockPolicy(required=True)) as resolver:
+            assert resolver.resolve(path).source is Source.BUILT
+
+
+def test_a_wheel_that_is_asked_for_has_a_layer_of_its_own_for_that(world: World) -> None:
+    requested = f"{SITE}/dep-2.0.dist-info/REQUESTED"
+    layers, _ = image_of(resolve(world.config, spec(world, "top")))
+    assert not any(requested in layer for layer in layers)
+    asked = resolve(world.config, spec(world, "top", "dep"))
+    layers, _ = image_of(asked)
+    assert holding(layers, requested) == holding(layers, f"{SITE}/dep-2.0.dist-info/METADATA")
+    assert (asked.layers_made, asked.layers_reused) == (1, 2)
 
 
 def test_what_cannot_be_satisfied_publishes_nothing(world: World) -> None:

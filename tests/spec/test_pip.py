@@ -337,6 +337,15 @@ def test_local_links_count_by_content(tmp_path: Path) -> None:
     assert parse("--no-index", "-f wheels", folder=tmp_path).canonical() != first.canonical()
 
 
+def test_a_page_of_links_on_this_machine_is_refused(tmp_path: Path) -> None:
+    """Its links lead to files that the key would not know."""
+    (tmp_path / "page.html").write_text('<a href="a-1-py3-none-any.whl">a</a>')
+    (tmp_path / "a-1-py3-none-any.whl").write_bytes(b"one")
+    with pytest.raises(SpecError, match="is no folder"):
+        parse("-f page.html", folder=tmp_path)
+    assert parse("-f a-1-py3-none-any.whl", folder=tmp_path).find_links_local
+
+
 def test_bad_bytes_and_long_files_are_refused() -> None:
     with pytest.raises(SpecError, match="not UTF-8"):
         PipSection.from_requirements(b"\xff", "r.txt", None)
