@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from envbuild.digest import Digest
 
-_PYTHON: Final = re.compile(r"(?:.*/)?bin/(?:\.wh\.)?python(?:3(?:\.\d+)?)?")
+_PYTHON: Final = re.compile(r"(?:.*/)?bin/python(?:3(?:\.\d+)?)?")
+_WHITEOUT: Final = re.compile(r"(?:.*/)?\.wh\.[^/]+")
+_OPAQUE: Final = ".wh..wh..opq"
 _SHORT: Final = re.compile(r"python(3\.\d+)")
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_LINKS: Final = 10
@@ -96,7 +98,7 @@ def find_python(
     """
     names: dict[str, str] = {}
     for layer in layers:
-        fact = f"pythons {layer.digest}"
+        fact = f"pythons and whiteouts {layer.digest}"
         known = remembered(fact)
         if known is None:
             known = json.dumps(_names(layer), sort_keys=True)
@@ -112,14 +114,15 @@ def find_python(
 
 
 def _names(layer: BaseLayer) -> list[list[str]]:
-    """Path, and target where it is a link, of whatever is named like a python, in the layer's order."""
+    """Path, and target where it is a link, of what is named like a python, and of what deletes, in order."""
     found: list[list[str]] = []
     chunks = layer.chunks()
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", _Stream(chunks)), mode="r|", bufsize=1 << 20) as archive:
             for member in archive:
                 path = posixpath.normpath("/" + member.name).lstrip("/")
-                if _PYTHON.fullmatch(path) and (member.isfile() or member.issym() or member.islnk()):
+                kind = member.isfile() or member.issym() or member.islnk()
+                if kind and (_PYTHON.fullmatch(path) or _WHITEOUT.fullmatch(path)):
                     found.append([path, member.linkname if member.issym() else ""])
                 archive.members.clear()  # type: ignore[attr-defined]
     except tarfile.TarError as error:
@@ -130,12 +133,16 @@ def _names(layer: BaseLayer) -> list[list[str]]:
 
 
 def _apply(names: dict[str, str], layer: list[list[str]]) -> None:
-    """What a layer does to the names below it: deletes first, then adds."""
+    """What a layer does to the names below it: deletes first, files and whole folders, then adds."""
     for path, _ in layer:
-        folder, _, name = path.rpartition("/")
-        if name.startswith(".wh."):
-            names.pop(f"{folder}/{name.removeprefix('.wh.')}", None)
-    names.update({path: target for path, target in layer if "/.wh." not in path})
+        folder, slash, name = path.rpartition("/")
+        if not name.startswith(".wh."):
+            continue
+        deleted = folder if name == _OPAQUE else f"{folder}{slash}{name.removeprefix('.wh.')}"
+        inside = f"{deleted}/" if deleted else ""
+        for gone in [each for each in names if f"{each}/".startswith(inside)]:
+            del names[gone]
+    names.update({path: target for path, target in layer if _PYTHON.fullmatch(path)})
 
 
 def _in_folder(names: dict[str, str], folder: str) -> tuple[str, str] | None:

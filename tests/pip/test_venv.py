@@ -86,6 +86,12 @@ OFFICIAL = {"usr/local/bin/python3.12": "", "usr/local/bin/python3": "python3.12
          ("/usr/bin/python3.12", "3.12")),
         ([DEBIAN | OFFICIAL, {"usr/local/bin/.wh.python3": "", "usr/local/bin/.wh.python3.12": ""}], {},
          ("/usr/bin/python3.11", "3.11")),
+        ([DEBIAN | OFFICIAL, {"usr/local/.wh.bin": ""}], {}, ("/usr/bin/python3.11", "3.11")),
+        ([DEBIAN | OFFICIAL, {"usr/.wh.local": ""}], {}, ("/usr/bin/python3.11", "3.11")),
+        ([DEBIAN | OFFICIAL, {"usr/local/.wh..wh..opq": ""}], {}, ("/usr/bin/python3.11", "3.11")),
+        ([OFFICIAL, {".wh.usr": "", **DEBIAN}], {}, ("/usr/bin/python3.11", "3.11")),
+        ([OFFICIAL, {".wh..wh..opq": "", **DEBIAN}], {}, ("/usr/bin/python3.11", "3.11")),
+        ([DEBIAN | OFFICIAL, {"usr/local/.wh.bi": ""}], {}, ("/usr/local/bin/python3.12", "3.12")),
     ],
 )  # fmt: skip
 def test_the_python_is_the_one_that_the_path_finds(
