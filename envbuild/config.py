@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from envbuild.errors import SpecError
 from envbuild.reference import Repository
+from envbuild.spec.virtual import NAMES, VirtualPackages, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from envbuild.spec.environment import EnvironmentSpec
     from envbuild.trust import Trust
 
 Builder = Literal["auto", "layers", "docker"]
@@ -65,8 +67,10 @@ class Config:
         compression: How new layers are compressed.
         pyc: Whether the modules of ``noarch: python`` packages are compiled into their layers.
         max_layers: The largest number of layers of an image, the base's included.
-        glibc: The glibc version to solve for, instead of the one found in the base.
-        cuda: The CUDA version to solve for (``__cuda``), or None.
+        glibc: The glibc version to choose packages for, in place of the definition's and the base's, or None.
+        cuda: The CUDA version of the machines (``__cuda``), in place of the definition's, or None.
+        cuda_arch: The compute capability of their devices (``__cuda_arch``), likewise.
+        archspec: The microarchitecture of their processors (``__archspec``), likewise.
         jobs: How many things are done at once.
         timeout: Seconds after which a call gives up, or None.
         docker_host: The engine's address, or None for the usual places.
@@ -101,6 +105,8 @@ class Config:
     max_layers: int = 100
     glibc: str | None = None
     cuda: str | None = None
+    cuda_arch: str | None = None
+    archspec: str | None = None
     jobs: int = field(default_factory=lambda: min(8, 2 * (os.cpu_count() or 1)))
     timeout: float | None = None
     docker_host: str | None = None
@@ -139,6 +145,26 @@ class Config:
             if value is not None:
                 changes[name] = _PARSERS[_setting(name, "flags")](value, f"--{name.strip('_')}", None)
         return cls(**changes)
+
+    def over(self, spec: EnvironmentSpec) -> EnvironmentSpec:
+        """A definition with those settings laid over it that decide what its image holds.
+
+        The base is given to a definition that has none; all others win over what the definition says. What
+        has no effect on a definition, as CUDA's version on one without packages, leaves it as it is.
+
+        Raises:
+            SpecError: A setting does not fit the definition.
+        """
+        if not spec.has_base and self.base is not None:
+            spec = spec.with_base(self.base)
+        if spec.has_packages:
+            given = {name: getattr(self, name) for name in NAMES}
+            spec = spec.with_virtual_packages(VirtualPackages.of(given)).under(self.channel_alias)
+        return replace(
+            spec,
+            pyc=spec.pyc or (self.pyc and spec.has_conda),
+            offline=spec.offline or (self.step_network == "none" and spec.runs_programs),
+        )
 
 
 def _from_file(folder: Path) -> dict[str, Any]:
@@ -212,6 +238,31 @@ def _repository(value: Any, where: str, folder: Path | None) -> Repository:
         return Repository.parse(text)
     except SpecError as error:
         raise SpecError(f"{where}: {error}", hint=error.hint) from None
+
+
+def _alias(value: Any, where: str, _folder: Path | None) -> str:
+    from envbuild.spec.channel import Channel, redact
+
+    alias = _text(value, where, None).strip().rstrip("/")
+    if "://" not in alias:
+        raise SpecError(
+            f"{where} is {redact(alias)!r}, expected a URL", hint="write it as https://HOST/FOLDER"
+        )
+    try:
+        Channel.parse(f"{alias}/channel")
+    except SpecError as error:
+        raise SpecError(f"{where}: {error.message}", hint=error.hint) from None
+    return alias
+
+
+def _virtual_package(name: str) -> Callable[[Any, str, Path | None], str]:
+    def parse(value: Any, where: str, _folder: Path | None) -> str:
+        try:
+            return spelled(name, _text(value, where, None).strip())
+        except SpecError as error:
+            raise SpecError(f"{where}: {error.message}", hint=error.hint) from None
+
+    return parse
 
 
 def _choice(kind: Any) -> Callable[[Any, str, Path | None], Any]:
@@ -377,7 +428,7 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "attach": _flag,
     "sbom": _flag,
     "trust": _trust,
-    "channel_alias": _text,
+    "channel_alias": _alias,
     "channels": _channels,
     "channel_variables": _variables,
     "insecure": _hosts,
@@ -385,8 +436,10 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "compression": _choice(CompressionName),
     "pyc": _flag,
     "max_layers": _number(1, MAX_LAYERS),
-    "glibc": _text,
-    "cuda": _text,
+    "glibc": _virtual_package("glibc"),
+    "cuda": _virtual_package("cuda"),
+    "cuda_arch": _virtual_package("cuda_arch"),
+    "archspec": _virtual_package("archspec"),
     "jobs": _number(1, 256),
     "timeout": _seconds,
     "docker_host": _text,

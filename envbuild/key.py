@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 KEY_SCHEME = 1
 PREFIX_LAYOUT = 1
 SCRATCH = "scratch"
+BUILT_WITH = ("pyc", "step_network")
+"""The members of a form that say what is done with packages once they are chosen; a lock serves with any."""
+OPTIONAL = (*BUILT_WITH, "virtual_packages")
+"""The members of a form that are there only where they are given."""
 
 _KEY_DOMAIN = b"envbuild/key/v1"
 _INDEX_DOMAIN = b"envbuild/index-key/v1"
@@ -65,7 +69,7 @@ class CanonicalForm:
     Most callers want :meth:`of`.
 
     Attributes:
-        fields: The members of the JSON object; every one is always present.
+        fields: The members of the JSON object; all but :data:`OPTIONAL` are always there.
     """
 
     fields: Mapping[str, Any]
@@ -95,6 +99,8 @@ class CanonicalForm:
                 "steps": _steps(spec.steps),
                 "steps_after": _steps(spec.steps_after),
                 "variables": dict(spec.variables),
+                **_virtual_packages(spec),
+                **settings_form(pyc=spec.pyc, offline=spec.offline),
             }
         )
 
@@ -108,21 +114,32 @@ class CanonicalForm:
         return Key(_hash(_KEY_DOMAIN, self.to_json()))
 
 
-def steps_key(base: Digest | None, steps: Steps, platform: Platform) -> str:
+def steps_key(base: Digest | None, steps: Steps, platform: Platform, *, offline: bool = False) -> str:
     """The name of a base with its steps run, 64 hex digits; its tag is ``s1-`` and these.
 
     Args:
         base: The digest of the base's manifest for ``platform``; None for ``scratch``.
         steps: The steps that run on the base.
         platform: The platform that they run on.
+        offline: Whether they are kept from the network.
     """
-    return canonical_steps_key(base, _steps(steps), platform)
+    return canonical_steps_key(base, _steps(steps), platform, offline=offline)
 
 
-def canonical_steps_key(base: Digest | None, steps: Any, platform: Platform) -> str:
+def canonical_steps_key(base: Digest | None, steps: Any, platform: Platform, *, offline: bool = False) -> str:
     """The same of steps in canonical form, as the form of a definition holds them; None for no steps."""
     form = {"base": _base(base), "platform": str(platform), "steps": steps}
-    return _hash(_STEPS_DOMAIN, _json(form))
+    return _hash(_STEPS_DOMAIN, _json(form | settings_form(offline=offline)))
+
+
+def settings_form(*, pyc: bool = False, offline: bool = False) -> dict[str, Any]:
+    """The members of forms that settings give, there only where they are not what nobody says.
+
+    Args:
+        pyc: Whether modules are compiled into the layers of their packages.
+        offline: Whether steps and scripts are kept from the network.
+    """
+    return ({"pyc": True} if pyc else {}) | ({"step_network": "none"} if offline else {})
 
 
 def index_key(keys: Mapping[Platform, Key]) -> Key:
@@ -176,6 +193,11 @@ def _conda(spec: EnvironmentSpec) -> dict[str, Any] | None:
     section = dict(spec.conda.canonical())
     section.pop("variables", None)
     return section
+
+
+def _virtual_packages(spec: EnvironmentSpec) -> dict[str, Any]:
+    given = spec.virtual_packages.canonical()
+    return {"virtual_packages": given} if given else {}
 
 
 def _steps(steps: Steps | None) -> Any:

@@ -255,6 +255,7 @@ class Lock:
         layout: int,
         pip: Any = None,
         steps_after: Any = None,
+        settings: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """What the lock key is the hash of, as JSON values.
 
@@ -265,6 +266,7 @@ class Lock:
             layout: The version of the prefix layout.
             pip: What the pip section adds, as JSON, or None where there is none.
             steps_after: The canonical form of the steps after the environment, as JSON, or None.
+            settings: Further members of the definition's form that decide what the image holds.
         """
         return {
             "base": str(base) if base else "scratch",
@@ -275,4 +277,5 @@ class Lock:
             "layout": layout,
             "pip": pip,
             "steps_after": steps_after,
+            **(settings or {}),
         }

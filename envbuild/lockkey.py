@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import rfc8785
 
 from envbuild.errors import SpecError
-from envbuild.key import Key, canonical_steps_key
+from envbuild.key import BUILT_WITH, Key, canonical_steps_key
 from envbuild.reference import Tag
 
 if TYPE_CHECKING:
@@ -92,11 +92,14 @@ def _rest(
         pip = {"wheels": [each.identity for each in sorted(wheels)], "replaced": [], "python": None}
     return {
         "base": base,
-        "steps": canonical_steps_key(base, steps, lock.platform) if steps is not None else None,
+        "steps": canonical_steps_key(base, steps, lock.platform, offline="step_network" in fields)
+        if steps is not None
+        else None,
         "variables": fields["variables"],
         "layout": fields["prefix_layout"],
         "pip": pip,
         "steps_after": fields["steps_after"],
+        "settings": {name: fields[name] for name in BUILT_WITH if name in fields},
     }
 
 

@@ -191,7 +191,7 @@ class Resolver:
         self.progress(Event("resolve", "index", "output", text=text))
 
     def load(self, spec: EnvironmentSpec | Path | str) -> EnvironmentSpec:
-        """A definition, with the configured base where it names none.
+        """A definition, with the settings laid over it that decide what the image holds.
 
         Raises:
             SpecError: The definition cannot be understood.
@@ -200,9 +200,9 @@ class Resolver:
         from envbuild.spec.environment import EnvironmentSpec
 
         loaded = spec if isinstance(spec, EnvironmentSpec) else load(spec)
-        if not loaded.has_base and self.config.base is not None:
-            return loaded.with_base(self.config.base)
-        return loaded
+        if self.locks.lock_key is not None:  # what must come out was made with the lock's own settings
+            return loaded
+        return self.config.over(loaded)
 
     def key(self, spec: EnvironmentSpec | Path | str, *, timeout: float | None = None) -> Key:
         """The key of a definition, or of the index where it is for several platforms; nothing is written.
@@ -365,7 +365,9 @@ class Resolver:
         if entry.is_open:
             base = request.spec.require_base()
             manifest = self.bases.image(base, request.platform, request.deadline).digest
-        found, must = entry.lock_key(manifest), self.locks.lock_key
+        # The lock was made of the same packages, and how they are installed is what this definition says.
+        found = replace(entry, form=request.form).lock_key(manifest)
+        must = self.locks.lock_key
         if must not in {None, str(found)}:
             raise IntegrityError(
                 f"the packages, wheels and settings have the lock key {found}, expected {must}",

@@ -243,7 +243,7 @@ def bring_steps(resolver: Resolver, registry: Registry, spec: EnvironmentSpec, d
         return
     (platform,) = spec.platforms
     base = resolver.bases.image(spec.require_base(), platform, deadline)
-    tag = Tag(f"s1-{steps_key(base.digest, spec.steps, platform)}")
+    tag = Tag(f"s1-{steps_key(base.digest, spec.steps, platform, offline=spec.offline)}")
     if isinstance(stepped := find_manifest(registry, tag), Manifest):
         target = resolver.registries.open(resolver.config.workspace).by(deadline)
         copy_image(registry, target, stepped, progress=resolver.progress, deadline=deadline)

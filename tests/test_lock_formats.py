@@ -57,7 +57,7 @@ def locked(world: World, spec: Path, **overrides: Any) -> LockFile:
 
 def write(world: World, lock: LockFile, form: Format) -> Path:
     path = world.root / form.file_name
-    path.write_bytes(render(lock, form, alias=world.config.channel_alias, laid_over={"base"}))
+    path.write_bytes(render(lock, form, laid_over={"base"}))
     return path
 
 
@@ -219,7 +219,7 @@ def test_what_the_formats_cannot_hold_is_refused(world: World, more: dict[str, A
     laid_over = set() if "base" in more else {"base"}
     for form in FOREIGN:
         with pytest.raises(SpecError, match=message) as caught:
-            render(lock, form, alias=world.config.channel_alias, laid_over=laid_over)
+            render(lock, form, laid_over=laid_over)
         assert "--format" in (caught.value.hint or "")
 
 

@@ -141,7 +141,7 @@ class LayersBuilder:
             return job.base
         from envbuild.build.steps import StepsBuilder
 
-        builder = StepsBuilder(self.config, self.registries, upload, self.progress)
+        builder = StepsBuilder(self.config, self.registries, upload, self.progress, job.spec.offline)
         return builder.image(job.base, job.spec.steps, job.platform, job.deadline)
 
     def _solve(self, job: Job, base: BaseImage) -> Solution:
@@ -246,7 +246,7 @@ class LayersBuilder:
         from envbuild.build.steps import StepsBuilder
 
         image = BaseImage(None, assembled.manifest, assembled.config, upload.target)
-        builder = StepsBuilder(self.config, self.registries, upload, self.progress)
+        builder = StepsBuilder(self.config, self.registries, upload, self.progress, job.spec.offline)
         if scripted:
             from envbuild.build.post_link import PostLink
 
@@ -323,7 +323,7 @@ class LayersBuilder:
             self.index,
             shared,
             self.registries,
-            link_target(PREFIX, solution.lock, config, solution.urls, job.deadline),
+            link_target(PREFIX, solution.lock, config, solution.urls, job.deadline, pyc=job.spec.pyc),
             Compression.of(self.config.compression),
             solution.urls,
             private_folder(self.config.cache_dir / "spool"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, reannotated
@@ -23,6 +23,7 @@ from envbuild.oci.referrers import has_referrers_api
 from envbuild.platform import Platform
 from envbuild.publishing import Known, Publisher
 from envbuild.reference import ImageReference, Tag, TaggedReference
+from envbuild.spec.virtual import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -201,7 +202,7 @@ class Rebaser(Transplant):
             return self._rebase_index(source, manifest, base, deadline)
         recipe = self._recipe(source, manifest, deadline)
         digest, new = self._base(base, recipe.lock.platform, deadline)
-        form = CanonicalForm({**recipe.form.fields, "base": str(digest) if digest else SCRATCH})
+        form = self._form(recipe, digest)
         solved = lock_key(form, new.digest, recipe.lock, recipe.pip.wheels if recipe.pip is not None else ())
         wanted = solved if locked or isinstance(own, LockKey) else None
         name = wanted or form.key
@@ -210,7 +211,14 @@ class Rebaser(Transplant):
             reference = self.config.workspace.at(there.descriptor.digest)
             lock = there.annotations.get(LOCK_ANNOTATION)
             return Rebased(source, reference, form.key, lock, made=False, name=name)
-        job = Job(as_spec(recipe, base), form.key, recipe.lock.platform, new, deadline, lock_key=wanted)
+        job = Job(
+            as_spec(replace(recipe, form=form), base),
+            form.key,
+            recipe.lock.platform,
+            new,
+            deadline,
+            lock_key=wanted,
+        )
         seen = self._publish(job, recipe.on(form, str(solved)), solved, source)
         reference = self.config.workspace.at(seen)
         return Rebased(source, reference, form.key, str(solved), made=True, name=name)
@@ -266,6 +274,18 @@ class Rebaser(Transplant):
                 digest = base.digest if isinstance(base, ImageReference) else image.digest
                 self._bases[name] = (digest, image)
             return self._bases[name]
+
+    def _form(self, recipe: Recipe, base: Digest | None) -> CanonicalForm:
+        """The form of the definition on a base: glibc and the network of steps are what is given now."""
+        fields = {**recipe.form.fields, "base": str(base) if base else SCRATCH}
+        if self.config.glibc is not None:
+            given = {"glibc": spelled("glibc", self.config.glibc)}
+            fields["virtual_packages"] = fields.get("virtual_packages", {}) | given
+        if self.config.step_network == "none" and (
+            fields["conda"] or fields["steps"] or fields["steps_after"]
+        ):
+            fields["step_network"] = "none"
+        return CanonicalForm(fields)
 
     def _asked(self, base: BaseName, deadline: Deadline) -> Named | None:
         """What the base's tag names: one answer for all images and platforms."""

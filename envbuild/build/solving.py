@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from envbuild.build.assemble import STEPS_ANNOTATION
@@ -49,7 +50,7 @@ def with_known_steps(
     """
     if spec.steps is None or not spec.steps.instructions:
         return base, "none"
-    name = steps_key(base.digest, spec.steps, platform)
+    name = steps_key(base.digest, spec.steps, platform, offline=spec.offline)
     for repository in (config.workspace, config.global_):
         if repository is None:
             continue
@@ -58,6 +59,11 @@ def with_known_steps(
             registry = registries.open(repository).by(deadline)
             return BaseImage.read(registry, found.descriptor.digest, platform), "known"
     return base, "to run"
+
+
+def glibc_for(spec: EnvironmentSpec, base: BaseImage, index: Index) -> str | None:
+    """The glibc that packages are chosen for: what the definition says, else the base's own."""
+    return spec.virtual_packages.glibc or glibc_version(base, index.fact, index.put_fact)
 
 
 def solve_conda(
@@ -87,7 +93,7 @@ def solve_conda(
         SpecError: A variable of a channel's URL may not be used or is not set.
         DeadlineExceeded: The time ran out.
     """
-    from envbuild.conda.solve import Solution, SolveRequest, VirtualPackages, solve
+    from envbuild.conda.solve import Solution, SolveRequest, solve
 
     if spec.conda is None or not spec.conda.dependencies:
         return Solution(Lock.of(platform, ()), {})
@@ -96,10 +102,9 @@ def solve_conda(
     request = SolveRequest(
         spec.conda,
         platform,
-        VirtualPackages(config.glibc or glibc_version(base, index.fact, index.put_fact), config.cuda),
+        replace(spec.virtual_packages, glibc=glibc_for(spec, base, index)),
         str(spec.channel_priority),
         spec.as_of,
-        config.channel_alias,
         config.channels,
         config.channel_variables,
     )
@@ -116,6 +121,4 @@ def origins(spec: EnvironmentSpec, config: Config) -> Origins:
     """
     from envbuild.conda.origins import Origins, channel_urls
 
-    return Origins.of(
-        channel_urls(spec.conda, config.channel_alias), config.channels, config.channel_variables
-    )
+    return Origins.of(channel_urls(spec.conda), config.channels, config.channel_variables)

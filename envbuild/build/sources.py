@@ -185,7 +185,9 @@ class SourceBuilder:
                 hint="build it on a machine of that kind, or name a wheel",
             )
         composer = self.composer
-        steps = StepsBuilder(self.config, composer.registries, composer.upload, composer.progress)
+        steps = StepsBuilder(
+            self.config, composer.registries, composer.upload, composer.progress, offline=True
+        )
         with self._engine(source) as engine, tempfile.TemporaryFile(dir=composer.spool) as context:
             self._write(source, needs, context)
             try:
@@ -195,7 +197,7 @@ class SourceBuilder:
                     context,
                     args={"UV_PYTHON": self.python},
                     platform=self.request.platform,
-                    limits=replace(steps.limits, network="none"),
+                    limits=steps.limits,
                     progress=composer.progress,
                     deadline=composer.deadline,
                     head="wheel.Dockerfile",

@@ -13,7 +13,7 @@ from envbuild.build.engines import connect
 from envbuild.build.secrets import build_secrets
 from envbuild.build.upload import in_parallel, rewound
 from envbuild.digest import CHUNK, Descriptor, Digest
-from envbuild.errors import IntegrityError
+from envbuild.errors import BuildError, IntegrityError
 from envbuild.key import steps_key
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
 from envbuild.oci.registry import publish
@@ -45,12 +45,14 @@ class StepsBuilder:
         registries: The repositories.
         upload: The blobs of this build.
         progress: Told what is going on.
+        offline: Whether steps are kept from the network.
     """
 
     config: Config
     registries: Registries
     upload: Upload
     progress: Progress
+    offline: bool = False
 
     def image(self, base: BaseImage, steps: Steps, platform: Platform, deadline: Deadline) -> BaseImage:
         """The image of a base with steps run on it.
@@ -59,7 +61,7 @@ class StepsBuilder:
             BuildError: It is nowhere, and a step failed or there is no engine to run it.
             RegistryError: A repository could not be asked.
         """
-        name = steps_key(base.digest, steps, platform)
+        name = steps_key(base.digest, steps, platform, offline=self.offline)
         found = self._find(name, platform, deadline)
         if found is None:
             with key_lock(self.config.cache_dir, f"s1-{name}", deadline):
@@ -102,7 +104,9 @@ class StepsBuilder:
         with connect(self.config) as engine, contextlib.ExitStack() as opened:
             built = engine.run_steps(
                 self.as_steps_base(base),
-                steps.for_engine(str(steps_key(Digest.of(base.raw_config), steps, platform))),
+                steps.for_engine(
+                    str(steps_key(Digest.of(base.raw_config), steps, platform, offline=self.offline))
+                ),
                 opened.enter_context(steps.build_context()) if steps.context else None,
                 args=dict(steps.args),
                 secrets=secrets,
@@ -124,11 +128,21 @@ class StepsBuilder:
 
     @property
     def limits(self) -> Limits:
-        """What steps may use."""
+        """What steps may use.
+
+        Raises:
+            BuildError: They are to have the network that the settings keep them from: an image that was made
+                elsewhere with another setting is made again.
+        """
         from envbuild.build.steps_image import Limits
 
         config = self.config
-        network: Literal["none"] | None = "none" if config.step_network == "none" else None
+        if config.step_network == "none" and not self.offline:
+            raise BuildError(
+                "the steps and scripts of this image had the network, and here step_network is none",
+                hint="make it again where step_network is default, or resolve its definition here",
+            )
+        network: Literal["none"] | None = "none" if self.offline else None
         return Limits(config.step_memory, config.step_cpus, config.step_timeout, config.step_disk, network)
 
     def _build(

@@ -132,7 +132,8 @@ class Transplant(LayersBuilder):
 
         def glibc() -> str | None:
             with self._guard:
-                return self.config.glibc or glibc_version(base, self.index.fact, self.index.put_fact)
+                given: str | None = recipe.form.fields.get("virtual_packages", {}).get("glibc")
+                return self.config.glibc or given or glibc_version(base, self.index.fact, self.index.put_fact)
 
         check_glibc(recipe, glibc)
         if recipe.pip is None or recipe.pip.python is None:
@@ -157,6 +158,7 @@ def as_spec(recipe: Recipe, base: ImageReference | TaggedReference | None) -> En
         BuildError: Its steps read files.
     """
     from envbuild.spec.environment import EnvironmentSpec
+    from envbuild.spec.virtual import VirtualPackages
 
     form = recipe.form.fields
     return EnvironmentSpec(
@@ -166,6 +168,9 @@ def as_spec(recipe: Recipe, base: ImageReference | TaggedReference | None) -> En
         steps_after=_steps(form["steps_after"]),
         variables=tuple(sorted(form["variables"].items())),
         platforms=(recipe.lock.platform,),
+        virtual_packages=VirtualPackages.of(form.get("virtual_packages", {})),
+        pyc=form.get("pyc", False),
+        offline="step_network" in form,
     )
 
 

@@ -111,9 +111,9 @@ class WheelSolver:
         target, own = wheel_target(PREFIX, python, base, self.index)
         installed: Probe = nothing
         if python is not None:
-            linked = link_target(PREFIX, conda.lock, self.config, conda.urls, self.deadline)
+            linked = link_target(PREFIX, conda.lock, self.config, conda.urls, self.deadline, pyc=spec.pyc)
             installed = _Packages(self, conda, linked, python).find
-        request = pip_request(spec, section, platform, target, base, self.config, self.index)
+        request = pip_request(spec, section, platform, target, base, self.index)
         if locked is not None:
             solution = locked_solution(locked, request, installed, self.config.cache_dir, self.deadline)
         else:

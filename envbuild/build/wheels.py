@@ -8,10 +8,11 @@ from itertools import chain
 from typing import IO, TYPE_CHECKING
 
 from envbuild.build.assemble import prefix_environment
-from envbuild.build.base import decompressed, glibc_version
+from envbuild.build.base import decompressed
 from envbuild.build.compose import Composer, Entangled
 from envbuild.build.plan import plan
 from envbuild.build.seen import Seen
+from envbuild.build.solving import glibc_for
 from envbuild.conda.clobber import Clobber
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.layer import hash_of, split_hashes
@@ -190,7 +191,7 @@ def find_wheels(
     installed: Probe = nothing
     if conda.target.python is not None:
         installed = CondaDistributions.of(composed.contents, conda.target.python).find
-    request = pip_request(job.spec, section, job.platform, target, base, config, index)
+    request = pip_request(job.spec, section, job.platform, target, base, index)
     if job.locked is not None:
         solution = locked_solution(job.locked.pip, request, installed, config.cache_dir, job.deadline)
     else:
@@ -265,12 +266,10 @@ def pip_request(
     platform: Platform,
     target: WheelTarget,
     base: BaseImage,
-    config: Config,
     index: Index,
 ) -> PipRequest:
     """What to resolve for a definition's pip section on a base with its steps."""
-    glibc = config.glibc or glibc_version(base, index.fact, index.put_fact)
-    return PipRequest(section, platform, target.python, glibc, spec.as_of)
+    return PipRequest(section, platform, target.python, glibc_for(spec, base, index), spec.as_of)
 
 
 def resolve_wheels(

@@ -12,6 +12,7 @@ from envbuild.cli.options import DEFINITION, Command, common
 from envbuild.deadline import Deadline
 from envbuild.diff import Change, compare
 from envbuild.errors import SpecError
+from envbuild.key import OPTIONAL
 from envbuild.lockfile import LockPolicy, is_lock
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.reference import ImageReference, parse_reference
@@ -50,7 +51,9 @@ def diff(first: str, second: str, options: Common) -> int:
 def differences(first: Members, second: Members) -> tuple[Change, ...]:
     """The changes between two sides in what is known of both; the keys speak where nothing else does."""
     known = first.keys() & second.keys() - {"key"}
-    left, right = ({name: side[name] for name in known} for side in (first, second))
+    if "as_of" in known:  # two whole forms: what only one of them has is a difference
+        known |= (first.keys() | second.keys()) & set(OPTIONAL)
+    left, right = ({name: side[name] for name in known & side.keys()} for side in (first, second))
     if "packages" in known and not (_hashed(left) and _hashed(right)):
         left, right = _without_hashes(left), _without_hashes(right)
     changes = compare(left, right)

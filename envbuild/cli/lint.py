@@ -31,13 +31,11 @@ def lint(specs: tuple[str, ...], strict: bool, options: Common) -> int:
     code = 0
     for source in specs:
         try:
-            spec = options.load(source)
+            spec = options.config.over(options.load(source))
         except EnvbuildError as error:
             report(error, as_json=options.as_json, subject=source if len(specs) > 1 else None)
             code = code or error.exit_code
             continue
-        if not spec.has_base and options.config.base is not None:
-            spec = spec.with_base(options.config.base)
         findings += find(spec)
     if options.as_json:
         for finding in findings:

@@ -77,13 +77,7 @@ def lock(
 
         made = make_lock(resolver, loaded, path.parent if path is not None else Path())
         display.pause()
-    _write(
-        made,
-        before,
-        path,
-        render(made, kind, alias=options.config.channel_alias, laid_over=laid_over),
-        options,
-    )
+    _write(made, before, path, render(made, kind, laid_over=laid_over), options)
     return 0
 
 
@@ -98,13 +92,7 @@ def _from_image(image: str, output: str | None, kind: Format, options: Common) -
     if kind is Format.ENVBUILD:
         before = _before(made.definition, path, named=output is not None)
     laid_over = {"base"} if base is not None else ()
-    _write(
-        made,
-        before,
-        path,
-        render(made, kind, alias=options.config.channel_alias, laid_over=laid_over),
-        options,
-    )
+    _write(made, before, path, render(made, kind, laid_over=laid_over), options)
     return 0
 
 
@@ -119,9 +107,10 @@ def _write(
 
 
 def _laid_over(loaded: EnvironmentSpec, options: Common) -> set[str]:
-    """What does not come from the definition: options, and the base of the settings."""
+    """What does not come from the definition: options, and what the settings lay over it."""
     given = {name for name in ("base", "steps") if options.overrides[name] is not None}
-    return given if loaded.has_base else given | {"base"}
+    given |= set() if loaded.has_base else {"base"}
+    return given if loaded.virtual_packages.canonical() else given | {"virtual_packages"}
 
 
 def _path(definition: str, output: str | None, kind: Format) -> Path | None:

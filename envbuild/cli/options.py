@@ -61,6 +61,9 @@ _FORM: Final = {
     "type": click.Choice(FORMS),
     "help": f"What the file is, where its name and content do not say so: {', '.join(FORMS)}.",
 }
+_GLIBC: Final = _of(
+    "--glibc", metavar="VERSION", help="Choose packages for this glibc instead of the one found in the base."
+)
 _LAID_OVER: Final = _group(
     "Laid over the definition",
     _of(
@@ -78,6 +81,20 @@ _LAID_OVER: Final = _group(
     _of(
         "--as-of", metavar="DATE", help="Ignore packages newer than this, as 2026-11-01 or an RFC 3339 time."
     ),
+    _of("--channel-alias", metavar="URL", help="The URL under which channel names stand."),
+    _GLIBC,
+    _of("--cuda", metavar="VERSION", help="Choose packages for machines with this CUDA version, as 12.4."),
+    _of(
+        "--cuda-arch",
+        metavar="VERSION",
+        help="Choose packages for machines whose devices have this compute capability, as 8.6.",
+    ),
+    _of(
+        "--archspec",
+        metavar="NAME",
+        help="Choose packages for machines with this microarchitecture, as x86_64_v3.",
+    ),
+    _of("--pyc/--no-pyc", default=None, help="Compile the modules of noarch packages into their layers."),
 )
 DEFINITION: Final = (*_LAID_OVER, *_group("Laid over the definition", _of("--format", "form", **_FORM)))
 DEFINITION_TO_LOCK: Final = (
@@ -85,6 +102,7 @@ DEFINITION_TO_LOCK: Final = (
     *_group("Laid over the definition", _of("--input-format", "form_of_input", **_FORM)),
 )
 """The same for ``lock``, whose ``--format`` is what it writes."""
+REBASE: Final = _group("Options", _GLIBC)
 LOOKUP: Final = _group(
     "Where images are",
     _of(
@@ -105,11 +123,7 @@ LOOKUP: Final = _group(
 BUILD: Final = _group(
     "How images are built",
     _of("--builder", type=click.Choice(["auto", "layers", "docker"]), help="How to build; auto chooses."),
-    _of("--channel-alias", metavar="URL", help="The URL under which channel names stand."),
-    _of("--glibc", metavar="VERSION", help="Solve for this glibc instead of the one found in the base."),
-    _of("--cuda", metavar="VERSION", help="Solve for machines with this CUDA version, as 12.4."),
     _of("--compression", type=click.Choice(["gzip", "zstd"]), help="How new layers are compressed."),
-    _of("--pyc/--no-pyc", default=None, help="Compile the modules of noarch packages into their layers."),
     _of(
         "--max-layers", metavar="N", type=int, help="The most layers an image may have, its base's included."
     ),

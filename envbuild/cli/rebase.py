@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from envbuild.cli import report
-from envbuild.cli.options import BUILD, LOOKUP, Command, common
+from envbuild.cli.options import BUILD, LOOKUP, REBASE, Command, common
 from envbuild.cli.progress import shown
 from envbuild.deadline import Deadline
 from envbuild.errors import EnvbuildError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--base", "--to", "new", metavar="IMAGE", required=True, help="The new base; or scratch.")
 @click.option("--all", "every", is_flag=True, help="Rebase every image of the workspace that is on --from.")
 @click.option("--from", "old", metavar="IMAGE", help="The base that those images are on; best by its digest.")
-@common(LOOKUP, BUILD)
+@common(LOOKUP, BUILD, REBASE)
 def rebase(images: tuple[str, ...], new: str, every: bool, old: str | None, options: Common) -> int:
     """Put the environments of images on another base, building and downloading nothing.
 

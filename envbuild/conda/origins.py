@@ -84,19 +84,18 @@ class Origins:
         return url
 
 
-def channel_urls(section: CondaSection | None, alias: str) -> list[str]:
+def channel_urls(section: CondaSection | None) -> list[str]:
     """The URLs of all channels that a section or its dependencies name, and of the folders of named packages.
 
     Args:
         section: The section, or None.
-        alias: The URL in front of plain names.
     """
     if section is None:
         return []
     named = [each.channel for each in section.dependencies if each.channel is not None]
     packages = [each.private_url for each in section.dependencies if each.private_url is not None]
     folders = [url.rpartition("/")[0] for url in packages]
-    return [url for channel in (*section.channels, *named) for url in channel.urls(alias)] + folders
+    return [url for channel in (*section.channels, *named) for url in channel.urls()] + folders
 
 
 def fill_variables(url: str, allowed: frozenset[str]) -> str:

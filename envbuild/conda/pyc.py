@@ -62,15 +62,18 @@ class Pyc:
     compiler: Compiler = field(compare=False, repr=False)
 
 
-def can_compile(python: PackageRecord, platform: Platform) -> bool:
-    """Whether this machine can compile for that python, which decides the layer key.
+def can_compile(python: PackageRecord) -> bool:
+    """Whether that python compiles to the same bytes each time, which decides the layer key.
 
     It must be a CPython of 3.11 or newer, with the global lock: before 3.11 the order of a set's members in a
-    compiled file depended on addresses. And it must be one for this machine's kind of processor.
+    compiled file depended on addresses.
     """
     found = re.match(r"3\.(\d+)", python.version)
-    if found is None or int(found[1]) < _OLDEST or _OTHERS.search(python.build):
-        return False
+    return found is not None and int(found[1]) >= _OLDEST and not _OTHERS.search(python.build)
+
+
+def is_own(platform: Platform) -> bool:
+    """Whether this machine runs programs of a platform."""
     try:
         return platform == Platform.parse(f"linux/{os.uname().machine}")
     except SpecError:

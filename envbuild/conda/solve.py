@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from envbuild.platform import Platform
     from envbuild.spec.conda import CondaSection
     from envbuild.spec.match import MatchSpec
+    from envbuild.spec.virtual import VirtualPackages
 
     _Found: TypeAlias = tuple[list[rattler.RepoDataRecord], StandIns]
 
@@ -49,44 +50,9 @@ _CHANNEL: Final = 600.0
 """How long a mirror, and a channel itself, may take to list what it has, where the deadline is not sooner."""
 _DROPPED: Final = 0.1
 """What the solver's own threads need to drop what was cancelled: at the end of python they would complain."""
-_ARCHSPEC: Final = {
-    "amd64": "x86_64",
-    "arm64": "aarch64",
-    "ppc64le": "ppc64le",
-    "s390x": "s390x",
-    "riscv64": "riscv64",
-}
-_LINUX: Final = "4.18"
-"""The kernel that containers are solved for: the oldest that supported distributions run."""
 _solving_in: dict[str, int] = {}
 """The process in which the solver was started first: a fork takes its state over, and not its threads."""
 NO_STAND_INS: Final = StandIns()
-
-
-@dataclass(frozen=True, slots=True)
-class VirtualPackages:
-    """What the base image and the machines that will run it offer to packages.
-
-    Attributes:
-        glibc: The base's glibc version as ``2.36``, or None where it has none.
-        cuda: The CUDA version of the machines' drivers as ``12.4``, or None.
-    """
-
-    glibc: str | None
-    cuda: str | None = None
-
-    def of(self, platform: Platform) -> tuple[tuple[str, str, str], ...]:
-        """Name, version and build of each virtual package; never anything of the host's."""
-        packages = [
-            ("__unix", "0", "0"),
-            ("__linux", _LINUX, "0"),
-            ("__archspec", "1", _ARCHSPEC[platform.architecture]),
-        ]
-        if self.glibc is not None:
-            packages.append(("__glibc", self.glibc, "0"))
-        if self.cuda is not None:
-            packages.append(("__cuda", self.cuda, "0"))
-        return tuple(packages)
 
 
 @dataclass(frozen=True)
@@ -117,10 +83,9 @@ class SolveRequest:
     Attributes:
         conda: Channels and match specs.
         platform: The platform to solve for.
-        virtual_packages: What the base offers.
+        virtual_packages: What the base and the machines that run the image offer.
         channel_priority: ``strict``, ``flexible`` or ``disabled``.
         as_of: Packages newer than this are not there, or None.
-        channel_alias: The URL under which channel names stand.
         mirrors: For the URL of a channel, or of several, the URLs to read in its place.
         variables: The names of variables that may stand for credentials in the URLs of channels.
     """
@@ -130,7 +95,6 @@ class SolveRequest:
     virtual_packages: VirtualPackages
     channel_priority: str
     as_of: dt.datetime | None
-    channel_alias: str
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     variables: frozenset[str] = frozenset()
 
@@ -160,7 +124,7 @@ def solve(request: SolveRequest, *, cache_dir: Path, deadline: Deadline) -> Solu
     if _solving_in.setdefault("process", os.getpid()) != os.getpid():
         return cast("Solution", solve_elsewhere(request, cache_dir, deadline))
     origins = Origins.of(
-        channel_urls(request.conda, request.channel_alias),
+        channel_urls(request.conda),
         request.mirrors,
         request.variables,
     )
@@ -186,14 +150,14 @@ def _channels(request: SolveRequest) -> dict[str, str]:
     named = [spec.channel for spec in request.conda.dependencies if spec.channel is not None]
     urls: dict[str, str] = {}
     for channel in (*_listed(request), *named):
-        places = _public_urls(channel, request.channel_alias)
+        places = _public_urls(channel)
         for url in places:
-            urls.setdefault(url, channel.canonical if len(places) == 1 else url)
+            urls.setdefault(url, channel.label if len(places) == 1 else url)
     return urls
 
 
-def _public_urls(channel: Channel, alias: str) -> list[str]:
-    return [public_url(url).rstrip("/") for url in channel.urls(alias)]
+def _public_urls(channel: Channel) -> list[str]:
+    return [public_url(url).rstrip("/") for url in channel.urls()]
 
 
 async def _solve(
@@ -222,7 +186,7 @@ async def _solve(
             text = str(error)
             named = [url for url in channels if len(left[url]) > 1 and stand_ins.is_named_in(url, text)]
             if not named:
-                raise _unreadable(request, stand_ins.public(text), failed) from None
+                raise _unreadable(stand_ins.public(text), failed) from None
             failed += [f"its mirror {left[url][0]} failed before: {stand_ins.public(text)}" for url in named]
             for url in named:
                 del left[url][0]
@@ -354,7 +318,7 @@ class _Repodata:
 
     async def _channel(self, name: str, channel: Channel) -> str:
         """The public URL of a dependency's channel; of several that it stands for, the first that has it."""
-        urls = _public_urls(channel, self.request.channel_alias)
+        urls = _public_urls(channel)
         if len(urls) > 1:
             have = {self._of(record) for record in await self.records([name])}
             urls = [url for url in urls if self.channels[url] in have] or urls
@@ -411,9 +375,7 @@ async def _unsolvable(repodata: _Repodata, text: str, seconds: float) -> SolveEr
 
     request = repodata.request
     placed = {
-        each.spelling: tuple(
-            repodata.channels[url] for url in _public_urls(each.channel, request.channel_alias)
-        )
+        each.spelling: tuple(repodata.channels[url] for url in _public_urls(each.channel))
         for each in request.conda.dependencies
         if each.channel is not None
     }
@@ -443,7 +405,7 @@ def _hint(request: SolveRequest, text: str) -> str:
     return "loosen or correct the dependencies that the solver names"
 
 
-def _unreadable(request: SolveRequest, text: str, before: list[str]) -> ChannelError:
+def _unreadable(text: str, before: list[str]) -> ChannelError:
     """What a channel that cannot be read means: refused, missing or in trouble."""
     said = "\n".join([text, *before])
     if "401 Unauthorized" in text or "403 Forbidden" in text:
@@ -451,12 +413,12 @@ def _unreadable(request: SolveRequest, text: str, before: list[str]) -> ChannelE
     if "could not find subdir" in text:
         return ChannelError(
             f"a channel is not there: {said}",
-            hint=f"check its name; channel names stand under {public_url(request.channel_alias)}",
+            hint="check its name; --channel-alias says where channel names stand",
         )
     return ChannelError(
         f"a channel could not be read: {said}",
-        hint="check the channel's name and the network, or try again later; channel names stand under "
-        f"{public_url(request.channel_alias)}",
+        hint="check the channel's name and the network, or try again later; --channel-alias says where names "
+        "stand",
         retryable=True,
     )
 
@@ -466,7 +428,7 @@ def _virtual_packages(request: SolveRequest) -> list[rattler.GenericVirtualPacka
 
     return [
         GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
-        for name, version, build in request.virtual_packages.of(request.platform)
+        for name, version, build in request.virtual_packages.packages(request.platform)
     ]
 
 

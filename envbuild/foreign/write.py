@@ -31,6 +31,7 @@ _NOT_CARRIED: Final = {
     "steps_after": "Docker steps after the environment",
     "pip": "a pip section",
     "variables": "variables",
+    "virtual_packages": "virtual packages",
 }
 
 
@@ -65,15 +66,14 @@ _FILE_NAMES: Final = {
 }
 
 
-def render(file: LockFile, form: Format, *, alias: str, laid_over: Collection[str] = ()) -> bytes:
+def render(file: LockFile, form: Format, *, laid_over: Collection[str] = ()) -> bytes:
     """A lock in a format.
 
     Args:
         file: The lock.
         form: The format.
-        alias: The URL under which channel names stand.
-        laid_over: Which of ``base`` and ``steps`` do not come from the definition: who reads the lock lays
-            them over it as they were laid over the definition, so it need not hold them.
+        laid_over: Which of ``base``, ``steps`` and ``virtual_packages`` do not come from the definition: who
+            reads the lock lays them over it as they were laid over the definition, so it need not hold them.
 
     Raises:
         SpecError: The format cannot hold what the definition says, or cannot hold a package.
@@ -87,9 +87,9 @@ def render(file: LockFile, form: Format, *, alias: str, laid_over: Collection[st
         if form is Format.PIXI:
             from envbuild.conda.locks import write_pixi
 
-            write_pixi(path, [entry.lock for entry in file.entries], _channels(file, alias))
+            write_pixi(path, [entry.lock for entry in file.entries], _channels(file))
         else:
-            text = _explicit(file) if form is Format.EXPLICIT else _conda_lock(file, alias)
+            text = _explicit(file) if form is Format.EXPLICIT else _conda_lock(file)
             path.write_text(text, "utf-8")
         for entry in file.entries:
             _check_read_again(path, entry.lock, form)
@@ -99,7 +99,7 @@ def render(file: LockFile, form: Format, *, alias: str, laid_over: Collection[st
 def _check(entry: LockEntry, form: Format, laid_over: Collection[str]) -> None:
     """Refuse what the format has no place for."""
     for name, what in _NOT_CARRIED.items():
-        if name not in laid_over and entry.form.fields[name]:
+        if name not in laid_over and entry.form.fields.get(name):
             hint = (
                 f"give the {name} with --{name}, here and where the lock is used; or "
                 if name in _OPTIONS
@@ -128,10 +128,10 @@ def _check_read_again(path: Path, lock: Lock, form: Format) -> None:
         raise SpecError(f"a lock of the format {form} would be read as other packages: {odd}", hint=_KEEP)
 
 
-def _channels(file: LockFile, alias: str) -> list[str]:
+def _channels(file: LockFile) -> list[str]:
     """The channels of the definition, then those that only its dependencies name."""
     named = (file.entries[0].form.fields["conda"] or {}).get("channels", [])
-    urls = [public_url(url) for each in named for url in Channel.parse(each).urls(alias)]
+    urls = [public_url(url) for each in named for url in Channel.parse(each).urls()]
     packages = [package.channel for entry in file.entries for package in entry.lock.packages]
     return list(dict.fromkeys(url.rstrip("/") for url in (*urls, *packages)))
 
@@ -152,14 +152,14 @@ def _explicit(file: LockFile) -> str:
 # conda-lock.yml, version 1
 
 
-def _conda_lock(file: LockFile, alias: str) -> str:
+def _conda_lock(file: LockFile) -> str:
     import yaml
 
     document = {
         "version": 1,
         "metadata": {
             "content_hash": {entry.lock.platform.subdir: str(entry.key) for entry in file.entries},
-            "channels": [{"url": url, "used_env_vars": []} for url in _channels(file, alias)],
+            "channels": [{"url": url, "used_env_vars": []} for url in _channels(file)],
             "platforms": [entry.lock.platform.subdir for entry in file.entries],
             "sources": [file.definition] if file.definition else [],
         },

@@ -143,10 +143,11 @@ def credentials(spec: EnvironmentSpec) -> Iterator[Seen]:
     """Credentials in URLs of channels, packages, indexes and requirements."""
     if spec.conda is not None:
         for channel in spec.conda.channels:
-            if channel.private and _has_secret(channel.private):
+            if channel.alias_name is None and channel.private and _has_secret(channel.private):
                 yield f"the channel {channel.canonical} is written with credentials", None
     for one in dependencies_of(spec):
-        places = (one.private_url, one.channel.private if one.channel else None)
+        written = one.channel is not None and one.channel.alias_name is None
+        places = (one.private_url, one.channel.private if one.channel is not None and written else None)
         if any(place and _has_secret(place) for place in places):
             yield f"{one.name} is written with credentials in its URL", one.mark
     yield from _pip_credentials(spec.pip)

@@ -11,6 +11,8 @@ from envbuild.errors import SpecError
 from envbuild.reference import LAYOUT_SCHEME, ImageReference, TaggedReference
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from envbuild.diff import Change
     from envbuild.key import Key
     from envbuild.lockfile.document import LockEntry, LockFile
@@ -122,11 +124,19 @@ def differences(entry: LockEntry, spec: EnvironmentSpec, folder: Path) -> tuple[
     scratch = spec.require_base() is None
     digest = entry.digest if scratch == (entry.digest is None) else None if scratch else Digest("0" * 64)
     form = CanonicalForm.of(spec, digest, entry.lock.platform)
-    found = [change for change in compare(entry.form.fields, form.fields) if change.part != "base"]
+    changes = compare(_solved_for(entry.form.fields), _solved_for(form.fields))
+    found = [change for change in changes if change.part != "base"]
     now = base_text(spec, folder)
     if now not in {entry.base, _pinned(entry)} and not _is_same_layout(entry, spec, folder):
         found.insert(0, Change("base", "changed", before=entry.base, after=now))
     return tuple(found)
+
+
+def _solved_for(form: Mapping[str, Any]) -> dict[str, Any]:
+    """A form without what is done with packages once they are chosen."""
+    from envbuild.key import BUILT_WITH
+
+    return {name: value for name, value in form.items() if name not in BUILT_WITH}
 
 
 def _is_same_layout(entry: LockEntry, spec: EnvironmentSpec, folder: Path) -> bool:

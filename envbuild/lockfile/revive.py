@@ -10,6 +10,7 @@ from envbuild.lockfile.document import LockFile
 from envbuild.spec import fields
 from envbuild.spec.document import Mark
 from envbuild.spec.environment import ChannelPriority, EnvironmentSpec
+from envbuild.spec.virtual import VirtualPackages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,6 +61,10 @@ def _revived(entry: LockEntry, path: Path) -> EnvironmentSpec:
         channel_priority=ChannelPriority(form["channel_priority"]),
         platforms=(entry.lock.platform,),
         as_of=fields.moment(form["as_of"], None) if form["as_of"] is not None else None,
+        virtual_packages=VirtualPackages.of(form.get("virtual_packages", {})),
+        pyc=form.get("pyc", False),
+        offline="step_network" in form,
+        is_lock=True,
     )
 
 
@@ -83,17 +88,18 @@ def _base(entry: LockEntry, path: Path) -> ImageReference | None:
 
 
 def _conda(section: dict[str, Any] | None) -> CondaSection | None:
-    from envbuild.spec.channel import Channel
+    from envbuild.spec.channel import DEFAULT_ALIAS, Channel
     from envbuild.spec.conda import CondaSection
     from envbuild.spec.match import MatchSpec
 
     if section is None:
         return None
-    return CondaSection(
+    found = CondaSection(
         tuple(Channel.parse(each) for each in section["channels"]),
         section["nodefaults"],
         tuple(MatchSpec.parse(each) for each in section["dependencies"]),
     )
+    return found.under(DEFAULT_ALIAS)  # a form says where channels lead: no alias is left to be laid over it
 
 
 def revived_steps(section: dict[str, Any] | None, path: Path) -> Steps | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlsplit
@@ -62,10 +62,14 @@ class Channel:
         canonical: The spelling for the key and for people; a name, a URL or ``defaults``.
         private: The URL to fetch from as it was written, with its credentials; None where the canonical
             spelling says it all. Takes no part in comparing, and is not shown.
+        fixed: Whether the canonical spelling is a name though a URL was written: no alias changes it.
+        alias_name: The name that was written, where an alias made a URL of it.
     """
 
     canonical: str
     private: str | None = field(default=None, repr=False, compare=False)
+    fixed: bool = False
+    alias_name: str | None = field(default=None, compare=False)
 
     @classmethod
     def parse(cls, text: str, base_folder: Path | None = None, mark: Mark | None = None) -> Self:
@@ -106,26 +110,46 @@ class Channel:
         canonical = canonical.rstrip("/")
         _refuse_subdir(canonical, text, mark)
         name = canonical.removeprefix(DEFAULT_ALIAS + "/")
-        return cls(name if _NAME.fullmatch(name) and name != DEFAULTS else canonical, private.rstrip("/"))
+        is_name = bool(_NAME.fullmatch(name)) and name != DEFAULTS
+        return cls(name if is_name else canonical, private.rstrip("/"), is_name)
 
     @property
     def is_defaults(self) -> bool:
         """Whether this stands for Anaconda's default channels."""
         return self.canonical == DEFAULTS
 
-    def urls(self, alias: str = DEFAULT_ALIAS) -> tuple[str, ...]:
-        """The URLs to fetch from, in order of priority; they may hold credentials.
+    def under(self, alias: str) -> Channel:
+        """The channel that this leads to where names stand under an alias.
+
+        Under the default one a name stays a name; under another it is spelled as the URL, for that is what
+        it means. What was written as a URL stays what it is.
 
         Args:
-            alias: The URL in front of plain names.
+            alias: The URL in front of names; it may hold credentials.
+
+        Raises:
+            SpecError: That is no URL of a channel.
         """
+        if self.fixed or self.is_defaults or "://" in self.canonical:
+            return self
+        if alias == DEFAULT_ALIAS:
+            return replace(self, fixed=True)
+        return replace(Channel.parse(f"{alias.rstrip('/')}/{self.canonical}"), alias_name=self.canonical)
+
+    @property
+    def label(self) -> str:
+        """The channel as its definition calls it."""
+        return self.alias_name or self.canonical
+
+    def urls(self) -> tuple[str, ...]:
+        """The URLs to fetch from, in order of priority; they may hold credentials. Names are Anaconda's."""
         if self.is_defaults:
             return _DEFAULT_URLS
         if self.private is not None:
             return (self.private,)
-        return (self.canonical if "://" in self.canonical else f"{alias.rstrip('/')}/{self.canonical}",)
+        return (self.canonical if "://" in self.canonical else f"{DEFAULT_ALIAS}/{self.canonical}",)
 
-    def url(self, alias: str = DEFAULT_ALIAS) -> str:
+    def url(self) -> str:
         """The URL to fetch from; it may hold credentials.
 
         Raises:
@@ -133,7 +157,7 @@ class Channel:
         """
         if self.is_defaults:
             raise SpecError("the channel 'defaults' stands for several URLs, expected one")
-        return self.urls(alias)[0]
+        return self.urls()[0]
 
     def __str__(self) -> str:
         return self.canonical

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from envbuild.errors import SpecError
@@ -41,9 +41,10 @@ class CondaSection:
     """Channels, match specs and variables of a Conda environment.
 
     Attributes:
-        channels: The channels, first before others; none stands twice.
+        channels: The channels, first before others. One may be there as a name and as a URL, for an alias
+            moves only the name; in the key, of equal spellings the first counts.
         nodefaults: Whether Anaconda's default channels are excluded.
-        dependencies: The match specs in the order of their canonical spelling; none stands twice.
+        dependencies: The match specs in the order of their canonical spelling; likewise of their channels.
         variables: Names and values of environment variables, sorted.
         platforms: The Conda platforms that the file says it is for, as ``linux-64``; empty for any. It
             takes no part in comparing.
@@ -84,11 +85,31 @@ class CondaSection:
         refuse(mistakes)
         return cls(channels, nodefaults, dependencies, variables, platforms), pip
 
+    def under(self, alias: str) -> CondaSection:
+        """The same section with all channels where they lead under an alias; none stands twice.
+
+        Raises:
+            SpecError: The alias is no URL of channels.
+        """
+        channels: dict[str, Channel] = {}
+        for channel in self.channels:
+            found = channel.under(alias)
+            channels.setdefault(found.canonical, found)
+        dependencies: dict[str, MatchSpec] = {}
+        for spec in self.dependencies:
+            moved = spec.under(alias)
+            dependencies.setdefault(moved.spelling, moved)
+        return replace(
+            self,
+            channels=tuple(channels.values()),
+            dependencies=tuple(dependencies[spelling] for spelling in sorted(dependencies)),
+        )
+
     def canonical(self) -> dict[str, Any]:
         """The section as JSON for the key, without credentials."""
         return {
-            "channels": [channel.canonical for channel in self.channels],
-            "dependencies": [spec.spelling for spec in self.dependencies],
+            "channels": list(dict.fromkeys([channel.canonical for channel in self.channels])),
+            "dependencies": list(dict.fromkeys([spec.spelling for spec in self.dependencies])),
             "nodefaults": self.nodefaults,
             "variables": dict(self.variables),
         }
@@ -195,7 +216,7 @@ def _channels(node: Node | None, folder: Path, mistakes: list[SpecError]) -> tup
 def _dependencies(
     node: Node | None, folder: Path, mistakes: list[SpecError]
 ) -> tuple[tuple[MatchSpec, ...], PipSection | None]:
-    specs: dict[str, MatchSpec] = {}
+    specs: dict[tuple[str, bool], MatchSpec] = {}
     pip: PipSection | None = None
     seen: Mapping | None = None
     parse = MatchSpec.parse
@@ -208,7 +229,8 @@ def _dependencies(
                 if text in NULLS and (plain or not text):
                     fail(mark, "a dependency is empty", "delete the line, or name a package")
                 spec = parse(text, mark, folder)
-                specs.setdefault(spec.spelling, spec)
+                fixed = spec.channel is not None and spec.channel.fixed
+                specs.setdefault((spec.spelling, fixed), spec)
             elif isinstance(item, Mapping):
                 if seen is not None:
                     fail(
@@ -222,7 +244,7 @@ def _dependencies(
                 fail(item.mark, "a dependency is a list, expected a match spec", "write it as `- numpy=1.26`")
         except SpecError as error:
             mistakes.append(error)
-    return tuple([specs[spelling] for spelling in sorted(specs)]), pip
+    return tuple([specs[each] for each in sorted(specs)]), pip
 
 
 def _pip(node: Mapping, folder: Path, mistakes: list[SpecError]) -> PipSection | None:

@@ -19,6 +19,7 @@ from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import fail, load_document, refuse
 from envbuild.spec.fields import ChannelPriority
 from envbuild.spec.reading import MAX_BYTES, is_folder, mapping, nearest, read, refuse_unknown
+from envbuild.spec.virtual import NOTHING_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from envbuild.spec.document import Mapping, Node
     from envbuild.spec.pip import PipSection
     from envbuild.spec.steps import Steps
+    from envbuild.spec.virtual import VirtualPackages
 
 __all__ = ["ChannelPriority", "EnvironmentSpec", "load", "parse"]
 
@@ -69,6 +71,10 @@ class EnvironmentSpec:
         platforms: The platforms to build for: at least one, sorted, each once.
         as_of: Packages newer than this moment (UTC, whole seconds) are ignored; None for no limit.
         secrets: The names of the build secrets that steps mount, named or not, sorted.
+        virtual_packages: What is said of the machines that will run the image.
+        pyc: Whether modules are compiled into the layers of ``noarch: python`` packages.
+        offline: Whether steps and scripts are kept from the network.
+        is_lock: Whether it was made of a lock, whose packages were chosen once and for all.
     """
 
     source: str
@@ -83,6 +89,26 @@ class EnvironmentSpec:
     platforms: tuple[Platform, ...] = (LINUX_AMD64,)
     as_of: datetime | None = None
     secrets: tuple[str, ...] = ()
+    virtual_packages: VirtualPackages = NOTHING_SAID
+    pyc: bool = False
+    offline: bool = False
+    is_lock: bool = False
+
+    @property
+    def has_conda(self) -> bool:
+        """Whether Conda packages are asked for."""
+        return self.conda is not None and bool(self.conda.dependencies)
+
+    @property
+    def has_packages(self) -> bool:
+        """Whether packages of any kind are asked for."""
+        return self.has_conda or self.pip is not None
+
+    @property
+    def runs_programs(self) -> bool:
+        """Whether building may run steps, or scripts of packages."""
+        steps = [each for each in (self.steps, self.steps_after) if each is not None and each.instructions]
+        return self.has_conda or bool(steps)
 
     def require_base(self) -> ImageReference | TaggedReference | None:
         """The base; None for ``scratch``.
@@ -106,6 +132,30 @@ class EnvironmentSpec:
             SpecError: The text is not a reference.
         """
         return replace(self, base=fields.reference(base, _HERE, None), has_base=True)
+
+    def with_virtual_packages(self, given: VirtualPackages) -> EnvironmentSpec:
+        """The same definition with what is given laid over what it says of the machines.
+
+        Raises:
+            SpecError: It is a lock, whose packages were chosen for something else; or a processor is named
+                that is not one of the platform's.
+        """
+        found = given.over(self.virtual_packages)
+        if self.is_lock and found != self.virtual_packages:
+            asked, known = found.canonical(), self.virtual_packages.canonical()
+            names = ", ".join(name for name in asked if asked[name] != known.get(name))
+            chosen = ", ".join(map(" ".join, known.items())) or "machines of which nothing is said"
+            raise SpecError(
+                f"{names} cannot be laid over a lock: its packages were chosen for {chosen}",
+                source=self.source,
+                hint="name the definition that it was made from, and lock that anew",
+            )
+        found.check(self.platforms)
+        return replace(self, virtual_packages=found)
+
+    def under(self, alias: str) -> EnvironmentSpec:
+        """The same definition with the channels where they lead if names stand under an alias."""
+        return self if self.conda is None else replace(self, conda=self.conda.under(alias))
 
 
 class _Source(NamedTuple):
@@ -382,6 +432,7 @@ def _from_envbuild(node: Mapping, source: _Source) -> EnvironmentSpec:
         platforms=attempt(lambda: fields.platform_nodes(get("platform"), get("platforms"))) or (LINUX_AMD64,),
         as_of=given("as_of", fields.moment_node),
         secrets=given("secrets", fields.secrets, ()),
+        virtual_packages=given("virtual_packages", fields.virtual_packages, NOTHING_SAID),
     )
     refuse(mistakes)
     return spec

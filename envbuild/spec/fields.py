@@ -19,6 +19,7 @@ from envbuild.reference import (
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import Mapping, Mark, Sequence, fail, load_document
 from envbuild.spec.reading import kind, mapping, nearest, read, refuse_unknown, strings, text, texts
+from envbuild.spec.virtual import NAMES, VirtualPackages, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -343,6 +344,25 @@ def secrets(node: Node) -> tuple[str, ...]:
         if not _SECRET.fullmatch(name.value):
             fail(name.mark, f"{name.value!r} is not a secret's name", "use letters, digits, '_', '.' and '-'")
     return tuple(sorted({name.value for name in names}))
+
+
+def virtual_packages(node: Node) -> VirtualPackages:
+    """What is said of the machines that will run the image.
+
+    Raises:
+        SpecError: A name is not known, or a version is not of its form.
+    """
+    found: dict[str, str | None] = {}
+    for name, value in mapping(node, "virtual_packages", "write it as {cuda: 12.4}").entries:
+        if name.value not in NAMES:
+            what = f"{name.value!r} is not a virtual package that can be given"
+            fail(name.mark, what, nearest(name.value, NAMES))
+        written = text(value, name.value)
+        try:
+            found[name.value] = spelled(name.value, written.value)
+        except SpecError as error:
+            raise _placed(error, written.mark) from None
+    return VirtualPackages(**found)
 
 
 def _placed(error: SpecError, mark: Mark | None) -> SpecError:

@@ -17,7 +17,7 @@ FORMS: Final = (CONDA, ENVBUILD, REQUIREMENTS, AZUREML, DOCKERFILE)
 CONDA_KEYS = frozenset({"name", "channels", "dependencies", "prefix", "variables"})
 ENVBUILD_KEYS = frozenset(
     {"base", "steps", "conda", "pip", "steps_after", "variables", "channel_priority", "platform", "platforms"}
-    | {"as_of", "secrets", "index_strategy"}
+    | {"as_of", "secrets", "index_strategy", "virtual_packages"}
 )
 AZURE_DECIDING_KEYS = frozenset({"image", "build", "conda_file"})
 AZURE_KEYS = AZURE_DECIDING_KEYS | {

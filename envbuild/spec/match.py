@@ -77,6 +77,14 @@ class MatchSpec(NamedTuple):
             fail(mark, f"match spec {redact(text[:80])!r}: {error.message}", error.hint)
         return cls(name, version, fields, spell(name, version, fields), channel, private_url, mark)
 
+    def under(self, alias: str) -> MatchSpec:
+        """The same with its channel where that leads under an alias; see :meth:`Channel.under`."""
+        if self.channel is None or (channel := self.channel.under(alias)) == self.channel:
+            return self
+        fields = tuple((key, channel.canonical if key == "channel" else value) for key, value in self.fields)
+        spelling = spell(self.name, self.version, fields)
+        return self._replace(fields=fields, spelling=spelling, channel=channel)
+
     def get(self, key: str) -> str | None:
         """A constraint beside name and version, as ``build`` or ``sha256``; None where it is not given."""
         for name, value in self.fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from envbuild.build.steps import StepsBuilder
 from envbuild.build.steps_image import Limits
 from envbuild.build.upload import Upload
 from envbuild.config import Config
+from envbuild.errors import BuildError
 from envbuild.oci.registries import Registries
 from envbuild.progress import silent
 from parts.docker_engine import DockerEngine
@@ -25,8 +27,21 @@ def test_settings_become_limits(tmp_path_factory: pytest.TempPathFactory) -> Non
         world.config, step_memory=1, step_cpus=0.5, step_timeout=2, step_disk=3, step_network="none"
     )
     registries, upload = Registries(frozenset()), Upload(world.layout(), silent)
-    assert StepsBuilder(config, registries, upload, silent).limits == Limits(1, 0.5, 2, 3, "none")
+    made = StepsBuilder(config, registries, upload, silent, offline=True)
+    assert made.limits == Limits(1, 0.5, 2, 3, "none")
     assert StepsBuilder(world.config, registries, upload, silent).limits == Limits()
+    assert StepsBuilder(world.config, registries, upload, silent, offline=True).limits == Limits(
+        network="none"
+    )
+
+
+def test_what_had_the_network_is_not_made_again_without(tmp_path: Path) -> None:
+    """As of an image's own lock: its key says that the steps had it."""
+    world = World.make(tmp_path)
+    config = replace(world.config, step_network="none")
+    builder = StepsBuilder(config, Registries(frozenset()), Upload(world.layout(), silent), silent)
+    with pytest.raises(BuildError, match="step_network is none"):
+        _ = builder.limits
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,14 @@ from envbuild.conda import logins
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.logins import Login, authorised, find_login
 from envbuild.conda.origins import Origins, channel_urls, fill_variables
-from envbuild.conda.solve import Solution, SolveRequest, VirtualPackages, solve
+from envbuild.conda.solve import Solution, SolveRequest, solve
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import ChannelError, SpecError
 from envbuild.platform import Platform
 from envbuild.spec.channel import Channel
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.match import MatchSpec
+from envbuild.spec.virtual import VirtualPackages
 from tiny import make_channel
 
 if TYPE_CHECKING:
@@ -256,10 +257,9 @@ def solved(
     request = SolveRequest(
         section,
         Platform.parse("linux/amd64"),
-        VirtualPackages("2.36"),
+        VirtualPackages(glibc="2.36"),
         "strict",
         None,
-        "https://alias.invalid",
         mirrors or {},
         variables,
     )
@@ -463,7 +463,7 @@ def test_places() -> None:
         "https://conda.example.com": ("https://m.example.com/all/",),
         "https://conda.example.com/d": (),
     }
-    origins = Origins.of(channel_urls(section, "https://alias.example.com"), mirrors)
+    origins = Origins.of(channel_urls(section), mirrors)
     assert origins.places("https://conda.example.com/c/noarch/x-1-0.conda") == (
         "https://m.example.com/all/c/noarch/x-1-0.conda",
         "https://me:pw@conda.example.com/c/noarch/x-1-0.conda",
@@ -472,4 +472,4 @@ def test_places() -> None:
     other = "https://conda.example.community/c/x.conda"
     assert origins.places(other) == (other,)
     assert "pw" not in repr(origins)
-    assert channel_urls(None, "x") == []
+    assert channel_urls(None) == []

@@ -32,7 +32,7 @@ from envbuild.conda.interpreter import Interpreter
 from envbuild.conda.layer import Compression, layer_key, make_layer
 from envbuild.conda.link import LinkTarget, PythonTarget, footprint, link
 from envbuild.conda.package import Package as Opened
-from envbuild.conda.pyc import Pyc, can_compile, pyc_mode
+from envbuild.conda.pyc import Pyc, can_compile, is_own, pyc_mode
 from envbuild.conda.pyc_worker import compiled
 from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE, Deadline
@@ -369,24 +369,30 @@ def test_layer_keys_name_the_python_that_compiles(python: PackageRecord) -> None
 )
 def test_what_can_be_compiled_for(python: PackageRecord, version: str, build: str, *, possible: bool) -> None:
     record = replace(python, version=version, build=build)
+    assert can_compile(record) is possible
+
+
+def test_programs_of_this_machines_kind_are_run() -> None:
     here = Platform.parse(f"linux/{os.uname().machine}")
-    assert can_compile(record, here) is possible
-    elsewhere = Platform.parse("linux/s390x" if here.architecture != "s390x" else "linux/amd64")
-    assert not can_compile(record, elsewhere)
+    assert is_own(here)
+    assert not is_own(Platform.parse("linux/s390x" if here.architecture != "s390x" else "linux/amd64"))
 
 
 def test_the_setting_decides(python: PackageRecord, tmp_path: Path) -> None:
     here = Platform.parse(f"linux/{os.uname().machine}")
     lock = Lock.of(here, (python,))
-    on, off = (Config(cache_dir=tmp_path, pyc=pyc) for pyc in (True, False))
-    assert link_target("/opt/env", lock, off, {}).pyc is None
-    pyc = link_target("/opt/env", lock, on, {}).pyc
+    config = Config(cache_dir=tmp_path)
+    assert link_target("/opt/env", lock, config, {}).pyc is None
+    pyc = link_target("/opt/env", lock, config, {}, pyc=True).pyc
     assert pyc is not None
     assert pyc.mode == f"unchecked-hash/1/{python.sha256.hex}"
-    assert link_target("/opt/env", Lock.of(here, ()), on, {}).pyc is None
+    assert link_target("/opt/env", Lock.of(here, ()), config, {}, pyc=True).pyc is None
     other = Platform.parse("linux/s390x")
     assert other != here
-    assert link_target("/opt/env", Lock.of(other, (python,)), on, {}).pyc is None
+    with pytest.raises(BuildError, match="modules for linux/s390x cannot be compiled on this machine"):
+        link_target("/opt/env", Lock.of(other, (python,)), config, {}, pyc=True)
+    old = replace(python, version="3.10.9")
+    assert link_target("/opt/env", Lock.of(other, (old,)), config, {}, pyc=True).pyc is None
 
 
 def test_a_damaged_copy_of_the_interpreter_is_made_again(python: PackageRecord, tmp_path: Path) -> None:

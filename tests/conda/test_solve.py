@@ -11,7 +11,7 @@ import pytest
 
 import conda_oracle
 from conda_packages import Entry, Package
-from envbuild.conda.solve import SolveRequest, VirtualPackages, solve
+from envbuild.conda.solve import SolveRequest, solve
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import ChannelError, EnvbuildError, SolveError, SpecError
 from envbuild.platform import Platform
@@ -19,6 +19,7 @@ from envbuild.spec.channel import Channel
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import Mark
 from envbuild.spec.match import MatchSpec
+from envbuild.spec.virtual import VirtualPackages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,9 +91,9 @@ def solved(
     specs = [MatchSpec.parse(text, Mark("env.yml", line, 5)) for line, text in enumerate(dependencies, 4)]
     section = CondaSection(
         tuple(Channel.parse(name) for name in names), nodefaults, tuple(sorted(specs, key=str))
-    )
+    ).under(alias.as_uri())
     request = SolveRequest(
-        section, Platform.parse("linux/amd64"), VirtualPackages("2.36"), priority, as_of, alias.as_uri()
+        section, Platform.parse("linux/amd64"), VirtualPackages(glibc="2.36"), priority, as_of
     )
     found = solve(request, cache_dir=alias / "cache", deadline=NO_DEADLINE)
     assert found.urls == {each.url: (each.url,) for each in found.lock.packages}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import rattler.networking
 
-from envbuild.conda.solve import Solution, SolveRequest, VirtualPackages, solve
+from envbuild.conda.solve import Solution, SolveRequest, solve
 from envbuild.conda.stand_ins import StandIns
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
@@ -22,6 +22,7 @@ from envbuild.platform import Platform
 from envbuild.spec.channel import Channel
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.match import MatchSpec
+from envbuild.spec.virtual import VirtualPackages
 from tiny import make_channel
 
 if TYPE_CHECKING:
@@ -99,9 +100,9 @@ def solved(
 ) -> Solution:
     section = CondaSection(
         channels=(Channel.parse(channel),), dependencies=tuple(map(MatchSpec.parse, dependencies))
-    )
+    ).under(alias)
     platform = Platform.parse("linux/amd64")
-    request = SolveRequest(section, platform, VirtualPackages("2.36"), "strict", None, alias)
+    request = SolveRequest(section, platform, VirtualPackages(glibc="2.36"), "strict", None)
     return solve(request, cache_dir=cache, deadline=NO_DEADLINE)
 
 

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from envbuild.conda.solve import SolveRequest, VirtualPackages, solve
+from envbuild.conda.solve import SolveRequest, solve
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import SolveError
 from envbuild.platform import Platform
 from envbuild.spec.channel import Channel
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.match import MatchSpec
+from envbuild.spec.virtual import VirtualPackages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,10 +131,8 @@ def test_every_package_comes_from_where_its_priority_says(tmp_path: Path, priori
             asked = (f"{chance.choice(CHANNELS)}::{asked[0]}", *asked[1:])
         section = CondaSection(
             tuple(map(Channel.parse, CHANNELS)), dependencies=tuple(map(MatchSpec.parse, asked))
-        )
-        request = SolveRequest(
-            section, Platform.parse("linux/amd64"), VirtualPackages(None), priority, None, alias.as_uri()
-        )
+        ).under(alias.as_uri())
+        request = SolveRequest(section, Platform.parse("linux/amd64"), VirtualPackages(), priority, None)
         found = candidates(builds, asked, priority)
         solvable = is_solvable(found, asked)
         seen[solvable] += 1

@@ -59,13 +59,25 @@ def test_each_spelling_has_one_canonical_form(text: str, canonical: str) -> None
 
 def test_names_stand_on_the_alias() -> None:
     channel = Channel.parse("conda-forge/label/dev")
-    assert (
-        channel.url("https://mirror.example.com/conda/")
-        == "https://mirror.example.com/conda/conda-forge/label/dev"
-    )
     assert channel.url() == "https://conda.anaconda.org/conda-forge/label/dev"
-    written = Channel.parse("https://conda.anaconda.org/conda-forge")
-    assert written == Channel.parse("conda-forge")
+    moved = channel.under("https://me:pw@Conda.example.com/x/")
+    assert moved.canonical == "https://conda.example.com/x/conda-forge/label/dev"
+    assert moved.url() == "https://me:pw@conda.example.com/x/conda-forge/label/dev"
+    assert moved.under("https://another.example.com") == moved, "an alias is laid over names once"
+    for alias in ("https://conda.anaconda.org", "HTTPS://Conda.Anaconda.org:443/"):
+        assert channel.under(alias).canonical == "conda-forge/label/dev"
+        assert channel.under(alias).under("https://another.example.com") == channel.under(alias)
+    with_token = channel.under("https://example.com/conda/t/tk-1")
+    assert with_token.canonical == "https://example.com/conda/conda-forge/label/dev"
+
+
+@pytest.mark.parametrize(
+    "text", ["https://conda.anaconda.org/conda-forge", "defaults", "pkgs/main", "https://x.org/c", "/srv/c"]
+)
+def test_what_is_no_name_stands_under_no_alias(text: str) -> None:
+    channel = Channel.parse(text)
+    assert channel.under("https://mirror.example.com/conda") == channel
+    assert channel.under("https://mirror.example.com/conda").urls() == channel.urls()
 
 
 def test_defaults_are_several() -> None:
