@@ -141,6 +141,10 @@ class BuildError(EnvbuildError):
     exit_code = 6
 
 
+class StepFailed(BuildError):
+    """A command that a build ran ended with an exit code of its own; the engine did what it was asked to."""
+
+
 class BuildLimit(BuildError):
     """A build used more time, memory or disk than it was given."""
 

@@ -21,6 +21,7 @@ EXIT_CODES = {
     "ChannelError": 4,
     "SolveError": 5,
     "BuildError": 6,
+    "StepFailed": 6,
     "BuildLimit": 6,
     "IntegrityError": 7,
     "DeadlineExceeded": 8,

@@ -64,6 +64,19 @@ class Assembled:
     config: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """The variables of an environment.
+
+    Attributes:
+        image: Those of the image that are not the base's own.
+        start: All that are set before the scripts of activation run, the base's own among them.
+    """
+
+    image: dict[str, str]
+    start: dict[str, str]
+
+
 def assemble(
     base: BaseImage,
     layers: tuple[Layer, ...],

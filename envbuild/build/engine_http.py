@@ -115,11 +115,13 @@ class EngineHttp:
     def untag(self, tag: str) -> None:
         """Take a name from an image, and with its last name the image; one that is not there is all right."""
         with contextlib.suppress(*self.failures):  # prune() finds what could not be removed now
+            knock(self.endpoint)
             self.session.delete(self._url(f"/images/{tag}"), timeout=60)
 
     def cancel_build(self, build_id: str) -> None:
         """Have BuildKit stop a build; one that has ended, or is not BuildKit's, is all right."""
         with contextlib.suppress(*self.failures):
+            knock(self.endpoint)
             self.session.post(self._url("/build/cancel"), params={"id": build_id}, timeout=CONNECT_SECONDS)
 
     def _url(self, path: str) -> str:

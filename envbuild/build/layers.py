@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from envbuild.build.assemble import (
     BASE_DIGEST_ANNOTATION,
     SCHEME_ANNOTATION,
+    Variables,
     assemble,
     conda_environment,
     oci_layer,
@@ -34,9 +35,7 @@ from envbuild.publishing import Known, Publisher
 from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
-    from envbuild.build.assemble import (
-        Assembled,
-    )
+    from envbuild.build.assemble import Assembled
     from envbuild.build.compose import Composer, Composition
     from envbuild.build.job import Job
     from envbuild.build.wheels import Wheels
@@ -115,10 +114,11 @@ class LayersBuilder:
         known = Known(has_empty=upload.refuses_dangling(self.index), index=self.index)
         keep = partial(keep_recipe, target, name=job.name, progress=self.progress, has_config=known.has_empty)
         if manifest is None:
-            assembled, composition = self._compose(job, parts, str(solved), annotations)
+            assembled, composition, variables = self._compose(job, parts, str(solved), annotations)
             recipe = recipe_of(job, str(solved), solution.lock, base, assembled, composition, pip)
             upload.later(partial(keep, recipe))
-            manifest = self._after(job, assembled, composition.scripted, solution.lock, upload)
+            scripted = composition.scripted
+            manifest = self._after(job, assembled, scripted, solution.lock, variables, upload)
             whole = assembled if manifest is assembled.manifest else None
             store = partial(self._store, manifest, whole, upload, None if job.lock_key else solved.tag)
         else:
@@ -194,20 +194,21 @@ class LayersBuilder:
         parts: Parts,
         lock_key: str,
         annotations: dict[str, str],
-    ) -> tuple[Assembled, Composition]:
+    ) -> tuple[Assembled, Composition, Variables]:
         base, upload = parts.base, parts.composer.upload
         sources = () if base.registry is None else (base.registry,)
         for layer in base.manifest.layers:
             upload.expect(oci_layer(layer), sources, "base")
         composition = self._content(parts)
+        variables = self._settings(job, parts, composition)
         assembled = assemble(
             base,
             composition.layers,
-            environment=self._settings(job, parts, composition),
+            environment=variables.image,
             labels={LOCK_ANNOTATION: lock_key, SCHEME_ANNOTATION: str(KEY_SCHEME)},
             annotations=annotations,
         )
-        return assembled, composition
+        return assembled, composition, variables
 
     def _content(self, parts: Parts) -> Composition:
         """All layers above the base's, in the target or on their way."""
@@ -223,16 +224,24 @@ class LayersBuilder:
         history = (composer.history(lock, composition.corrections),) if lock.packages else ()
         return replace(composition, layers=(*composition.layers, *history))
 
-    def _settings(self, job: Job, parts: Parts, composition: Composition) -> dict[str, str]:
-        """The variables of the image that are not the base's own."""
+    def _settings(self, job: Job, parts: Parts, composition: Composition) -> Variables:
+        """The variables of the image."""
         variables, conda = dict(job.spec.variables), bool(parts.solution.lock.packages)
         if parts.wheels is not None:
             own = parts.wheels.environment(parts.base, variables, conda=conda)
             return self._environment(job, parts.base, composition, own)
-        return self._environment(job, parts.base, composition) if conda else variables
+        if not conda:
+            return Variables(variables, {**variables_of(parts.base.config), **variables})
+        return self._environment(job, parts.base, composition)
 
     def _after(
-        self, job: Job, assembled: Assembled, scripted: frozenset[str], lock: Lock, upload: Upload
+        self,
+        job: Job,
+        assembled: Assembled,
+        scripted: frozenset[str],
+        lock: Lock,
+        variables: Variables,
+        upload: Upload,
     ) -> Manifest:
         """The manifest of an image with all run that needs the environment; its blobs are in the target.
 
@@ -250,7 +259,7 @@ class LayersBuilder:
         if scripted:
             from envbuild.build.post_link import PostLink
 
-            scripts = PostLink(builder, PREFIX)
+            scripts = PostLink(builder, PREFIX, variables.start)
             image = scripts.run(image, lock.packages, scripted, job.platform, job.deadline)
         if steps is None or not has_steps:
             return image.manifest
@@ -283,7 +292,7 @@ class LayersBuilder:
 
     def _environment(
         self, job: Job, base: BaseImage, composition: Composition, own: dict[str, str] | None = None
-    ) -> dict[str, str]:
+    ) -> Variables:
         """The variables of the image: the prefix's, those of activation, and above all the definition's.
 
         Args:
@@ -292,15 +301,18 @@ class LayersBuilder:
             composition: The layers, and the texts that take part in activation.
             own: The variables of the prefix; those of a Conda environment if None.
         """
-        from envbuild.conda.activate import activate
+        from envbuild.conda.activate import activate, is_script
 
         variables = dict(job.spec.variables)
         environment = conda_environment(base, PREFIX, variables) if own is None else own
-        activation = activate(composition.activation, {**variables_of(base.config), **environment})
+        before = {**variables_of(base.config), **environment}
+        files = {path: text for path, text in composition.activation.items() if not is_script(path)}
+        start = {**before, **activate(files, before).variables, **variables}
+        activation = activate(composition.activation, before)
         for path, reason in activation.left_out.items():
             text = f"{path} is not part of the image's variables: {reason}"
             self.progress(Event("layer", path, "output", text=text))
-        return {**environment, **activation.variables, **variables}
+        return Variables({**environment, **activation.variables, **variables}, start)
 
     def _composer(self, job: Job, solution: Solution, upload: Upload) -> Composer:
         from envbuild.build.compose import Composer

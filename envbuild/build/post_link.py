@@ -6,6 +6,7 @@ one is known from their layers' path hashes, also of layers that nobody fetches.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -17,12 +18,13 @@ from envbuild.build.engines import connect
 from envbuild.build.scripts import script_of
 from envbuild.build.steps_image import template
 from envbuild.build.times import settled
+from envbuild.build.trace import OUT_OF_MEMORY
 from envbuild.conda.order import installation_order
-from envbuild.errors import BuildError, BuildLimit
+from envbuild.errors import BuildError, BuildLimit, StepFailed
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from envbuild.build.buildx_builder import BuildxBuilder
     from envbuild.build.engine import Engine
@@ -36,6 +38,11 @@ if TYPE_CHECKING:
 _BEGIN: Final = "envbuild: post-link "
 _END: Final = "envbuild: exit code "
 _TAIL: Final = 20
+_MISSING: Final = re.compile(
+    r"""exec: "/bin/sh": |["'`]/bin/sh["'`]:? (?:not found|no such file)|unable to find user"""
+)
+_NO_SHELL: Final = "they need a shell: choose a base that has one, or add bash to the dependencies"
+_OTHER_PACKAGE: Final = "exclude the package, or choose another build of it"
 _NO_ENGINE: Final = (
     "apt-get install docker.io, or set DOCKER_HOST to an engine, or choose a build of it without the script"
 )
@@ -48,10 +55,12 @@ class PostLink:
     Attributes:
         builder: Brings layers to the target.
         prefix: Where the environment is in the image.
+        variables: What is set before the scripts of activation run, which post-link scripts are run behind.
     """
 
     builder: StepsBuilder
     prefix: str
+    variables: Mapping[str, str]
 
     def run(
         self,
@@ -76,15 +85,17 @@ class PostLink:
             The image; its config and its layers are in the target, its manifest is not.
 
         Raises:
-            BuildError: A script failed, or there is no engine.
+            BuildError: A script failed, or there is no engine, or the engine failed.
         """
         records = [record for record in installation_order(packages) if record.name in scripted]
+        base = self.builder.as_steps_base(image)
+        variables = [f"{name}={value}" for name, value in self.variables.items()]
         log = _Log(self.builder.progress, {record.name: record for record in records})
         started = time.time()
         with _engine(self.builder, records[0]) as engine:
             built = log.explain(
                 lambda: engine.run_steps(
-                    self.builder.as_steps_base(image),
+                    base.with_settings(Env=variables),
                     template("post-link.Dockerfile"),
                     args={"ENVBUILD_PREFIX": self.prefix, "ENVBUILD_PACKAGES": _listed(records)},
                     platform=platform,
@@ -158,16 +169,22 @@ class _Log:
         return built
 
     def _failure(self, error: BuildError) -> BuildError:
-        if self.current is None:
-            names = ", ".join(str(record) for record in self.records.values())
+        """Whose fault it is: a script's is one that ended with an exit code, all others are the engine's."""
+        if self.current is not None and self.code:
+            lines = "; its last lines:\n" + "\n".join(f"  {line}" for line in self.tail) if self.tail else ""
+            return StepFailed(
+                f"the post-link script of {self.current} failed with exit code {self.code}{lines}",
+                hint=OUT_OF_MEMORY if self.code == "137" else _OTHER_PACKAGE,
+            )
+        if self.current is not None:
             return BuildError(
-                f"the post-link scripts of {names} could not be run in the image: {error.message}",
-                hint="they need a shell: choose a base that has one, or add bash to the dependencies",
+                f"the engine failed while the post-link script of {self.current} ran: {error.message}",
+                hint=error.hint,
                 retryable=error.retryable,
             )
-        why = f"with exit code {self.code}" if self.code else f": {error.message}"
-        lines = "; its last lines:\n" + "\n".join(f"  {line}" for line in self.tail) if self.tail else ""
+        names = ", ".join(str(record) for record in self.records.values())
         return BuildError(
-            f"the post-link script of {self.current} failed {why}{lines}".replace(" :", ":", 1),
-            hint="exclude the package, or choose another build of it",
+            f"the post-link scripts of {names} could not be run in the image: {error.message}",
+            hint=_NO_SHELL if _MISSING.search(error.message) else error.hint,
+            retryable=error.retryable,
         )

@@ -20,7 +20,7 @@ from envbuild.build.base import BaseImage
 from envbuild.build.engines import connect
 from envbuild.build.steps import StepsBuilder
 from envbuild.conda.link import FIXED_TIME
-from envbuild.errors import BuildError, BuildLimit, IntegrityError
+from envbuild.errors import BuildError, BuildLimit, IntegrityError, StepFailed
 from envbuild.pip.copies import keep, place_of
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.pip.resolve import resolve
@@ -202,13 +202,18 @@ class SourceBuilder:
                     deadline=composer.deadline,
                     head="wheel.Dockerfile",
                 )
-            except BuildLimit:
-                raise
-            except BuildError as error:
+            except StepFailed as error:
                 raise BuildError(
                     f"{source.what} could not be built from source: {error.message}",
                     hint="a build has no network, and no more files than the environment: "
                     "name a wheel, or install it in a Docker step",
+                ) from error
+            except BuildLimit:
+                raise
+            except BuildError as error:
+                raise BuildError(
+                    f"the engine failed while it built {source.what}: {error.message}",
+                    hint=error.hint,
                     retryable=error.retryable,
                 ) from error
         with built:

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from envbuild.errors import BuildError, IntegrityError
+from envbuild.errors import BuildError, IntegrityError, StepFailed
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
     from envbuild.progress import Progress
 
+OUT_OF_MEMORY: Final = (
+    "it was killed, mostly because memory ran out: raise step_memory, or give the engine more memory"
+)
 TAIL_LINES: Final = 20
 """How many of a failed step's last lines its error shows."""
 
 _MAX_LINE: Final = 4096
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_EXIT_CODE: Final = re.compile(r"(?:exit code: |non-zero code: |exit status )(\d+)")
+_EXIT_CODE: Final = re.compile(r"(?:exit code: |non-zero code: |exit status )(\d+)\s*\Z")
+_KILLED: Final = "137"
 _LEGACY_STEP: Final = re.compile(r"(?:Step \d+/\d+ |STEP \d+/\d+): (.*)", re.DOTALL)
 _LEGACY_END: Final = re.compile(r"COMMIT |Successfully (?:built|tagged) ")
 _LEGACY_REMARK: Final = re.compile(r" ---> |--> [0-9a-f]|Removing intermediate container ")
@@ -248,14 +252,17 @@ class StepLog:
         self.progress(Event("step", self.redact(name), state, text=text))
 
     def failure(self) -> BuildError:
-        """The error of a build that failed: the step, its exit code and its last lines."""
+        """The error of a build that failed: the step, its exit code and its last lines.
+
+        It is a :class:`StepFailed` where a command ended with an exit code, and else the engine's own.
+        """
         failed = next((vertex for vertex in self._vertexes.values() if vertex.error), None)
         if failed is None and self._legacy and _EXIT_CODE.search(self.error):
             failed = self._vertexes[self._legacy]
         if failed is None:
-            return BuildError(
-                self.redact(f"the engine could not build the steps: {self.error or 'no reason given'}")
-            )
+            said = self.error or "no reason given"
+            message = self.redact(f"the engine could not build the steps: {said}")
+            return BuildError(message, hint=_hint(said, ""))
         self._flush(failed.digest)
         said = failed.error or self.error
         code = _EXIT_CODE.search(said)
@@ -263,7 +270,10 @@ class StepLog:
         head = self.redact(f"the step {failed.name!r} failed {why}".replace(" :", ":"))
         lines = self._tails.get(failed.digest, ())
         tail = "; its last lines:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
-        return BuildError(head + tail, hint=_hint(said, "\n".join(lines)))
+        hint = _hint(said, "\n".join(lines))
+        if code is None:
+            return BuildError(head + tail, hint=hint)
+        return StepFailed(head + tail, hint=hint or (OUT_OF_MEMORY if code[1] == _KILLED else None))
 
 
 def _hint(error: str, output: str) -> str | None:

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envbuild.attach import Made
-from envbuild.build.assemble import SCHEME_ANNOTATION, assemble, oci_layer, prefix_environment
+from envbuild.build.assemble import (
+    SCHEME_ANNOTATION,
+    Variables,
+    assemble,
+    oci_layer,
+    prefix_environment,
+    variables_of,
+)
 from envbuild.build.base import glibc_version
 from envbuild.build.compose import Composition
 from envbuild.build.layers import PREFIX, LayersBuilder
@@ -82,10 +89,11 @@ class Transplant(LayersBuilder):
             source = self.registries.open(origin).by(job.deadline)
             for own in recipe.layers:
                 self._have(upload, own.descriptor, source, own.title)
+        variables = self._variables(job, base, recipe)
         assembled = assemble(
             base,
             recipe.layers,
-            environment=self._variables(job, base, recipe),
+            environment=variables.image,
             labels={
                 LOCK_ANNOTATION: annotations[LOCK_ANNOTATION],
                 SCHEME_ANNOTATION: str(KEY_SCHEME),
@@ -93,16 +101,16 @@ class Transplant(LayersBuilder):
             annotations=annotations,
         )
         if self.runs(job, recipe):
-            return self._after(job, assembled, recipe.scripted, recipe.lock, upload)
+            return self._after(job, assembled, recipe.scripted, recipe.lock, variables, upload)
         config = assembled.manifest.config
         if self._is_new(str(config.digest)):
             upload.put_bytes(config, assembled.config, "config")
         return assembled.manifest
 
-    def _variables(self, job: Job, base: BaseImage, recipe: Recipe) -> dict[str, str]:
+    def _variables(self, job: Job, base: BaseImage, recipe: Recipe) -> Variables:
         variables, conda = dict(job.spec.variables), bool(recipe.lock.packages)
         if not conda and recipe.pip is None:
-            return variables
+            return Variables(variables, {**variables_of(base.config), **variables})
         venv = recipe.pip is not None and recipe.pip.python is not None
         own = prefix_environment(base, PREFIX, variables, conda=conda, venv=venv)
         composition = Composition((), 0, 0, recipe.scripted, dict(recipe.activation))

@@ -38,6 +38,11 @@ def is_activation(path: str) -> bool:
     return path == STATE or bool(_SCRIPT.fullmatch(path) or _VARIABLES.fullmatch(path))
 
 
+def is_script(path: str) -> bool:
+    """Whether a file is a script that activation runs."""
+    return bool(_SCRIPT.fullmatch(path))
+
+
 @dataclass(frozen=True)
 class Activation:
     """What activation comes to.

@@ -19,23 +19,31 @@ from envbuild.build.base import decompressed
 from envbuild.build.scripts import has_script, script_of
 from envbuild.conda.layer import PathHashes
 from envbuild.config import Config
-from envbuild.errors import BuildError, BuildLimit
+from envbuild.errors import BuildError, BuildLimit, StepFailed
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest
 from envbuild.progress import Event
 from envbuild.reference import Repository
 from envbuild.resolver import ResolvedImage, Resolver
+from parts.cut_socket import CutSocket
 from parts.docker_engine import DockerEngine
 from tiny import World, make_base_of
 
 
 def scripted(
-    name: str, text: str, *depends: str, noarch: Any = None, version: str = "1.0", number: int = 0
+    name: str,
+    text: str,
+    *depends: str,
+    noarch: Any = None,
+    version: str = "1.0",
+    number: int = 0,
+    more: dict[str, str] | None = None,
 ) -> Package:
-    """A package with a post-link script."""
+    """A package with a post-link script, and with more files."""
     folder = "python-scripts" if noarch == "python" else "bin"
     entry = Entry(f"{folder}/.{name}-post-link.sh", text.encode(), 0o755)
-    extra = (Entry("share/texts/" + name, name.encode()),)
+    files = {"share/texts/" + name: name, **(more or {})}
+    extra = tuple(Entry(path, content.encode()) for path, content in files.items())
     index = {"depends": list(depends), "build_number": number}
     return Package((entry, *extra), name=name, version=version, noarch=noarch, index=index)
 
@@ -61,6 +69,21 @@ PACKAGES = (
     scripted("nothing", "exit 0\n"),
     scripted("goes-on", 'missing-command\necho still > "$PREFIX/went-on"\n'),
     scripted("slow", "sleep 60\n"),
+    scripted(
+        "returns", 'echo first > "$PREFIX/returned"\nreturn 0\necho more > "$PREFIX/returned"\nexit 9\n'
+    ),
+    scripted("returns-badly", "false || return 3\nexit 0\n"),
+    scripted("is-killed", "kill -9 $$\n"),
+    scripted(
+        "wants-activation",
+        'echo "$SIMPLE $MADE $LAST $GIVEN $CONDA_DEFAULT_ENV $CONDA_SHLVL $#" > "$PREFIX/activated"\n'
+        'env > "$PREFIX/exported"\n',
+        more={
+            "etc/conda/env_vars.d/given.json": '{"GIVEN": "json", "OVER": "json"}',
+            "etc/conda/activate.d/b.sh": 'export SIMPLE="${SIMPLE:-}1" LAST=b\nhidden=b\n',
+            "etc/conda/activate.d/Z.sh": 'export MADE="$MADE$(echo from-$GIVEN-$OVER)" LAST=Z\n',
+        },
+    ),
     scripted("snake", 'echo hissed > "$PREFIX/hissed"\n', "python", noarch="python"),
     Package((Entry("bin/.other-post-link.sh", b"exit 9\n", 0o755),), name="not-its-own"),
 )
@@ -155,6 +178,44 @@ def test_a_script_gets_what_conda_promises(machine: Machine) -> None:
     assert said[-3:] == ["said", "by says", ""]
     assert "bin/.says-post-link.sh" in {name for layer in layers_of(image) for name in layer}
     assert "conda-meta/history" in below
+
+
+@pytest.mark.xdist_group("engine")
+def test_a_script_is_sourced_in_the_activated_environment(machine: Machine) -> None:
+    image = machine.resolve("returns", "wants-activation", variables={"OVER": "definition"})
+    top = layers_of(image)[-1]
+    assert top["returned"][1] == b"first\n"
+    assert top["activated"][1] == b"1 from-json-definition b json /opt/env 1 0\n"
+    assert b"hidden" not in top["exported"][1]
+    assert "SIMPLE=1" in config_of(image)["config"]["Env"]
+
+
+@pytest.mark.xdist_group("engine")
+def test_a_script_that_returns_an_error_or_is_killed(machine: Machine) -> None:
+    with pytest.raises(StepFailed, match=r"script of returns-badly-1\.0-0 failed with exit code 3"):
+        machine.resolve("returns-badly")
+    with pytest.raises(StepFailed, match=r"script of is-killed-1\.0-0 failed with exit code 137") as caught:
+        machine.resolve("is-killed")
+    assert "memory" in (caught.value.hint or "")
+
+
+@pytest.mark.xdist_group("engine")
+def test_an_engine_that_goes_away_is_not_the_script(machine: Machine, engine: DockerEngine) -> None:
+    with CutSocket(machine.world.root / "e.sock", engine.host.removeprefix("unix://")) as way:
+
+        def cut_once_it_runs(event: Event) -> None:
+            if event.subject == "post-link script of slow-1.0-0":
+                way.cut()
+
+        config = replace(machine.config, docker_host=f"unix://{way.path}")
+        spec = machine.world.spec("slow", variables={"FRESH": fresh()})
+        with Resolver(config, progress=cut_once_it_runs) as resolver, pytest.raises(BuildError) as caught:
+            resolver.resolve(spec)
+    message = str(caught.value)
+    assert message.startswith("the engine failed while the post-link script of slow-1.0-0 ran: ")
+    assert caught.value.retryable
+    assert not isinstance(caught.value, StepFailed)
+    assert caught.value.hint is None
 
 
 @pytest.mark.xdist_group("engine")
