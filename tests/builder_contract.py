@@ -236,6 +236,38 @@ class BuilderContract:
         assert tree_of(image).keys() >= {"opt/env/share/tool/data", "opt/env/conda-meta/history"}
         assert config_of(image)["config"]["Env"][0].startswith("PATH=/opt/env/bin:")
 
+    def test_the_folder_above_the_prefix_stays_as_the_base_has_it(self, machine: Machine) -> None:
+        spec = machine.world.root / "envbuild.yaml"
+        definition = (
+            f"base: {machine.config.base}\nconda:\n  channels: [tiny]\n  dependencies: [tool=1, writes]\n"
+        )
+        steps = "steps: |\n  USER 0\n  RUN mkdir -m 1777 /opt && touch /opt/before\n"
+        spec.write_text(definition + steps)
+        tree = tree_of(machine.resolve(spec))
+        assert tree["opt"].mode == 0o1777
+        assert tree["opt/env"].mode == 0o755
+        assert tree.keys() >= {"opt/before", "opt/env/share/tool/data", "opt/env/written"}
+
+    @pytest.mark.parametrize(
+        ("step", "message"),
+        [
+            ("mkdir -p /opt/env/bin", "a folder with bin at /opt/env"),
+            (
+                "mkdir -p /opt && cd /opt && mkdir /srv /srv/env && ln -s /srv/env env",
+                "a link to /srv/env at",
+            ),
+            ("ln -s srv /opt && mkdir /srv", "a link to srv at /opt"),
+        ],
+    )
+    def test_what_stands_in_the_way_is_refused(self, machine: Machine, step: str, message: str) -> None:
+        spec = machine.world.root / "envbuild.yaml"
+        definition = f"base: {machine.config.base}\nconda: {{channels: [tiny], dependencies: [tool=1]}}\n"
+        spec.write_text(f"{definition}steps: |\n  USER 0\n  RUN {step}\n")
+        with pytest.raises(SpecError, match=message) as caught:
+            machine.resolve(spec)
+        assert "step" in (caught.value.hint or "")
+        assert machine.keys() == []
+
     def test_a_package_that_is_not_there_leaves_no_image(self, machine: Machine) -> None:
         for path in (machine.world.root / "channels/tiny").glob("*/tool-1.0-*"):
             path.unlink()

@@ -21,7 +21,7 @@ from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAY
 from parts.docker_engine import DockerEngine
 from parts.programs import program
 
-PROGRAMS = ("dash", "cat", "env", "head", "id", "ls", "mkdir", "rm", "seq", "sleep", "touch", "yes")
+PROGRAMS = ("dash", "cat", "env", "head", "id", "ln", "ls", "mkdir", "rm", "seq", "sleep", "touch", "yes")
 ACCOUNTS = b"root:x:0:0:root:/:/bin/sh\nsomebody:x:1000:1000::/:/bin/sh\n"
 
 

@@ -48,7 +48,7 @@ class DockerBuilder(LayersBuilder):
         wheels = solver.wheels(job.spec, job.spec.pip, base, solution, locked, composer)
         return Parts(base, solution, composer, wheels)
 
-    def _content(self, parts: Parts) -> Composition:
+    def _content(self, parts: Parts, reserved: int) -> Composition:  # noqa: ARG002 - it is one layer
         """The environment's layer as the engine made it, in the target."""
         lock, wheels, composer = parts.solution.lock, parts.wheels, parts.composer
         if not lock.packages and wheels is None:

@@ -35,7 +35,7 @@ from envbuild.publishing import Known, Publisher
 from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
-    from envbuild.build.assemble import Assembled
+    from envbuild.build.assemble import Assembled, Layer
     from envbuild.build.compose import Composer, Composition
     from envbuild.build.job import Job
     from envbuild.build.wheels import Wheels
@@ -115,7 +115,7 @@ class LayersBuilder:
         keep = partial(keep_recipe, target, name=job.name, progress=self.progress, has_config=known.has_empty)
         if manifest is None:
             assembled, composition, variables = self._compose(job, parts, str(solved), annotations)
-            recipe = recipe_of(job, str(solved), solution.lock, base, assembled, composition, pip)
+            recipe = recipe_of(job, str(solved), solution.lock, composition, pip)
             upload.later(partial(keep, recipe))
             scripted = composition.scripted
             manifest = self._after(job, assembled, scripted, solution.lock, variables, upload)
@@ -199,21 +199,32 @@ class LayersBuilder:
         sources = () if base.registry is None else (base.registry,)
         for layer in base.manifest.layers:
             upload.expect(oci_layer(layer), sources, "base")
-        composition = self._content(parts)
+        given_back = self._given_back(base, upload, bool(parts.count))
+        composition = self._content(parts, len(given_back))
         variables = self._settings(job, parts, composition)
         assembled = assemble(
             base,
-            composition.layers,
+            (*composition.layers, *given_back),
             environment=variables.image,
             labels={LOCK_ANNOTATION: lock_key, SCHEME_ANNOTATION: str(KEY_SCHEME)},
             annotations=annotations,
         )
         return assembled, composition, variables
 
-    def _content(self, parts: Parts) -> Composition:
-        """All layers above the base's, in the target or on their way."""
+    def _given_back(self, base: BaseImage, upload: Upload, needed: bool) -> tuple[Layer, ...]:
+        """The layer on top of an environment's that leaves the folder above it as the base has it, if any."""
+        if not needed:
+            return ()
+        from envbuild.build.place import as_it_was, folder_above
+        from envbuild.conda.layer import Compression
+
+        folder = folder_above(base, PREFIX, self.index, self.config.jobs)
+        return as_it_was(folder, PREFIX, upload, Compression.of(self.config.compression))
+
+    def _content(self, parts: Parts, reserved: int) -> Composition:
+        """The environment's layers, in the target or on their way; so many more will be on top of them."""
         base, lock, composer, wheels = parts.base, parts.solution.lock, parts.composer, parts.wheels
-        budget = self.config.max_layers - len(base.manifest.layers) - 1
+        budget = self.config.max_layers - len(base.manifest.layers) - 1 - reserved
         if budget < 1:
             raise BuildError(
                 f"the base has {len(base.manifest.layers)} layers, which leaves no room under the limit of "

@@ -32,8 +32,6 @@ from envbuild.reference import Tag
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from envbuild.build.assemble import Assembled
-    from envbuild.build.base import BaseImage
     from envbuild.build.compose import Composition
     from envbuild.build.job import Job
     from envbuild.build.wheels import Wheels
@@ -321,8 +319,6 @@ def recipe_of(
     job: Job,
     lock_key: str,
     lock: Lock,
-    base: BaseImage,
-    assembled: Assembled,
     composition: Composition,
     pip: PipPart | None = None,
 ) -> Recipe:
@@ -332,28 +328,14 @@ def recipe_of(
         job: What was built.
         lock_key: The key of its solution.
         lock: The solution.
-        base: What the layers are on: the base with the steps before the environment.
-        assembled: The image, before anything runs in it.
-        composition: What is known of its layers.
+        composition: Its layers, before anything runs in it.
         pip: What the pip section added.
     """
-    own = assembled.manifest.layers[len(base.manifest.layers) :]
-    config = json.loads(assembled.config)
-    above = slice(len(config["history"]) - len(own), None)
-    layers = tuple(
-        Layer(layer, Digest.parse(diff_id), entry["created_by"].removeprefix("envbuild "))
-        for layer, diff_id, entry in zip(
-            own,
-            config["rootfs"]["diff_ids"][len(base.manifest.layers) :],
-            config["history"][above],
-            strict=True,
-        )
-    )
     return Recipe(
         job_form(job),
         lock_key,
         lock,
-        layers,
+        composition.layers,
         composition.scripted,
         composition.activation,
         pip,

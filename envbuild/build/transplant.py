@@ -77,7 +77,9 @@ class Transplant(LayersBuilder):
         Raises:
             BuildError: The image would have too many layers.
         """
-        total = len(base.manifest.layers) + len(recipe.layers)
+        with self._guard:
+            given_back = self._given_back(base, upload, bool(recipe.layers))
+        total = len(base.manifest.layers) + len(recipe.layers) + len(given_back)
         if total > self.config.max_layers:
             raise BuildError(
                 f"the image would have {total} layers, at most {self.config.max_layers} are allowed",
@@ -92,7 +94,7 @@ class Transplant(LayersBuilder):
         variables = self._variables(job, base, recipe)
         assembled = assemble(
             base,
-            recipe.layers,
+            (*recipe.layers, *given_back),
             environment=variables.image,
             labels={
                 LOCK_ANNOTATION: annotations[LOCK_ANNOTATION],

@@ -118,7 +118,8 @@ def _names(layer: BaseLayer) -> list[list[str]]:
     found: list[list[str]] = []
     chunks = layer.chunks()
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", _Stream(chunks)), mode="r|", bufsize=1 << 20) as archive:
+        stream = cast("IO[bytes]", ChunkStream(chunks))
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as archive:
             for member in archive:
                 path = posixpath.normpath("/" + member.name).lstrip("/")
                 kind = member.isfile() or member.issym() or member.islnk()
@@ -177,7 +178,7 @@ def _full(short: str, variables: Mapping[str, str]) -> str:
     return said if re.fullmatch(re.escape(short) + r"\.\d+", said) else short
 
 
-class _Stream(io.RawIOBase):
+class ChunkStream(io.RawIOBase):
     """Chunks as a stream that ``tarfile`` reads."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
@@ -186,9 +187,11 @@ class _Stream(io.RawIOBase):
         self._left = b""
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
+        """Give at most one chunk."""
         while not self._left:
             chunk = next(self._chunks, None)
             if chunk is None:
