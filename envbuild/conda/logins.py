@@ -138,9 +138,9 @@ def _in_table(table: Mapping[str, Any], host: str) -> Iterator[Login]:
 def _table(path: Path, *, required: bool) -> dict[str, Any]:
     try:
         content = _content(path)
-        if content is None and not required:
-            return {}
-        found = json.loads(content or b"")
+        if content is None and required:
+            raise SpecError("the logins are not there", source=str(path), hint=_FORM)
+        found = json.loads(content) if content is not None else {}
     except (OSError, ValueError, RecursionError) as error:
         # The parser's own words may quote what the file holds.
         reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
