@@ -177,7 +177,8 @@ def zipped(names: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as archive:
         for name, content in names.items():
-            archive.writestr(zipfile.ZipInfo(name), content, method)  # of a fixed time, as tests are named by it
+            # Of a fixed time, as tests are named by it.
+            archive.writestr(zipfile.ZipInfo(name), content, method)
     return out.getvalue()
 
 
