@@ -1,34 +1,48 @@
 """Locks of other tools as definitions: ``pixi.lock``, ``conda-lock.yml`` and ``@EXPLICIT`` lists of URLs.
 
-Each package becomes a match spec that only it satisfies, so that the key is that of the solution.
+Each package becomes a match spec that only it satisfies, so that the key is that of the solution. What a file
+is is told by what it holds, wherever it comes from and whatever its name.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from envbuild import lockfile
 from envbuild.errors import SpecError
-from envbuild.platform import LINUX_AMD64, Platform
+from envbuild.platform import Platform
 from envbuild.spec import environment, fields
-from envbuild.spec.conda import CondaSection
-from envbuild.spec.document import Mark, fail
 from envbuild.spec.environment import EnvironmentSpec
-from envbuild.spec.match import MatchSpec
+from envbuild.spec.reading import MAX_BYTES, is_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
-    from envbuild.lock import PackageRecord
+    from envbuild.spec.conda import CondaSection
 
-_LOOK: Final = 1 << 16
-_LOCK: Final = re.compile(
-    rb"(?:#[^\n]*\n|\s*\n)*version:\s*\d+\s*\n(?:environments|metadata|packages?|platforms):"
-)
-_EXPLICIT: Final = re.compile(rb"(?:#[^\n]*\n|\s*\n)*@EXPLICIT\s")
-_ARCHIVE: Final = re.compile(r"(.+)-([^-/]+)-([^-/]+?)(?:\.conda|\.tar\.bz2)")
+MAX_LOCK: Final = 64 << 20
+"""The largest lock that is read, in bytes."""
+_KEY: Final = rb"""(?m)^([ ]*)(["']?)([A-Za-z_][A-Za-z0-9_.-]*)\2[ \t]*:(?=[ \t\r\n]|\Z)"""
+_EXPLICIT: Final = re.compile(rb"(?m)^[ \t]*@EXPLICIT[ \t]*\r?$")
+_OWN: Final = "envbuild_lock"
+_LOCKS: Final = (lockfile.FILE_NAME, "conda-lock.yml", "pixi.lock")
+"""What a folder without a definition may hold."""
+
+
+class Format(NamedTuple):
+    """A kind of lock.
+
+    Attributes:
+        keys: The members at its top.
+        read: Gives the packages for a platform, and the platform; arguments as of :func:`solved_section`.
+    """
+
+    keys: frozenset[str]
+    read: Callable[[bytes, str, Platform | None], tuple[CondaSection, Platform]]
 
 
 def load(source: str | Path, **overrides: Any) -> EnvironmentSpec:
@@ -39,30 +53,25 @@ def load(source: str | Path, **overrides: Any) -> EnvironmentSpec:
     """
     if overrides.get("form") is not None:  # the caller says what it is, and that it is no lock
         return environment.load(source, **overrides)
+    name, content = _read(source)
+    if content is None:
+        return environment.load(name, **overrides)
+    keys = _top_keys(content)
+    if _OWN in keys:
+        return lockfile.definition(content, _shown(name), **overrides)
+    if (found := _format(content, keys)) is None:
+        known = content if str(name) == environment.STANDARD_INPUT or len(content) <= MAX_BYTES else None
+        return environment.load(name, content=known, **overrides)
     overrides.pop("form", None)
-    start = _start(source)
-    if _EXPLICIT.match(start) is None and _LOCK.match(start) is None:
-        return lockfile.load(source, **overrides)
-    path = Path(source)
-    given = overrides.pop("platforms", None)
-    platforms = fields.platforms((given,) if isinstance(given, (str, Platform)) else given) if given else ()
-    if len(platforms) > 1:
-        names = ", ".join(map(str, platforms))
-        raise SpecError(
-            f"{names} are asked for: a solved list of packages is for one platform",
-            source=str(path),
-            hint="name one platform, or the definition that the lock was made from",
-        )
-    conda, found = solved_section(path, platforms[0] if platforms else None)
-    spec = EnvironmentSpec(source=str(path), has_base=False, conda=conda, platforms=(found,))
-    return _overridden(spec, **overrides)
+    return _solved(found, content, _shown(name), **overrides)
 
 
-def solved_section(path: Path, platform: Platform | None) -> tuple[CondaSection, Platform]:
+def solved_section(content: bytes, source: str, platform: Platform | None) -> tuple[CondaSection, Platform]:
     """The packages of another tool's lock, each as a match spec that only it satisfies.
 
     Args:
-        path: The lock.
+        content: The lock.
+        source: Its name for messages.
         platform: The platform; None is that of the packages, or ``linux/amd64`` in a lock for several.
 
     Returns:
@@ -71,99 +80,104 @@ def solved_section(path: Path, platform: Platform | None) -> tuple[CondaSection,
     Raises:
         SpecError: The lock cannot be read, or is not for the platform.
     """
-    read = _explicit if _EXPLICIT.match(_start(path)) else _locked
-    return read(path, platform)
+    found = _format(content, _top_keys(content))
+    if found is None:
+        raise SpecError("this is no lock of another tool", source=source)
+    return found.read(content, source, platform)
+
+
+def _solved(
+    found: Format, content: bytes, source: str, *, platforms: Any = None, as_of: Any = None, **overrides: Any
+) -> EnvironmentSpec:
+    """Another tool's lock as a definition."""
+    one = (platforms,) if isinstance(platforms, (str, Platform)) else platforms
+    wanted = fields.platforms(one) if one else ()
+    if len(wanted) > 1:
+        raise SpecError(
+            f"{', '.join(map(str, wanted))} are asked for: a solved list of packages is for one platform",
+            source=source,
+            hint="name one platform, or the definition that the lock was made from",
+        )
+    conda, platform = found.read(content, source, wanted[0] if wanted else None)
+    spec = EnvironmentSpec(source=source, has_base=False, conda=conda, platforms=(platform,))
+    if as_of is not None:
+        raise SpecError("as_of cannot be laid over solved packages", source=source)
+    return _overridden(spec, **overrides)
 
 
 def _overridden(
-    spec: EnvironmentSpec, *, base: str | None = None, steps: str | Path | None = None, as_of: Any = None
+    spec: EnvironmentSpec, *, base: str | None = None, steps: str | Path | None = None
 ) -> EnvironmentSpec:
-    from dataclasses import replace
-
     spec = spec.with_base(base) if base is not None else spec
-    if as_of is not None:
-        raise SpecError("as_of cannot be laid over solved packages", source=spec.source)
     return replace(spec, steps=fields.steps_file(Path(steps), None)) if steps is not None else spec
 
 
-def _start(source: str | Path) -> bytes:
+def _read(source: str | Path) -> tuple[str | Path, bytes | None]:
+    """What to read, and its bytes, which are read once; None where that is no file that can be read."""
+    if str(source) == environment.STANDARD_INPUT:
+        return source, environment.standard_input(MAX_LOCK)
+    path = Path(source)
+    if is_folder(path):
+        path = environment.file_in(path, _LOCKS)
     try:
-        with Path(source).open("rb") as file:
-            return file.read(_LOOK)
+        with path.open("rb") as file:
+            return path, file.read(MAX_LOCK + 1)
     except (OSError, ValueError):
-        return b""
+        return path, None
 
 
-def _locked(path: Path, platform: Platform | None) -> tuple[CondaSection, Platform]:
-    from envbuild.conda.locks import read_lock
+def _shown(name: str | Path) -> str:
+    return environment.STANDARD_INPUT_NAME if str(name) == environment.STANDARD_INPUT else str(name)
 
-    platform = platform or LINUX_AMD64
-    packages, others = read_lock(path, platform)
+
+def _top_keys(content: bytes) -> frozenset[str]:
+    """The names of a document's members at the top, in any order; of YAML without reading all of it."""
+    if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError):
+            # A lock of ours that a hand has damaged is still one.
+            return frozenset({_OWN}) if content.startswith(lockfile.START) else frozenset()
+        return frozenset(document) if isinstance(document, dict) else frozenset()
+    found = re.findall(_KEY, content.removeprefix(b"\xef\xbb\xbf"))
+    return frozenset(name.decode() for indent, _, name in found if indent == found[0][0])
+
+
+def _format(content: bytes, keys: frozenset[str]) -> Format | None:
+    """What another tool's lock is read by; None for what is none."""
+    if (found := next((each for each in _FORMATS if each.keys <= keys), None)) is not None:
+        return found
+    return _LIST if _EXPLICIT.search(content) else None
+
+
+def _pixi(content: bytes, source: str, platform: Platform | None) -> tuple[CondaSection, Platform]:
+    from envbuild.conda.locks import read_pixi
+    from envbuild.foreign.solved import section_of
+
+    packages, others, found = read_pixi(content, source, platform)
     if others:
         raise SpecError(
             f"the lock has {len(others)} packages from Python indexes, as {others[0]}: only Conda's are read",
-            source=str(path),
+            source=source,
             hint="name the definition that it was made from",
         )
-    return section_of(packages), platform
+    return section_of(packages), found
 
 
-def section_of(packages: Iterable[PackageRecord]) -> CondaSection:
-    """A section that only these packages satisfy."""
-    return _section([_exact(package) for package in packages])
+def _conda_lock(content: bytes, source: str, platform: Platform | None) -> tuple[CondaSection, Platform]:
+    from envbuild.foreign.condalock import read
+
+    return read(content, source, platform)
 
 
-def _exact(package: PackageRecord) -> MatchSpec:
-    return MatchSpec.parse(
-        f'{package.name}[version="=={package.version}",build="{package.build}",channel="{package.channel}",'
-        f'subdir="{package.subdir}",sha256="{package.sha256.hex}"]'
-    )
+def _explicit(content: bytes, source: str, platform: Platform | None) -> tuple[CondaSection, Platform]:
+    from envbuild.foreign.explicit import read
+
+    return read(content, source, platform)
 
 
-def _explicit(path: Path, platform: Platform | None) -> tuple[CondaSection, Platform]:
-    """A list of package URLs, each with its MD5 or sha256 behind a ``#``."""
-    text = path.read_text("utf-8", errors="replace")
-    specs = []
-    subdirs = set()
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith(("#", "@EXPLICIT")):
-            continue
-        mark = Mark(str(path), number, 1)
-        url, _, digest = stripped.partition("#")
-        place, _, file_name = url.rpartition("/")
-        channel, _, subdir = place.rpartition("/")
-        archive = _ARCHIVE.fullmatch(file_name)
-        if archive is None or not re.fullmatch("[0-9a-f]{32}|(?:sha256:)?[0-9a-f]{64}", digest):
-            hint = "write it with `conda list --explicit --md5`"
-            fail(mark, "the line is no package URL with its digest, as URL#MD5", hint)
-        digest = digest.removeprefix("sha256:")
-        kind = "md5" if len(digest) == 32 else "sha256"
-        subdirs.add(subdir)
-        text = (
-            f'{archive[1]}[version="=={archive[2]}",build="{archive[3]}",channel="{channel}",'
-            f'subdir="{subdir}",{kind}="{digest}"]'
-        )
-        specs.append(MatchSpec.parse(text, mark))
-    return _section(specs), _platform_of(subdirs - {"noarch"}, platform, path)
-
-
-def _platform_of(subdirs: set[str], wanted: Platform | None, path: Path) -> Platform:
-    """The platform that a list of URLs is for."""
-    if len(subdirs) > 1:
-        raise SpecError(f"the list mixes {', '.join(sorted(subdirs))}", source=str(path))
-    found = Platform.parse(subdirs.pop()) if subdirs else wanted or LINUX_AMD64
-    if wanted is not None and wanted != found:
-        raise SpecError(f"the list is for {found}, and {wanted} is asked for", source=str(path))
-    return found
-
-
-def _section(specs: list[MatchSpec]) -> CondaSection:
-    """A section of match specs and their channels; each names its own, so that no order counts."""
-    by_spelling = {spec.canonical(): spec for spec in specs}
-    channels = {spec.channel.canonical: spec.channel for spec in specs if spec.channel is not None}
-    return CondaSection(
-        tuple(channels[name] for name in sorted(channels)),
-        False,
-        tuple(by_spelling[spelling] for spelling in sorted(by_spelling)),
-    )
+_FORMATS: Final = (
+    Format(frozenset({"version", "environments"}), _pixi),
+    Format(frozenset({"version", "metadata", "package"}), _conda_lock),
+)
+_LIST: Final = Format(frozenset(), _explicit)

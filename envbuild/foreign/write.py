@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.conda.solve import public_url
 from envbuild.errors import SpecError
-from envbuild.foreign import section_of, solved_section
+from envbuild.foreign import solved_section
+from envbuild.foreign.solved import section_of
 from envbuild.spec.channel import Channel
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ _OPTIONS: Final = {"base", "steps"}
 
 
 def _check_read_again(path: Path, lock: Lock, form: Format) -> None:
-    found, _ = solved_section(path, lock.platform)
+    found, _ = solved_section(path.read_bytes(), str(path), lock.platform)
     expected, seen = (
         {spec.canonical() for spec in each.dependencies} for each in (section_of(lock.packages), found)
     )

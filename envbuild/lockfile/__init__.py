@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from envbuild.diff import Change
     from envbuild.key import Key
-    from envbuild.lockfile.document import LockEntry, LockFile
+    from envbuild.lockfile.document import LockEntry
     from envbuild.platform import Platform
     from envbuild.spec.environment import EnvironmentSpec
 
 FILE_NAME: Final = "envbuild.lock"
-_START: Final = b'{\n "envbuild_lock": '
+START: Final = b'{\n "envbuild_lock": '
 _UPDATE: Final = "write it again with `envbuild lock`"
 
 
@@ -67,13 +67,14 @@ def apply(spec: EnvironmentSpec, platform: Platform, policy: LockPolicy) -> Lock
     Raises:
         SpecError: The lock is damaged; or it is required, and missing or stale.
     """
-    path = policy.file or (None if policy.ignored else beside(spec))
+    own = spec.lock if policy.file is None and not policy.ignored else None
+    path = policy.file or (Path(spec.source) if own is not None else None if policy.ignored else beside(spec))
     if path is None:
         return _unlocked(spec, policy, f"there is no {FILE_NAME} beside the definition", tell=False)
     from envbuild.lockfile.document import LockFile
 
-    file = LockFile.read(path)
-    if policy.file is None and not _belongs(file, path, spec):
+    file = LockFile.read(path) if own is None else LockFile.parse(own, spec.source)
+    if policy.file is None and own is None and file.definition != Path(spec.source).name:
         return _unlocked(
             spec, policy, f"{path} is the lock of {file.definition or 'something else'}", tell=False
         )
@@ -96,17 +97,10 @@ def _unlocked(spec: EnvironmentSpec, policy: LockPolicy, why: str, *, tell: bool
 
 
 def beside(spec: EnvironmentSpec) -> Path | None:
-    """The lock in the definition's folder, or the definition itself where it is a lock; else None."""
+    """The lock in the definition's folder, or None."""
     source = Path(spec.source)
-    if spec.source.endswith(".lock") and is_lock(source):
-        return source
     path = source.parent / FILE_NAME
     return path if source.is_file() and path.is_file() else None
-
-
-def _belongs(file: LockFile, path: Path, spec: EnvironmentSpec) -> bool:
-    source = Path(spec.source)
-    return source == path or file.definition == source.name
 
 
 def differences(entry: LockEntry, spec: EnvironmentSpec, folder: Path) -> tuple[Change, ...]:
@@ -181,23 +175,29 @@ def load(source: str | Path, **overrides: Any) -> EnvironmentSpec:
 
     if not is_lock(source):
         return environment.load(source, **overrides)
-    from envbuild.lockfile.revive import definition
+    from envbuild.lockfile.document import read_bytes
 
-    platforms = overrides.pop("platforms", None)
+    return definition(read_bytes(Path(source)), str(source), **overrides)
+
+
+def definition(content: bytes, source: str, *, platforms: Any = None, **overrides: Any) -> EnvironmentSpec:
+    """A lock that was read as a definition, which is held to it; arguments and errors as of :func:`load`."""
+    from envbuild.lockfile import revive
+
     given = sorted(name for name, value in overrides.items() if value is not None)
     if given:
         raise SpecError(
             f"{', '.join(given)} cannot be laid over a lock",
-            source=str(source),
+            source=source,
             hint="name the definition that it was made from",
         )
-    return definition(Path(source), platforms)
+    return revive.definition(content, Path(source), platforms)
 
 
 def is_lock(source: str | Path) -> bool:
     """Whether a file starts as a lock does."""
     try:
         with Path(source).open("rb") as file:
-            return file.read(len(_START)) == _START
+            return file.read(len(START)) == START
     except (OSError, ValueError):
         return False

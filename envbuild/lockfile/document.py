@@ -164,12 +164,7 @@ class LockFile:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a lock from a file; errors as :meth:`parse`."""
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise SpecError(f"the lock cannot be read: {error.strerror}", source=str(path)) from None
-        return cls.parse(content, str(path))
+        return cls.parse(read_bytes(path), str(path))
 
     def write(self, path: Path) -> None:
         """Write the lock whole or not at all.
@@ -178,6 +173,19 @@ class LockFile:
             StorageError: The file cannot be written.
         """
         write_whole(path, self.to_bytes())
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a lock, and no more than one above the limit.
+
+    Raises:
+        SpecError: They cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SpecError(f"the lock cannot be read: {error.strerror}", source=str(path)) from None
 
 
 def _encode(document: dict[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from envbuild.errors import SpecError
@@ -27,25 +28,26 @@ _NAME_IT = "name the definition that it was made from"
 
 
 def definition(
-    path: Path, platforms: str | Platform | Iterable[str | Platform] | None = None
+    content: bytes, path: Path, platforms: str | Platform | Iterable[str | Platform] | None = None
 ) -> EnvironmentSpec:
     """The definition that a lock was made from, as far as a build needs it.
 
     Args:
-        path: The lock.
+        content: The lock.
+        path: Its file, for messages; layouts on disk are named from its folder.
         platforms: Which of its platforms to take; needed where it has several.
 
     Raises:
         SpecError: The lock is damaged, is not for that platform, or its steps or requirements read files.
     """
-    entry = _entry(LockFile.read(path), path, platforms)
+    entry = _entry(LockFile.parse(content, str(path)), path, platforms)
     try:
         spec = _revived(entry, path)
     except (KeyError, TypeError, ValueError, AttributeError):
         spec = None
     if spec is None or CanonicalForm.of(spec, entry.digest, entry.lock.platform).key != entry.key:
         raise SpecError("the lock's form cannot be made into a definition", source=str(path), hint=_NAME_IT)
-    return spec
+    return replace(spec, lock=content)
 
 
 def _revived(entry: LockEntry, path: Path) -> EnvironmentSpec:
@@ -64,7 +66,6 @@ def _revived(entry: LockEntry, path: Path) -> EnvironmentSpec:
         virtual_packages=VirtualPackages.of(form.get("virtual_packages", {})),
         pyc=form.get("pyc", False),
         offline="step_network" in form,
-        is_lock=True,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["ChannelPriority", "EnvironmentSpec", "load", "parse"]
 
 STANDARD_INPUT = "-"
+STANDARD_INPUT_NAME = "<stdin>"
 _HERE = Path()
 _FOLDER_FILES = (forms.AZURE_V1_FILE, "envbuild.yaml", "envbuild.yml", "environment.yml", "environment.yaml")
 _SOLVED = "name the definition that it was solved from"
@@ -74,7 +75,7 @@ class EnvironmentSpec:
         virtual_packages: What is said of the machines that will run the image.
         pyc: Whether modules are compiled into the layers of ``noarch: python`` packages.
         offline: Whether steps and scripts are kept from the network.
-        is_lock: Whether it was made of a lock, whose packages were chosen once and for all.
+        lock: The bytes of the ``envbuild.lock`` that it was read from, to which it is held; None for others.
     """
 
     source: str
@@ -92,7 +93,12 @@ class EnvironmentSpec:
     virtual_packages: VirtualPackages = NOTHING_SAID
     pyc: bool = False
     offline: bool = False
-    is_lock: bool = False
+    lock: bytes | None = field(default=None, repr=False)
+
+    @property
+    def is_lock(self) -> bool:
+        """Whether it was made of a lock, whose packages were chosen once and for all."""
+        return self.lock is not None
 
     @property
     def has_conda(self) -> bool:
@@ -172,6 +178,7 @@ def load(
     platforms: str | Platform | Iterable[str | Platform] | None = None,
     as_of: str | date | None = None,
     form: str | None = None,
+    content: bytes | None = None,
 ) -> EnvironmentSpec:
     """Read a definition.
 
@@ -182,11 +189,12 @@ def load(
         platforms: The platforms to build for, in place of the definition's.
         as_of: Ignore packages newer than this, in place of the definition's; a date means its start in UTC.
         form: One of :data:`envbuild.spec.forms.FORMS`; None to have it told by content and name.
+        content: The bytes of the file or of standard input, where they were read already.
 
     Raises:
         SpecError: Something in it cannot be understood; the message names file, line and column.
     """
-    spec = _load(source, form)
+    spec = _load(source, form, content)
     if base is not None:
         spec = spec.with_base(base)
     if steps is not None:
@@ -216,21 +224,39 @@ def _check_platforms(spec: EnvironmentSpec) -> None:
             )
 
 
-def _load(source: str | Path, form: str | None) -> EnvironmentSpec:
+def _load(source: str | Path, form: str | None, content: bytes | None) -> EnvironmentSpec:
     if str(source) == STANDARD_INPUT:
-        try:
-            content = sys.stdin.buffer.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise SpecError(f"cannot be read: {error.strerror}", source="<stdin>") from None
-        return parse(content, "<stdin>", Path(), form=form)
+        content = standard_input(MAX_BYTES) if content is None else content
+        return parse(content, STANDARD_INPUT_NAME, Path(), form=form)
     path = Path(source)
     if is_folder(path):
-        path = _file_in(path)
-    return parse(read(path), str(path), path.parent, form=form)
+        path = file_in(path)
+    return parse(read(path) if content is None else content, str(path), path.parent, form=form)
 
 
-def _file_in(folder: Path) -> Path:
-    for name in _FOLDER_FILES:
+def standard_input(most: int) -> bytes:
+    """What stands on standard input, and no more than one byte above a limit.
+
+    Raises:
+        SpecError: It cannot be read.
+    """
+    try:
+        return sys.stdin.buffer.read(most + 1)
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", source=STANDARD_INPUT_NAME) from None
+
+
+def file_in(folder: Path, others: tuple[str, ...] = ()) -> Path:
+    """The file of a folder that is its definition.
+
+    Args:
+        folder: The folder.
+        others: Names that count where there is none of a definition.
+
+    Raises:
+        SpecError: There is no such file.
+    """
+    for name in (*_FOLDER_FILES, *others):
         if (folder / name).is_file():
             return folder / name
     raise SpecError(

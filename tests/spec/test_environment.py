@@ -184,7 +184,7 @@ def test_requirements_on_standard_input_are_asked_for(monkeypatch: pytest.Monkey
     ],
 )
 def test_a_file_for_other_platforms_is_refused(
-    folder: Path, content: str, options: dict[str, str], told: str
+    folder: Path, content: str, options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(SpecError, match=told):
         load(write(folder, content), **options)
