@@ -21,6 +21,7 @@ from envbuild.errors import (
     Unavailable,
 )
 from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, Manifest
+from envbuild.oci.registry import shows_blob
 from envbuild.oci.transport import MissingContent
 from envbuild.progress import Event
 
@@ -163,7 +164,7 @@ class Upload:
         self.target.put_manifest(manifest)
 
     def _ensure(self, expected: _Expected) -> None:
-        if not self.target.has_blob(expected.descriptor.digest):
+        if not shows_blob(self.target, expected.descriptor.digest):
             self._obtain(expected)
 
     def _obtain(self, expected: _Expected) -> None:
@@ -244,7 +245,7 @@ class Upload:
         Returns:
             False if it is in neither: then it must be made.
         """
-        if self.target.has_blob(descriptor.digest):
+        if shows_blob(self.target, descriptor.digest):
             return True
         if source is None or source.repository == self.target.repository:
             return False

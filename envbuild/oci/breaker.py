@@ -150,8 +150,7 @@ class Breaker:
             if ticket is not None:
                 break
             if outage >= TOLD_AFTER:
-                reason = self._reason.removeprefix(f"{self._host} could not be asked: ")
-                self.tell(f"{reason} (for up to {left:.0f} s more)", tell)
+                self.tell(f"{self._why()} (for up to {left:.0f} s more)", tell)
         if waited and not ticket.is_trial:  # those who waited together do not come together
             deadline.sleep(random.uniform(0, _SPREAD))  # noqa: S311
         return ticket
@@ -225,11 +224,14 @@ class Breaker:
             if len(self._asked) == MOST_TRIALS:
                 self._next = max(self._next, self._asked[0] + WINDOW)
 
+    def _why(self) -> str:
+        """The last failure, for a sentence that names the host already."""
+        return self._reason.removeprefix(f"{self._host} could not be asked: ")
+
     def _refusal(self) -> CircuitOpen:
         lasted = max(self._clock() - self._since, 0.0)
         return CircuitOpen(
-            f"{self._host} was not asked: it has been in trouble for {lasted:.0f} s, the last time so: "
-            f"{self._reason}",
+            f"{self._host} has been in trouble for {lasted:.0f} s: {self._why()}",
             hint="check the network and the registry; --timeout says how long to wait for it",
         )
 

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import BuildError, IntegrityError
 from envbuild.oci.manifest import ImageIndex
+from envbuild.oci.registry import shows_blob
 from envbuild.progress import Event, silent
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class _Copier:
     def _copy(self, blob: Descriptor) -> CopyReport:
         self._tell(blob, "start", 0)
         if self._same_host:
-            if self.target.has_blob(blob.digest):
+            if shows_blob(self.target, blob.digest):
                 self._tell(blob, "reused", blob.size)
                 return CopyReport(blobs_present=1)
             if self.target.mount_blob(blob, self.source.repository):

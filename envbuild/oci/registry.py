@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Protocol, Self, TypeVar
 
-from envbuild.errors import IntegrityError, NotFound, TagMoved
+from envbuild.errors import IntegrityError, NotFound, TagMoved, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,6 +151,17 @@ def find_manifest(registry: Registry, reference: Tag | Digest) -> Manifest | Ima
         return registry.get_manifest(reference)
     except NotFound:
         return None
+
+
+def shows_blob(registry: Registry, digest: Digest) -> bool:
+    """Whether a repository says that it has a blob, for who would send it otherwise.
+
+    Some registries refuse to say so of what is missing; who may not write is told when the blob is sent.
+    """
+    try:
+        return registry.has_blob(digest)
+    except Unauthorized:
+        return False
 
 
 def publish(

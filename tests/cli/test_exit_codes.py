@@ -115,6 +115,28 @@ def test_4_what_is_waited_for_is_said(world: World, call: Call, stoppable_regist
     )
 
 
+@pytest.mark.parametrize("jobs", ["1", "8"])
+def test_130_while_a_registry_is_waited_for(
+    world: World, stoppable_registry: RegistryServer, jobs: str
+) -> None:
+    specs = [world.spec("tool=1", name=f"{number}.yml") for number in range(4)]
+    stoppable_registry.stop()
+    command = [*ENVBUILD, "prewarm", *map(str, specs), "--workspace", str(stoppable_registry.repository())]
+    command += ["--base", "scratch", "--jobs", jobs]
+    environment = {**os.environ, "ENVBUILD_CACHE_DIR": str(world.root / "cache")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        while line and not line.startswith("waiting for "):
+            line = process.stderr.readline()
+        assert line, "it said what it waits for"
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - started < 2
+
+
 def test_8_a_server_that_accepts_and_never_answers(world: World, call: Call) -> None:
     def stall(connection: Connection, _: Asked) -> None:
         connection.server.ended.wait(30)

@@ -12,7 +12,7 @@ from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
 from envbuild.errors import Unavailable
 from envbuild.oci.remote import RemoteRegistry
-from envbuild.oci.transport import Trouble
+from envbuild.oci.transport import Settings, Trouble
 from envbuild.oci.wire import translated
 from envbuild.reference import Repository
 
@@ -21,11 +21,17 @@ def test_a_refused_connection_is_told_in_words() -> None:
     with socket.socket() as taken:  # bound and not listening: nobody answers there
         taken.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{taken.getsockname()[1]}"
-        registry = RemoteRegistry(Repository.parse(f"{host}/envs"))
-        with pytest.raises(Unavailable) as caught:
-            registry.get_manifest(Digest("a" * 64))
-        registry.close()
-    assert str(caught.value) == f"{host} could not be asked: [Errno 111] Connection refused"
+        told = []
+        for settings in (Settings(retries=0), Settings(patience=1.0)):
+            registry = RemoteRegistry(Repository.parse(f"{host}/envs"), settings=settings)
+            with pytest.raises(Unavailable) as caught:
+                registry.get_manifest(Digest("a" * 64))
+            registry.close()
+            told.append(str(caught.value))
+    assert told == [
+        f"{host} could not be asked: [Errno 111] Connection refused",
+        f"{host} has been in trouble for 1 s: [Errno 111] Connection refused",
+    ]
 
 
 @pytest.mark.parametrize(
