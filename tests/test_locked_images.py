@@ -27,8 +27,10 @@ from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.registry import publish
 from envbuild.platform import Platform
 from envbuild.promote import Promotion
+from envbuild.rebuild import Rebuild
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import ResolvedImage, Resolver, Source
+from envbuild.restore import attached_lock
 from tiny import LIBC, World, make_base
 from wheel_world import spec as wheel_spec
 from wheel_world import wheel_world
@@ -340,7 +342,7 @@ def test_a_lock_must_have_the_lock_key_that_is_asked_for(world: World) -> None:
         Resolver(world.config, locks=LockPolicy(lock, lock_key="0" * 64)) as resolver,
         pytest.raises(IntegrityError, match="lock key"),
     ):
-        resolver.resolve(spec)
+        resolver.resolve(lock)
     assert not world.config.workspace.folder.exists()
 
 
@@ -375,3 +377,20 @@ def test_no_build_puts_no_index_over_images_that_are_there(world: World) -> None
     assert after == before
     image = resolve(world.config, spec)
     assert (image.source, image.layers_made) == (Source.WORKSPACE, 0)
+
+
+def test_the_lock_of_a_locked_image_is_that_lock(world: World) -> None:
+    spec = world.spec("tool", "pyth")
+    lock = write_lock(world, spec)
+    image = resolve(world.config, spec, lock)
+    assert attached_lock(world.layout(), image.reference.digest).to_bytes() == lock.read_bytes()
+
+
+def test_a_locked_image_is_built_again_alike(
+    world: World, two: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world.root)  # which bases that are layouts are named from
+    spec, old, _ = two
+    image = resolve(world.config, spec, old)
+    checks = {each.name: each for each in Rebuild(world.config, world.layout()).checks(manifest_of(image))}
+    assert (checks["lock"].passed, checks["rebuild"].passed) == (True, True)

@@ -80,12 +80,20 @@ def made_of(job: Job, lock: Lock, wheels: tuple[PipDistribution, ...], started: 
     return Made(
         job_form(job),
         job.base.digest,
-        base_text(job.spec, folder),
+        _base_name(job, folder),
         lock,
         wheels,
         started,
         source.name if source.is_file() else "",
     )
+
+
+def _base_name(job: Job, folder: Path) -> str:
+    """The base as the definition names it: a lock has put its digest in place of the tag."""
+    pinned = base_text(job.spec, folder)
+    if job.locked is None or job.locked.is_pinned or pinned == job.locked.base:
+        return pinned
+    return f"{pinned.rpartition('@')[0]}:{job.locked.base.rpartition(':')[2]}"
 
 
 def job_form(job: Job) -> CanonicalForm:

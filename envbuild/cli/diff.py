@@ -76,7 +76,12 @@ def _members(resolver: Resolver, text: str, options: Common) -> Members:
     if is_lock(text):
         return _of_lock(Path(text), options)
     if text == "-" or Path(text).exists():
-        form = resolver.form(options.load(text))
+        loaded = options.load(text)
+        if loaded.lock is not None:
+            from envbuild.lockfile.document import LockFile
+
+            return _of_entries(LockFile.parse(loaded.lock, loaded.source), text, options)
+        form = resolver.form(loaded)
         return {**form.fields, "key": str(form.key)}
     return _of_image(resolver, text, options)
 

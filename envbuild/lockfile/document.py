@@ -92,7 +92,12 @@ class LockEntry:
     @property
     def is_open(self) -> bool:
         """Whether the base must be asked for its platform's manifest, as where an older version locked it."""
-        return self.manifest is None and _PINNED.fullmatch(self.base) is not None
+        return self.manifest is None and self.is_pinned
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the definition names its base by a digest."""
+        return _PINNED.fullmatch(self.base) is not None
 
     @property
     def key(self) -> Key:
