@@ -176,6 +176,20 @@ def test_a_packages_need_of_glibc_is_held_against_the_new_base(world: World) -> 
     assert rebase(offline(world, glibc="2.40"), image.reference, base(world, "old")).made
 
 
+def test_what_is_given_for_the_machines_is_in_the_key_on_the_new_base(world: World) -> None:
+    """A rebase answers with the key that a resolve with the same settings asks for."""
+    given = replace(world.config, glibc="2.39", cuda="12.4", step_network="none")
+    image = resolve(given, world.spec("thing"))
+    make_base(bases_of(world), "old", {"libc": b"GNU C Library (x) stable release version 2.12."})
+    kept = rebase(offline(world), image.reference, base(world, "old"))
+    again = rebase(offline(world, glibc="2.40.0", step_network="none"), image.reference, base(world, "old"))
+    for done, changes in ((kept, {}), (again, {"glibc": "2.40"})):
+        config = replace(given, base=str(base(world, "old")), **changes)  # type: ignore[arg-type]
+        with Resolver(config) as resolver:
+            assert done.key == resolver.key(world.spec("thing"))
+    assert kept.key != again.key
+
+
 @pytest.mark.parametrize(
     ("constraint", "version", "allowed"),
     [

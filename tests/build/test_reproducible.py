@@ -120,7 +120,7 @@ def test_one_lock_is_one_digest_on_every_machine(channel: ChannelFolder, tmp_pat
 def _check_layers(workspace: Repository, kind: str) -> None:
     """The comparison was of something: each package of the definition has its layer."""
     layout = LayoutRegistry(workspace)
-    (tag,) = (tag for tag in layout.tags() if str(tag).startswith("k1-"))
+    (tag,) = (tag for tag in layout.tags() if str(tag).startswith("l1-"))
     manifest = layout.get_manifest(tag)
     assert isinstance(manifest, Manifest)
     assert len(manifest.layers) >= 6
