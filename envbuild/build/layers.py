@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from envbuild.build.wheels import Wheels
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
+    from envbuild.deadline import Deadline
     from envbuild.index import Index
     from envbuild.lock import Lock
     from envbuild.lockkey import LockKey
@@ -199,7 +200,7 @@ class LayersBuilder:
         sources = () if base.registry is None else (base.registry,)
         for layer in base.manifest.layers:
             upload.expect(oci_layer(layer), sources, "base")
-        given_back = self._given_back(base, upload, bool(parts.count))
+        given_back = self._given_back(base, upload, job.deadline) if parts.count else ()
         composition = self._content(parts, len(given_back))
         variables = self._settings(job, parts, composition)
         assembled = assemble(
@@ -211,14 +212,12 @@ class LayersBuilder:
         )
         return assembled, composition, variables
 
-    def _given_back(self, base: BaseImage, upload: Upload, needed: bool) -> tuple[Layer, ...]:
+    def _given_back(self, base: BaseImage, upload: Upload, deadline: Deadline) -> tuple[Layer, ...]:
         """The layer on top of an environment's that leaves the folder above it as the base has it, if any."""
-        if not needed:
-            return ()
         from envbuild.build.place import as_it_was, folder_above
         from envbuild.conda.layer import Compression
 
-        folder = folder_above(base, PREFIX, self.index, self.config.jobs)
+        folder = folder_above(base, PREFIX, self.index, self.config.jobs, deadline)
         return as_it_was(folder, PREFIX, upload, Compression.of(self.config.compression))
 
     def _content(self, parts: Parts, reserved: int) -> Composition:

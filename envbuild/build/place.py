@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from envbuild.build.base import BaseImage
     from envbuild.build.upload import Upload
     from envbuild.conda.layer import Compression
+    from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor
     from envbuild.index import Index
 
@@ -39,6 +40,8 @@ _OPAQUE: Final = ".wh..opq"
 _MANY: Final = 32
 """So many names in the prefix are remembered of a layer."""
 _SHOWN: Final = 3
+_PIECE: Final = 1 << 16
+"""``tarfile`` copies what is left of a piece for each header that it reads, so pieces are small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ def _is_folder(node: Node | None) -> bool:
     return node is not None and node.kind == "folder"
 
 
-def folder_above(base: BaseImage, prefix: str, index: Index, jobs: int) -> Node | None:
+def folder_above(base: BaseImage, prefix: str, index: Index, jobs: int, deadline: Deadline) -> Node | None:
     """The folder above the prefix as a base has it, where package layers would change its mode or owner.
 
     Each layer of the base is read once on a machine: what is found is remembered by the layer's digest.
@@ -153,8 +156,10 @@ def folder_above(base: BaseImage, prefix: str, index: Index, jobs: int) -> Node 
         prefix: Where the environment goes, as ``/opt/env``.
         index: Remembers what layers hold.
         jobs: How many layers are read at once.
+        deadline: When to give up.
 
     Raises:
+        DeadlineExceeded: The deadline passed.
         SpecError: The folder above is none, or there is something at the prefix already.
         IntegrityError: A layer is not what its digest says, or no archive.
     """
@@ -164,7 +169,7 @@ def folder_above(base: BaseImage, prefix: str, index: Index, jobs: int) -> Node 
         fact = f"place {place} {layer.digest}"
         known = index.fact(fact)
         if known is None:
-            known = reread(partial(_read, base, layer, place)).to_json()
+            known = reread(partial(_read, base, layer, place, deadline)).to_json()
             index.put_fact(fact, known)
         return _Seen.read(known)
 
@@ -196,7 +201,7 @@ def _shown(node: Node) -> str:
     return f"a link to {node.target}" if node.kind == "link" else f"a {node.kind}"
 
 
-def _read(base: BaseImage, layer: Descriptor, prefix: str) -> _Seen:
+def _read(base: BaseImage, layer: Descriptor, prefix: str, deadline: Deadline) -> _Seen:
     """What a layer says of the place; read to its verified end."""
     found = _Seen()
     try:
@@ -207,9 +212,10 @@ def _read(base: BaseImage, layer: Descriptor, prefix: str) -> _Seen:
         chunks = decompressed(stream, layer.media_type)
         try:
             with tarfile.open(
-                fileobj=cast("IO[bytes]", ChunkStream(chunks)), mode="r|", bufsize=CHUNK
+                fileobj=cast("IO[bytes]", ChunkStream(chunks)), mode="r|", bufsize=_PIECE
             ) as archive:
                 for member in archive:
+                    deadline.check("reading the base's layers")
                     found.add(posixpath.normpath(f"/{member.name}").lstrip("/"), _node(member), prefix)
                     archive.members.clear()  # type: ignore[attr-defined]
         except tarfile.TarError as error:

@@ -78,7 +78,7 @@ class Transplant(LayersBuilder):
             BuildError: The image would have too many layers.
         """
         with self._guard:
-            given_back = self._given_back(base, upload, bool(recipe.layers))
+            given_back = self._given_back(base, upload, job.deadline) if recipe.layers else ()
         total = len(base.manifest.layers) + len(recipe.layers) + len(given_back)
         if total > self.config.max_layers:
             raise BuildError(

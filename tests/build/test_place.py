@@ -17,8 +17,8 @@ from envbuild.build.base import BaseImage
 from envbuild.build.place import Node, folder_above
 from envbuild.build.rebase import Rebased, Rebaser
 from envbuild.config import Config
-from envbuild.deadline import NO_DEADLINE
-from envbuild.errors import IntegrityError, SpecError
+from envbuild.deadline import NO_DEADLINE, Deadline
+from envbuild.errors import DeadlineExceeded, IntegrityError, SpecError
 from envbuild.index import Index
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest
@@ -99,9 +99,9 @@ def read(tmp_path: Path, index: Index, *layers: bytes) -> Node | None:
     place = Repository.parse(f"oci:{tmp_path}/bases")
     put(place, *layers)
     base = BaseImage.read(LayoutRegistry(place), Tag("base"), LINUX_AMD64)
-    found = folder_above(base, "/opt/env", index, 2)
+    found = folder_above(base, "/opt/env", index, 2, NO_DEADLINE)
     nothing_is_read = replace(base, registry=None)
-    assert folder_above(nothing_is_read, "/opt/env", index, 2) == found
+    assert folder_above(nothing_is_read, "/opt/env", index, 2, NO_DEADLINE) == found
     return found
 
 
@@ -178,6 +178,15 @@ def test_what_stands_in_the_way_is_named_with_the_way_out(
         read(tmp_path, index, *layers)
     assert "oci:" in str(caught.value), "the base is named"
     assert "RUN m" in (caught.value.hint or "") or "RUN rm" in (caught.value.hint or "")
+
+
+def test_reading_ends_with_the_deadline(tmp_path: Path, index: Index) -> None:
+    place = Repository.parse(f"oci:{tmp_path}/bases")
+    put(place, layer(folder("opt")))
+    base = BaseImage.read(LayoutRegistry(place), Tag("base"), LINUX_AMD64)
+    with pytest.raises(DeadlineExceeded):
+        folder_above(base, "/opt/env", index, 2, Deadline.after(0.0))
+    assert folder_above(base, "/opt/env", index, 2, NO_DEADLINE) is None, "nothing is remembered of it"
 
 
 def test_a_layer_that_is_no_archive_is_refused(tmp_path: Path, index: Index) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envbuild.build.trace import Log, StepLog, Trace, Vertex, decode_rawjson, decode_trace
-from envbuild.errors import IntegrityError
+from envbuild.errors import IntegrityError, StepFailed
 from envbuild.progress import Event, silent
 
 # Recorded from Docker Engine 20.10.24: a step that failed, and a line that another one wrote.
@@ -182,6 +182,25 @@ def test_hints(said: str, hint: str) -> None:
     steps.feed(trace_event(vertex("a", "RUN x") + log("a", said.encode())))
     steps.feed(trace_event(vertex("a", "RUN x", ended=True, error="exit code: 1")))
     assert hint in (steps.failure().hint or "")
+
+
+@pytest.mark.parametrize(
+    ("said", "own"),
+    [
+        ("executor failed running [/bin/sh -c x]: exit code: 12", True),
+        ('process "/bin/sh -c x" did not complete successfully: exit code: 137', True),
+        ('error building at STEP "RUN x": error while running runtime: exit status 7', True),
+        ("failed to create shim task: OCI runtime create failed", False),
+        ("executor failed running [/bin/sh -c echo exit code: 5]: context canceled", False),
+        ("failed to copy files: write /x: no space left on device", False),
+    ],
+)
+def test_an_exit_code_is_a_commands_and_all_else_the_engines(said: str, own: bool) -> None:
+    steps = StepLog(silent)
+    steps.feed(trace_event(vertex("a", "RUN x", ended=True, error=said)))
+    failure = steps.failure()
+    assert isinstance(failure, StepFailed) is own
+    assert ("memory" in (failure.hint or "")) is ("137" in said)
 
 
 def test_secrets_are_taken_out_of_names_lines_and_failures() -> None:
