@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -13,7 +15,7 @@ from envbuild.reference import Repository
 from envbuild.spec.virtual import NAMES, VirtualPackages, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from envbuild.spec.environment import EnvironmentSpec
     from envbuild.trust import Trust
@@ -25,6 +27,18 @@ StepNetwork = Literal["default", "none"]
 
 FILE_NAME = "envbuild.toml"
 DEFAULT_CHANNEL_ALIAS = "https://conda.anaconda.org"
+_LOGINS = ("ENVBUILD_USERNAME", "ENVBUILD_PASSWORD", "ENVBUILD_HOST")
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(ms|[smhd])", re.ASCII)
+_DURATION = re.compile(f"(?:{_DURATION_PART.pattern}){{1,8}}", re.ASCII)
+_STRUCTURES = {
+    "trust": ("Trust",),
+    "channels": ("dict", "mappingproxy"),
+    "channel_variables": ("frozenset", "set"),
+    "insecure": ("frozenset", "set"),
+    "registries": ("dict", "mappingproxy"),
+}
+"""The settings whose values are made of several, by the names of the types that they may have."""
 MAX_LAYERS = 125
 """What Docker's overlay driver can stack (its own limit is 125 layers and the container's)."""
 
@@ -32,13 +46,33 @@ MAX_LAYERS = 125
 def _default_cache() -> Path:
     import platformdirs
 
-    return platformdirs.user_cache_path("envbuild")
+    with _home("the cache"):
+        return platformdirs.user_cache_path("envbuild")
 
 
 def _default_workspace() -> Repository:
     import platformdirs
 
-    return Repository("", str(platformdirs.user_data_path("envbuild") / "images"))
+    with _home("images"):
+        return Repository("", str(platformdirs.user_data_path("envbuild") / "images"))
+
+
+@contextlib.contextmanager
+def _home(what: str) -> Iterator[None]:
+    """Say what to do where it is not known where home is."""
+    try:
+        yield
+    except RuntimeError:
+        raise SpecError(
+            f"no home folder for {what}: HOME is not set, and passwd does not know user {os.getuid()}",
+            hint="set HOME, or name folders with --cache-dir and --workspace "
+            "(ENVBUILD_CACHE_DIR, ENVBUILD_WORKSPACE)",
+        ) from None
+
+
+def _at_home(path: Path) -> Path:
+    with _home(str(path)):
+        return path.expanduser()
 
 
 @dataclass(frozen=True)
@@ -118,6 +152,22 @@ class Config:
     step_network: StepNetwork = "default"
     cache_dir: Path = field(default_factory=_default_cache)
 
+    def __post_init__(self) -> None:
+        """Take text for what it stands for, as a file of settings does, and refuse what does not fit.
+
+        Raises:
+            SpecError: A value is not one of its setting.
+        """
+        for name, declared in type(self).__dataclass_fields__.items():
+            value = getattr(self, name)
+            if value is declared.default or (name == "cache_dir" and isinstance(value, Path)):
+                continue
+            where = f"Config({name}=…)"
+            if (kinds := _STRUCTURES.get(name)) is None:
+                object.__setattr__(self, name, _PARSERS[name](value, where, None))
+            elif type(value).__name__ not in kinds:
+                raise SpecError(f"{where} is {value!r}, expected a {kinds[0]}")
+
     @classmethod
     def load(
         cls,
@@ -136,6 +186,8 @@ class Config:
         Raises:
             SpecError: A setting is unknown or has a value that does not fit.
         """
+        for remark in unknown_variables(os.environ if environ is None else environ):
+            warnings.warn(remark, stacklevel=2)
         changes = _from_file(folder or Path.cwd())
         for setting, parse in _PARSERS.items():
             variable = f"ENVBUILD_{setting.rstrip('_').upper()}"
@@ -165,6 +217,20 @@ class Config:
             pyc=spec.pyc or (self.pyc and spec.has_conda),
             offline=spec.offline or (self.step_network == "none" and spec.runs_programs),
         )
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """What to say of variables that look like settings and are none."""
+    said, prefix = [], "ENVBUILD_"
+    for name in sorted(name for name in environ if name.startswith(prefix)):
+        known = [setting.rstrip("_").upper() for setting in _PARSERS]
+        if name.removeprefix(prefix) in known or name.startswith(_LOGINS):
+            continue
+        import difflib
+
+        near = difflib.get_close_matches(name.removeprefix(prefix), known, 1)
+        said.append(f"{name} is no setting" + (f": did you mean {prefix}{near[0]}?" if near else ""))
+    return said
 
 
 def _from_file(folder: Path) -> dict[str, Any]:
@@ -233,7 +299,7 @@ def _repository(value: Any, where: str, folder: Path | None) -> Repository:
         return value
     text = _text(value, where, None)
     if folder is not None and text.startswith("oci:"):
-        text = f"oci:{folder / Path(text.removeprefix('oci:')).expanduser()}"
+        text = f"oci:{folder / _at_home(Path(text.removeprefix('oci:')))}"
     try:
         return Repository.parse(text)
     except SpecError as error:
@@ -289,12 +355,14 @@ def _promotion(value: Any, where: str, folder: Path | None) -> bool:
 
 
 def _seconds(value: Any, where: str, _folder: Path | None) -> float:
+    if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
+        value = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
     try:
         seconds = float(value)
     except (TypeError, ValueError):
         seconds = -1.0
     if not 0 <= seconds < float("inf") or isinstance(value, bool):
-        raise SpecError(f"{where} is {value!r}, expected seconds, 0 or more")
+        raise SpecError(f"{where} is {value!r}, expected seconds, 0 or more, or as 90s, 10m, 1h30m")
     return seconds
 
 
@@ -406,7 +474,7 @@ def _mirrors(value: Any, where: str, _folder: Path | None) -> dict[str, tuple[st
 
 def _folder(value: Any, where: str, folder: Path | None) -> Path:
     path = value if isinstance(value, Path) else Path(_text(value, where, None))
-    return ((folder or Path.cwd()) / path.expanduser()).absolute()
+    return ((folder or Path.cwd()) / _at_home(path)).absolute()
 
 
 def _trust(value: Any, where: str, folder: Path | None) -> Trust:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 import click
@@ -180,6 +182,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
+    warnings.showwarning = functools.partial(_warn, as_json=as_json)
     try:
         return _answered(words, as_json=as_json)
     except BrokenPipeError:  # nobody reads what is printed, be it the answer or how far it is
@@ -190,6 +193,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         typed = _unprinted(error) if _in_printing(error) else local_error(error)
         report(typed, as_json=as_json)
         return typed.exit_code
+
+
+def _warn(message: Warning | str, *_: object, as_json: bool, **__: object) -> None:
+    """Tell a person, or a program, of a warning."""
+    text = json.dumps({"event": "warning", "text": str(message)}) if as_json else f"warning: {message}"
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _answered(words: list[str], *, as_json: bool) -> int:

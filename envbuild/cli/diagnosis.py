@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from envbuild.deadline import Deadline
 from envbuild.digest import Digest
@@ -120,10 +119,11 @@ def _referrers(name: str, repository: Repository, config: Config) -> Check:
 
 def _proxies(config: Config) -> Check:
     from envbuild.oci.open import Settings
+    from envbuild.oci.proxies import proxy_for
 
     settings, ways = Settings(insecure_hosts=config.insecure), []
     for host in _hosts(config):
-        proxy = _proxy(settings.base_url(host))
+        proxy = proxy_for(settings.base_url(host))
         ways.append(f"{host} through {proxy}" if proxy else f"{host} directly")
     if not any(" through " in way for way in ways):
         return Check("proxy", "missing", f"none is used{': ' if ways else ''}{', '.join(ways)}")
@@ -139,23 +139,6 @@ def _hosts(config: Config) -> list[str]:
         for place in config.registries.get(repository.host, ())
     ]
     return list(dict.fromkeys([*(each.host for each in named), *places]))
-
-
-def _proxy(base_url: str) -> str | None:
-    """The proxy for a server, without its user and password."""
-    import urllib.request
-
-    from envbuild.oci.transport import is_loopback
-
-    parts = urlsplit(base_url)
-    if is_loopback(parts.netloc) or urllib.request.proxy_bypass(parts.netloc):
-        return None
-    proxies = urllib.request.getproxies()
-    found = proxies.get(parts.scheme) or proxies.get("all")
-    if not found:
-        return None
-    scheme, separator, place = found.rpartition("://")
-    return f"{scheme}{separator}{place.rpartition('@')[2]}"
 
 
 def _mirrors(config: Config) -> Iterator[Check]:

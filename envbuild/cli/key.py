@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ def _tell(spec: str, requests: Requests) -> None:
     for platform, request in requests.items():
         subject = spec if len(requests) == 1 else f"{spec} ({platform})"
         kind = "key of the definition" if request.lock_key is None else "lock key"
-        click.echo(f"{subject}: {kind}{f'; {request.note}' if request.note else ''}", err=True)
+        with contextlib.suppress(OSError):  # the answer does not depend on who listens
+            click.echo(f"{subject}: {kind}{f'; {request.note}' if request.note else ''}", err=True)
 
 
 def _explained(requests: Requests, options: Common) -> str:

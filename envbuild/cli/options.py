@@ -117,7 +117,7 @@ LOOKUP: Final = _group(
         type=click.Choice(["fail", "build"]),
         help="What to do where a registry cannot be asked; fail if not given.",
     ),
-    _of("--index-ttl", metavar="SECONDS", type=float, help="How long the local index is trusted."),
+    _of("--index-ttl", metavar="SECONDS", help="How long the local index is trusted; or as 10m."),
     _of("--deep/--no-deep", default=None, help="Use an image only where all its blobs are there."),
 )
 BUILD: Final = _group(
@@ -147,7 +147,7 @@ GENERAL: Final = _group(
         multiple=True,
         help="Speak plain HTTP to this registry host; may be given again. Loopback hosts need no such leave.",
     ),
-    _of("--timeout", metavar="SECONDS", type=float, help="When to give up."),
+    _of("--timeout", metavar="SECONDS", help="When to give up; or as 10m."),
     _of("--json", "as_json", is_flag=True, help="Print JSON, one object a line; also errors and progress."),
     _of("--quiet", is_flag=True, help="Show no progress."),
 )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from envbuild.errors import Unavailable
 from envbuild.oci.transport import Trouble, origin
 
 if TYPE_CHECKING:
@@ -175,18 +176,33 @@ def timed_response(settings: Settings, deadline: Deadline, host: str) -> Any:
 
 @functools.cache
 def tls_context() -> ssl.SSLContext:
-    """Trusts the authorities of ``SSL_CERT_FILE`` and ``REQUESTS_CA_BUNDLE``, else the machine's."""
-    named = (os.environ.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
-    bundles = [bundle for bundle in named if bundle]
+    """Trusts the authorities of ``SSL_CERT_FILE`` and ``REQUESTS_CA_BUNDLE``, else the machine's.
+
+    Raises:
+        Unavailable: One of them cannot be read, or holds no certificate.
+    """
+    named = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")}
+    bundles = {name: bundle for name, bundle in named.items() if bundle}
     paths = ssl.get_default_verify_paths()
     if not (bundles or paths.cafile or (paths.capath and any(Path(paths.capath).iterdir()))):
         import certifi  # a slim image has no authorities of its own
 
-        bundles = [certifi.where()]
-    context = ssl.create_default_context(cafile=bundles[0] if bundles else None)
-    for bundle in bundles[1:]:
-        context.load_verify_locations(bundle)
-    return context
+        bundles = {"certifi": certifi.where()}
+    context: ssl.SSLContext | None = None
+    for name, bundle in bundles.items():
+        try:
+            if context is None:
+                context = ssl.create_default_context(cafile=bundle)
+            else:
+                context.load_verify_locations(bundle)
+        except OSError as error:
+            why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+            raise Unavailable(
+                f"the authorities of {name}={bundle} cannot be read: {why}",
+                hint=f"correct {name}, or unset it to trust the machine's authorities",
+                retryable=False,
+            ) from None
+    return context or ssl.create_default_context()
 
 
 class Client:
@@ -332,7 +348,12 @@ class Headers(dict[str, str]):
 
 def _trouble(where: tuple[str, str, int], error: Exception) -> Trouble:
     said = str(error) or type(error).__name__
-    trouble = Trouble(f"{_name(where)} could not be asked: {said}", outage=is_outage(error))
+    hint = None
+    if isinstance(error, ssl.SSLError):
+        from envbuild.oci.proxies import way_hint
+
+        hint = way_hint(f"https://{where[1]}", error)
+    trouble = Trouble(f"{_name(where)} could not be asked: {said}", hint=hint, outage=is_outage(error))
     trouble.retryable = not isinstance(error, ssl.SSLCertVerificationError) and not is_unknown_host(error)
     return trouble
 

@@ -66,7 +66,11 @@ def translated(host: str, deadline: Deadline) -> Iterator[None]:
                 f"the deadline passed while waiting for {host}",
                 hint="raise --timeout, or try again: finished work is kept",
             ) from None
-        trouble = Trouble(f"{host} could not be asked: {_cause(error)}", outage=not _any(error, _is_foreign))
+        from envbuild.oci.proxies import way_hint
+
+        said = f"{host} could not be asked: {_cause(error)}"
+        hint = way_hint(f"https://{host}", error)
+        trouble = Trouble(said, hint=hint, outage=not _any(error, _is_foreign))
         trouble.retryable = not (_is_tls(error) or _any(error, _is_final))
         raise trouble from None
 

@@ -35,7 +35,7 @@ def test_a_standard_output_that_takes_nothing_is_told(world: World, words: str) 
 
 def test_a_standard_output_that_nobody_reads_ends_it_quietly(world: World) -> None:
     world.spec("tool=1")
-    assert shell("$E key environment.yml | head -c0; exit ${PIPESTATUS[0]}") == (141, "")
+    assert shell("$E key environment.yml 2>/dev/null | head -c0; exit ${PIPESTATUS[0]}") == (141, "")
     assert shell("$E resolve environment.yml 2>&1 | head -c0; exit ${PIPESTATUS[0]}") == (141, "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from envbuild.oci.client import tls_context
 from envbuild.oci.manifest import OCI_MANIFEST, encode
 from envbuild.oci.open import Settings
 from envbuild.oci.probe import Prober
+from envbuild.oci.proxies import way_hint
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.reference import Repository, Tag
 from parts.certificates import Certificate
@@ -19,6 +21,7 @@ from parts.fault_server import Asked, Call, FaultServer, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 CONFIG = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": f"sha256:{'0' * 64}", "size": 2}
 RAW = encode({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": CONFIG, "layers": []})
@@ -84,5 +87,30 @@ def test_untrusted(read_manifest: Callable[[str], bytes], server: FaultServer) -
     with pytest.raises(Unavailable, match="certificate verify failed") as caught:
         read_manifest("localhost")
     assert not caught.value.retryable
+    assert "SSL_CERT_FILE" in str(caught.value.hint)
     assert server.failures <= 1
     assert server.asked == []
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_authorities_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str | None
+) -> None:
+    path = tmp_path / "authorities.pem"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv(name, str(path))
+    tls_context.cache_clear()
+    with pytest.raises(Unavailable, match=f"{name}={re.escape(str(path))} cannot be read") as caught:
+        tls_context()
+    assert name in str(caught.value.hint)
+    assert not caught.value.retryable
+
+
+def test_a_proxy_that_is_the_trouble_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@127.0.0.1:1")
+    hint = way_hint("https://registry.example.com", OSError("refused"))
+    assert hint is not None
+    assert "through the proxy http://127.0.0.1:1:" in hint
+    assert "secret" not in hint
