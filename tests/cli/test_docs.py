@@ -41,7 +41,10 @@ def test_the_readme_names_every_setting_and_its_variable() -> None:
     assert rows == {name.rstrip("_") for name in settings._PARSERS}
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/cli.md"])
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
@@ -69,6 +72,14 @@ def test_the_recipe_for_ci_fails_where_the_image_is_nowhere(tmp_path: Path, know
     done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, check=False)
     assert done.returncode == code
     assert (tmp_path / "written").exists() == known
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    records = sorted((ROOT / "docs/decisions").glob("*.md"))
+    numbers = [path.name[:4] for path in records]
+    assert len(set(numbers)) == len(numbers)
+    for path in records:
+        assert path.read_text().startswith(f"# {int(path.name[:4])}. "), path.name
 
 
 def test_the_readme_names_no_place_of_a_machine() -> None:
