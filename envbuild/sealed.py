@@ -34,6 +34,7 @@ BUSY_SECONDS: Final = 5.0
 _REST_SECONDS: Final = 30.0
 """How long a file that was held for too long is left alone."""
 _ATTEMPTS: Final = 3
+_SELECT: Final = "SELECT body, seal FROM entry WHERE kind = ? AND name = ?"
 _T = TypeVar("_T")
 
 
@@ -61,9 +62,7 @@ class SealedFile:
     def get(self, kind: str, name: str) -> Any:
         """The value of a kind and name, or None."""
         row = self._run(
-            lambda connection: connection.execute(
-                "SELECT body, seal FROM entry WHERE kind = ? AND name = ?", (kind, _stored(name))
-            ).fetchone(),
+            lambda connection: connection.execute(_SELECT, (kind, _stored(name))).fetchone(),
             None,
         )
         return None if row is None else _unseal(kind, _stored(name), *row)
@@ -92,14 +91,18 @@ class SealedFile:
     def put(self, kind: str, values: Iterable[tuple[str, Any]]) -> bool:
         """Keep values by name, all or none, in place of what was there. Whether they are kept."""
         sealed = []
-        for name, value in values:
+        for name, value in dict(values).items():
             body = json.dumps(value, separators=(",", ":"))
             sealed.append((kind, _stored(name), body, _seal(kind, _stored(name), body)))
-        return self._write(
-            lambda connection: connection.executemany(
-                "INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?)", sealed
-            )
-        )
+
+        def put(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?)", sealed)
+            for row in sealed:
+                # Pages that were damaged may take a row in and not give it back, with no error.
+                if connection.execute(_SELECT, row[:2]).fetchone() != row[2:]:
+                    raise sqlite3.DatabaseError("a row that was written is not there")
+
+        return self._write(put)
 
     def delete(self, kind: str, name: str) -> bool:
         """Forget one value. Whether it is gone."""
