@@ -35,13 +35,15 @@ from envbuild.publishing import Known, Publisher
 from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from envbuild.build.assemble import Assembled, Layer
     from envbuild.build.compose import Composer, Composition
     from envbuild.build.job import Job
+    from envbuild.build.place import Node
     from envbuild.build.wheels import Wheels
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
-    from envbuild.deadline import Deadline
     from envbuild.index import Index
     from envbuild.lock import Lock
     from envbuild.lockkey import LockKey
@@ -100,6 +102,8 @@ class LayersBuilder:
 
     def _build(self, job: Job, upload: Upload, started: dt.datetime) -> Built:
         target, base = upload.target, self._with_steps(job, upload)
+        # The base's layers are read beside the solve: it takes about as long, and needs another processor.
+        above = upload.later(partial(self._folder_above, base, job))
         solution = self._solve(job, base)
         parts = self._parts(job, base, solution, upload)
         pip = PipPart.of(parts.wheels, job.spec) if parts.wheels is not None else None
@@ -115,7 +119,7 @@ class LayersBuilder:
         known = Known(has_empty=upload.refuses_dangling(self.index), index=self.index)
         keep = partial(keep_recipe, target, name=job.name, progress=self.progress, has_config=known.has_empty)
         if manifest is None:
-            assembled, composition, variables = self._compose(job, parts, str(solved), annotations)
+            assembled, composition, variables = self._compose(job, parts, str(solved), annotations, above)
             recipe = recipe_of(job, str(solved), solution.lock, composition, pip)
             upload.later(partial(keep, recipe))
             scripted = composition.scripted
@@ -195,12 +199,13 @@ class LayersBuilder:
         parts: Parts,
         lock_key: str,
         annotations: dict[str, str],
+        above: Future[Node | None],
     ) -> tuple[Assembled, Composition, Variables]:
         base, upload = parts.base, parts.composer.upload
         sources = () if base.registry is None else (base.registry,)
         for layer in base.manifest.layers:
             upload.expect(oci_layer(layer), sources, "base")
-        given_back = self._given_back(base, upload, job.deadline) if parts.count else ()
+        given_back = self._given_back(above.result(), upload) if parts.count else ()
         composition = self._content(parts, len(given_back))
         variables = self._settings(job, parts, composition)
         assembled = assemble(
@@ -212,13 +217,20 @@ class LayersBuilder:
         )
         return assembled, composition, variables
 
-    def _given_back(self, base: BaseImage, upload: Upload, deadline: Deadline) -> tuple[Layer, ...]:
+    def _folder_above(self, base: BaseImage, job: Job) -> Node | None:
+        """The folder above the environment's, where package layers would change it."""
+        from envbuild.build.place import folder_above
+
+        if not (job.spec.conda and job.spec.conda.dependencies) and job.spec.pip is None:
+            return None
+        return folder_above(base, PREFIX, self.index, self.config.jobs, job.deadline)
+
+    def _given_back(self, above: Node | None, upload: Upload) -> tuple[Layer, ...]:
         """The layer on top of an environment's that leaves the folder above it as the base has it, if any."""
-        from envbuild.build.place import as_it_was, folder_above
+        from envbuild.build.place import as_it_was
         from envbuild.conda.layer import Compression
 
-        folder = folder_above(base, PREFIX, self.index, self.config.jobs, deadline)
-        return as_it_was(folder, PREFIX, upload, Compression.of(self.config.compression))
+        return as_it_was(above, PREFIX, upload, Compression.of(self.config.compression))
 
     def _content(self, parts: Parts, reserved: int) -> Composition:
         """The environment's layers, in the target or on their way; so many more will be on top of them."""

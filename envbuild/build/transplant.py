@@ -20,6 +20,7 @@ from envbuild.build.base import glibc_version
 from envbuild.build.compose import Composition
 from envbuild.build.layers import PREFIX, LayersBuilder
 from envbuild.build.needs import check_glibc
+from envbuild.build.place import folder_above
 from envbuild.build.recipe import BUILD_AGAIN
 from envbuild.errors import BuildError
 from envbuild.key import KEY_SCHEME
@@ -78,7 +79,12 @@ class Transplant(LayersBuilder):
             BuildError: The image would have too many layers.
         """
         with self._guard:
-            given_back = self._given_back(base, upload, job.deadline) if recipe.layers else ()
+            above = (
+                folder_above(base, PREFIX, self.index, self.config.jobs, job.deadline)
+                if recipe.layers
+                else None
+            )
+            given_back = self._given_back(above, upload)
         total = len(base.manifest.layers) + len(recipe.layers) + len(given_back)
         if total > self.config.max_layers:
             raise BuildError(
