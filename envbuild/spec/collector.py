@@ -170,7 +170,8 @@ class Collector:
         try:
             text = content.decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
-            fail(Mark(source, 1, 1), f"byte {error.start} is not UTF-8", "save the file as UTF-8")
+            place = Mark(source, content.count(b"\n", 0, error.start) + 1, 1)
+            fail(place, f"byte 0x{content[error.start]:02x} is not UTF-8", "save the file as UTF-8")
         mistakes: list[SpecError] = []
         for line, mark in logical_lines(text, Mark(source, 1, 1)):
             try:
@@ -204,6 +205,9 @@ class Collector:
         self._lists[constraint].append(read_requirement(body, mark, folder, hashes))
 
     def _option(self, text: str, mark: Mark, folder: Path | None, *, constraint: bool) -> None:
+        if text.startswith("- "):
+            hint = f"write it as {text[1:].strip()[:80]}"
+            fail(mark, f"{text[:80]!r} is not a requirement: a '-' stands in front", hint)
         found = _OPTION.fullmatch(text)
         name = _long(found[1] if found else text)
         value = found[2].strip().strip("\"'") if found else ""
@@ -299,8 +303,10 @@ class Collector:
         if self._included > MAX_FILES:
             fail(mark, f"more than {MAX_FILES} included files", "include fewer")
         self._chain.append((path, value))
-        self.file(content, str(path), path.parent, constraint=constraint)
-        self._chain.pop()
+        try:
+            self.file(content, str(path), path.parent, constraint=constraint)
+        finally:  # what else is wrong is looked for behind a mistake
+            self._chain.pop()
 
 
 def _long(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from envbuild.errors import SpecError
 from envbuild.spec.channel import NODEFAULTS, Channel
 from envbuild.spec.document import NULLS, Mapping, Scalar, Sequence, fail, is_null, refuse
+from envbuild.spec.forms import ENVBUILD_KEYS
 from envbuild.spec.match import MatchSpec
 
 if TYPE_CHECKING:
@@ -137,7 +138,10 @@ def _known_keys(node: Mapping, mistakes: list[SpecError]) -> dict[str, Node]:
 def _refuse_key(key: Scalar) -> NoReturn:
     import difflib
 
-    if hint := _REFUSED.get(key.value):
+    hint = _REFUSED.get(key.value)
+    if hint is None and key.value in ENVBUILD_KEYS:
+        hint = f"`{key.value}` belongs into an envbuild.yaml, whose `conda:` names this file"
+    if hint:
         fail(key.mark, f"the key `{key.value}` is not known in an environment file", hint)
     near = difflib.get_close_matches(key.value.lower(), KNOWN, n=1, cutoff=0.6)
     question = f": did you mean `{near[0]}`?" if near else ""
@@ -160,18 +164,29 @@ def _items(node: Node | None, what: str, mistakes: list[SpecError]) -> tuple[Nod
         return ()
     if isinstance(node, Sequence):
         return node.items
-    hint = "put each item on a line of its own behind '- '"
-    if isinstance(node, Scalar) and node.value.strip():
-        hint = f"write it as `- {node.value.split()[0]}`, each item on a line of its own"
+    message, hint = (
+        f"`{what}` is {_kind(node)}, expected a list",
+        "put each item on a line of its own behind '- '",
+    )
+    first = node.value.split()[:1] if isinstance(node, Scalar) else []
+    if isinstance(node, Scalar) and node.plain and node.value.startswith("-"):
+        message = "there is no space behind the '-'"
+        name = node.value[1:].split()[:1] or ["NAME"]
+        hint = f"write it as `- {name[0]}`, and likewise the lines below it"
+    elif first:
+        hint = f"write it as `- {first[0]}`, each item on a line of its own"
     elif isinstance(node, Mapping) and node.entries:
         key, value = node.entries[0]
         text = value.value if isinstance(value, Scalar) and not is_null(value) else ""
         hint = f"write each item on a line of its own, as `- {_as_match_spec(key.value, text)}`"
-    try:
-        fail(node.mark, f"`{what}` is {_kind(node)}, expected a list", hint)
-    except SpecError as error:
-        mistakes.append(error)
+    mistakes.append(_mistake(node, message, hint))
     return ()
+
+
+def _mistake(node: Node, message: str, hint: str) -> SpecError:
+    """A mistake beside which more are looked for."""
+    mark = node.mark
+    return SpecError(message, source=mark.source, line=mark.line, column=mark.column, hint=hint)
 
 
 def _as_match_spec(name: str, text: str) -> str:
@@ -182,6 +197,8 @@ def _as_match_spec(name: str, text: str) -> str:
 def _check_one_line(item: Scalar) -> None:
     """Refuse an item without quotes that goes on in the next line: YAML joins what was meant to be two."""
     if item.plain and item.content is not None:
+        if item.value.startswith("pip - "):
+            fail(item.mark, "there is no ':' behind `pip`, and requirements below it", "write it as `- pip:`")
         fail(
             item.content,
             f"this line belongs to the item above, {item.value[:60]!r}, as it is indented deeper",
@@ -209,7 +226,8 @@ def _channels(node: Node | None, folder: Path, mistakes: list[SpecError]) -> tup
         except SpecError as error:
             mistakes.append(error)
     if nodefaults and any(channel.is_defaults for channel in channels) and isinstance(node, Sequence):
-        fail(node.mark, "`channels` holds both `defaults` and `nodefaults`", "delete one of them")
+        message = "`channels` holds both `defaults` and `nodefaults`"
+        mistakes.append(_mistake(node, message, "delete one of them"))
     return tuple(channels), nodefaults
 
 
@@ -220,7 +238,8 @@ def _dependencies(
     pip: PipSection | None = None
     seen: Mapping | None = None
     parse = MatchSpec.parse
-    for item in _items(node, "dependencies", mistakes):
+    items = _items(node, "dependencies", mistakes)
+    for position, item in enumerate(items):
         try:
             if type(item) is Scalar:
                 text, mark, plain, content = item
@@ -232,6 +251,7 @@ def _dependencies(
                 fixed = spec.channel is not None and spec.channel.fixed
                 specs.setdefault((spec.spelling, fixed), spec)
             elif isinstance(item, Mapping):
+                _check_pip(item, items[position + 1 :])
                 if seen is not None:
                     fail(
                         item.mark,
@@ -247,14 +267,28 @@ def _dependencies(
     return tuple([specs[each] for each in sorted(specs)]), pip
 
 
-def _pip(node: Mapping, folder: Path, mistakes: list[SpecError]) -> PipSection | None:
+def _check_pip(node: Mapping, below: tuple[Node, ...]) -> None:
+    """Refuse a mapping among the dependencies that is not ``pip:`` with its requirements.
+
+    Args:
+        node: The mapping.
+        below: The dependencies that follow.
+    """
     for key, value in node.entries:
+        if key.value.startswith("sel("):
+            fail(key.mark, f"`{key.value}` is a selector, and none is evaluated", _REFUSED["selectors"])
         if key.value != "pip":
             text = value.value if isinstance(value, Scalar) and not is_null(value) else ""
             hint = f"write it without ':', as `- {_as_match_spec(key.value, text)}`"
             fail(key.mark, f"a mapping with the key `{key.value}` stands in `dependencies`", hint)
     if not node.entries:
         fail(node.mark, "a dependency is an empty mapping", "delete it")
+    if below and is_null(node.entries[0][1]):
+        hint = "indent its requirements deeper than it, or delete the line"
+        fail(node.mark, "`pip:` has nothing below it, and what follows are Conda's packages", hint)
+
+
+def _pip(node: Mapping, folder: Path, mistakes: list[SpecError]) -> PipSection | None:
     scalars: list[Scalar] = []
     for item in _items(node.entries[0][1], "pip", mistakes):
         try:
@@ -278,9 +312,11 @@ def _pip(node: Mapping, folder: Path, mistakes: list[SpecError]) -> PipSection |
 def _variables(node: Node | None, mistakes: list[SpecError]) -> tuple[tuple[str, str], ...]:
     if node is None or is_null(node):
         return ()
-    if not isinstance(node, Mapping):
-        fail(node.mark, f"`variables` is {_kind(node)}, expected a mapping", "write each as `NAME: value`")
     variables: dict[str, str] = {}
+    if not isinstance(node, Mapping):
+        message = f"`variables` is {_kind(node)}, expected a mapping"
+        mistakes.append(_mistake(node, message, "write each as `NAME: value`"))
+        return ()
     for key, value in node.entries:
         try:
             if not _VARIABLE.fullmatch(key.value):
@@ -299,14 +335,7 @@ def _platforms(node: Node | None, mistakes: list[SpecError]) -> tuple[str, ...]:
     items = [node] if isinstance(node, Scalar) and not is_null(node) else _items(node, "platforms", mistakes)
     named = [item for item in items if isinstance(item, Scalar)]
     if items and not any(item.value.startswith("linux-") for item in named):
-        mistakes.append(
-            SpecError(
-                f"the file is for {', '.join(item.value for item in named) or 'no platform'}, and images are "
-                "built for Linux",
-                source=items[0].mark.source,
-                line=items[0].mark.line,
-                column=items[0].mark.column,
-                hint="add linux-64 to `platforms`, or delete the key",
-            )
-        )
+        of = ", ".join(item.value for item in named) or "no platform"
+        message = f"the file is for {of}, and images are built for Linux"
+        mistakes.append(_mistake(items[0], message, "add linux-64 to `platforms`, or delete the key"))
     return tuple(item.value for item in named)

@@ -9,7 +9,7 @@ that no definition needs. JSON is YAML too.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from envbuild.errors import SpecError
 from envbuild.spec.node import Mapping, Mark, Node, Scalar, Sequence
@@ -20,7 +20,20 @@ if TYPE_CHECKING:
 
     import yaml
 
-__all__ = ["Mapping", "Mark", "Node", "Scalar", "Sequence", "fail", "is_null", "load_document", "refuse"]
+__all__ = [
+    "Mapping",
+    "Mark",
+    "Node",
+    "Scalar",
+    "Sequence",
+    "fail",
+    "is_null",
+    "load_document",
+    "refuse",
+    "understand",
+]
+
+T = TypeVar("T")
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -72,29 +85,49 @@ def describe(character: str) -> str:
     return f"U+{ord(character):04X} {unicodedata.name(character, 'control character')}"
 
 
-def load_document(content: bytes, source: str, mistakes: list[SpecError] | None = None) -> Node:
+def load_document(content: bytes, source: str) -> Node:
     """Read one YAML (or JSON) document.
 
     Args:
         content: UTF-8, with or without a byte order mark, at most 1 MiB.
         source: The file's name for messages.
-        mistakes: Takes the mistakes in the YAML around which the document can be read, so that the caller
-            can look for more in what it says and refuse all of them; None to have them refused here.
 
     Raises:
         SpecError: The content is not YAML, or uses what definitions may not use.
     """
+    return understand(content, source, lambda node: node)
+
+
+def understand(content: bytes, source: str, reader: Callable[[Node], T]) -> T:
+    """What a reader makes of a document.
+
+    Where the document is no YAML, but can be read without its mistakes, so is what it says: a person sees all
+    that is wrong at once.
+
+    Args:
+        content: As for :func:`load_document`.
+        source: As for :func:`load_document`.
+        reader: Understands the document, or refuses it with a ``SpecError``.
+
+    Raises:
+        SpecError: The content is not YAML, or the reader refuses it; all mistakes that were found are in one.
+    """
     content = _checked_bytes(content, source)
     if (plain := read_plain(content, source)) is not None:
-        return plain
-    found: list[SpecError] = []
-    node = _load(content, source, found)
-    if node is None or mistakes is None:
-        refuse(found)
-    else:
-        mistakes += found
-    assert node is not None  # noqa: S101 - where nothing can be read, a mistake was found and refused
-    return node
+        return reader(plain)
+    mistakes: list[SpecError] = []
+    node = _load(content, source, mistakes)
+    if node is None or not mistakes:
+        refuse(mistakes)
+        assert node is not None  # noqa: S101 - where nothing can be read, a mistake was found and refused
+        return reader(node)
+    told = {(each.source, each.line) for each in mistakes}
+    try:
+        reader(node)
+    except SpecError as error:
+        found, error.others = (error, *error.others), ()
+        mistakes += [each for each in found if (each.source, each.line) not in told]
+    raise SpecError.together(mistakes) from None
 
 
 def _load(content: bytes, source: str, mistakes: list[SpecError]) -> Node | None:
@@ -129,7 +162,7 @@ def _mended(
     if "nesting depth" in f"{error.problem}{error.context}":  # a limit of newer parsers, far above ours
         place = error.problem_mark or error.context_mark
         fail(Mark(source, place.line + 1, place.column + 1) if place else None, _TOO_DEEP)
-    lines = content.decode("utf-8").split("\n")
+    lines = [line.removesuffix("\r") for line in content.decode("utf-8").split("\n")]
     mistake = likely_mistake(lines, error)
     if mistake is not None:
         mistakes.append(
@@ -137,8 +170,10 @@ def _mended(
                 mistake.message, source=source, line=mistake.line, column=mistake.column, hint=mistake.hint
             )
         )
-        for number in (mistake.line, *mistake.others):
-            lines[number - 1] = ""
+        if mistake.instead is None:
+            return None
+        for number, line in mistake.instead.items():
+            lines[number - 1] = line
         return "\n".join(lines).encode()
     if not mistakes:  # else it may come from what was left out
         mistakes.append(_syntax(error, source))
@@ -212,6 +247,8 @@ def _syntax(error: yaml.MarkedYAMLError, source: str) -> SpecError:
         hint = "quote a value that starts with @, ` or %"
     elif "mapping values are not allowed" in problem:
         hint = "quote a value that holds ': ', and keep one indentation for the keys of a mapping"
+    elif "scanning an alias" in context or "scanning an anchor" in context:
+        hint = "quote a value that starts with * or &"
     elif "unknown escape" in problem:
         hint = r"write \\ for a backslash between double quotes, or use single quotes"
     return SpecError(

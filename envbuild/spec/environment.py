@@ -10,15 +10,15 @@ import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from envbuild.errors import SpecError
 from envbuild.platform import LINUX_AMD64, Platform
 from envbuild.spec import fields, forms
 from envbuild.spec.conda import CondaSection
-from envbuild.spec.document import fail, load_document, refuse
+from envbuild.spec.document import fail, refuse, understand
 from envbuild.spec.fields import ChannelPriority
-from envbuild.spec.reading import MAX_BYTES, is_folder, mapping, nearest, read, refuse_unknown
+from envbuild.spec.reading import MAX_BYTES, is_folder, mapping, read, refuse_unknown
 from envbuild.spec.virtual import NOTHING_SAID
 
 if TYPE_CHECKING:
@@ -286,16 +286,17 @@ def parse(content: bytes, source: str, folder: Path, *, form: str | None = None)
 
 
 def _of_template(error: SpecError, content: bytes, source: str) -> SpecError:
-    """The error; where it stands in a line of a template, what is wrong is that it was not rendered."""
+    """The error; what stands in a line of a template is wrong since that was not rendered."""
     from envbuild.spec.mistakes import TEMPLATE, TEMPLATE_HINT
 
     lines = content.decode("utf-8", "replace").split("\n")
-    if error.source != source or error.line is None or error.line > len(lines):
-        return error
-    if found := TEMPLATE.search(lines[error.line - 1]):
-        error.message = f"{found.group()!r} belongs to a template, and templates are not evaluated"
-        error.column = found.start() + 1
-        error.hint = TEMPLATE_HINT
+    for each in (error, *error.others):
+        if each.source != source or each.line is None or each.line > len(lines):
+            continue
+        if found := TEMPLATE.search(lines[each.line - 1]):
+            each.message = f"{found.group()!r} belongs to a template, and templates are not evaluated"
+            each.column = found.start() + 1
+            each.hint = TEMPLATE_HINT
     return error
 
 
@@ -354,18 +355,15 @@ def _first_line(content: bytes) -> str:
 
 
 def _from_document(source: _Source, form: str | None) -> EnvironmentSpec:
-    mistakes: list[SpecError] = []
-    node = mapping(
-        load_document(source.content, source.name, mistakes),
-        "the definition",
-        "write a Conda environment.yml (`dependencies: [...]`) or an envbuild.yaml (`base: ...`)",
-    )
-    try:
-        spec = _reader(node, form)(node, source)
-    except SpecError as error:
-        mistakes.append(error)
-    refuse(mistakes)
-    return spec
+    def read(node: Node) -> EnvironmentSpec:
+        found = mapping(
+            node,
+            "the definition",
+            "write a Conda environment.yml (`dependencies: [...]`) or an envbuild.yaml (`base: ...`)",
+        )
+        return _reader(found, form)(found, source)
+
+    return understand(source.content, source.name, read)
 
 
 def _reader(node: Mapping, form: str | None) -> Callable[[Mapping, _Source], EnvironmentSpec]:
@@ -381,15 +379,26 @@ def _reader(node: Mapping, form: str | None) -> Callable[[Mapping, _Source], Env
         if keys <= names:
             fail(node.mark, f"this is {what}, expected a definition", hint)
     # What decides is how many of the keys a form knows; on a draw, the form that stands first.
+    names |= {name.lower() for name in names}
     known, reader = max(_READERS, key=lambda each: len(each[0] & names))
     if not known & names and names:
-        first = node.entries[0][0]
-        fail(
-            first.mark,
-            f"{first.value!r} is not a key of a definition",
-            nearest(first.value, forms.CONDA_KEYS | forms.ENVBUILD_KEYS),
-        )
+        _refuse_keys(node)
     return reader
+
+
+def _refuse_keys(node: Mapping) -> NoReturn:
+    """Refuse a document none of whose keys is known: they are misspelt, or it is something else."""
+    from difflib import get_close_matches
+
+    known = forms.CONDA_KEYS | forms.ENVBUILD_KEYS
+    keys = [key.value for key, _ in node.entries]
+    if any(get_close_matches(key.lower(), known, n=1, cutoff=0.75) for key in keys):
+        refuse_unknown(node, known, "a definition")
+    fail(
+        node.entries[0][0].mark,
+        f"{keys[0]!r} is not a key of a definition, nor is any other key here",
+        f"known: {', '.join(sorted(known))}",
+    )
 
 
 def _from_conda(node: Mapping, source: _Source) -> EnvironmentSpec:

@@ -17,7 +17,7 @@ from envbuild.reference import (
     parse_reference,
 )
 from envbuild.spec.conda import CondaSection
-from envbuild.spec.document import Mapping, Mark, Sequence, fail, load_document
+from envbuild.spec.document import Mapping, Mark, Sequence, fail, refuse, understand
 from envbuild.spec.reading import kind, mapping, nearest, read, refuse_unknown, strings, text, texts
 from envbuild.spec.virtual import NAMES, VirtualPackages, spelled
 
@@ -167,16 +167,24 @@ def packages(
     Raises:
         SpecError: One of them cannot be understood, or requirements stand in both.
     """
-    section, inner = conda(conda_node, folder) if conda_node is not None else (None, None)
-    if pip_node is None:
-        return section, inner
-    if inner is not None:
-        fail(
-            pip_node.mark,
-            "`pip` stands here and in the Conda definition, expected one of them",
-            "move all requirements into one of the two",
-        )
-    return section, pip(pip_node, folder)
+    mistakes: list[SpecError] = []
+    section, inner, outer = None, None, None
+    try:
+        section, inner = conda(conda_node, folder) if conda_node is not None else (None, None)
+    except SpecError as error:
+        mistakes.append(error)
+    try:
+        if pip_node is not None and inner is not None:
+            fail(
+                pip_node.mark,
+                "`pip` stands here and in the Conda definition, expected one of them",
+                "move all requirements into one of the two",
+            )
+        outer = pip(pip_node, folder) if pip_node is not None else inner
+    except SpecError as error:
+        mistakes.append(error)
+    refuse(mistakes)
+    return section, outer
 
 
 def conda(node: Node, folder: Path) -> tuple[CondaSection, PipSection | None]:
@@ -187,10 +195,13 @@ def conda(node: Node, folder: Path) -> tuple[CondaSection, PipSection | None]:
     """
     if isinstance(node, Mapping):
         return CondaSection.parse(node, folder)
-    name = text(node, "conda", "write a path, or the definition itself")
+    name = text(node, "conda", "write a path, or `conda: {channels: [...], dependencies: [...]}`")
     path = folder / name.value
-    document = load_document(read(path, name.mark), str(path))
-    return CondaSection.parse(mapping(document, "a Conda definition"), path.parent)
+    return understand(
+        read(path, name.mark),
+        str(path),
+        lambda node: CondaSection.parse(mapping(node, "a Conda definition"), path.parent),
+    )
 
 
 def pip(node: Node, folder: Path) -> PipSection:

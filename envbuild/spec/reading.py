@@ -141,7 +141,7 @@ def nearest(name: str, known: Collection[str]) -> str:
     """A hint that names the nearest known name, or all of them."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, sorted(known), n=1)
+    near = get_close_matches(name.lower(), sorted(known), n=1)
     return f"did you mean `{near[0]}`?" if near else f"known: {', '.join(sorted(known))}"
 
 

@@ -168,11 +168,11 @@ def parse_requirement(text: str, mark: Mark, hashes: tuple[str, ...] = ()) -> Pi
     except RecursionError:
         fail(mark, f"the brackets in {text[:80]!r}… are nested too deep", "take some of them out")
     except InvalidRequirement as error:
-        hint = "write NAME==VERSION" if re.search(r"[^=<>!~]=[^=]", text) else "write it as PEP 508 has it"
-        reason = str(error).split("\n", 1)[0]
-        fail(
-            mark, f"{strip_credentials(text)[:120]!r} is not a requirement: {strip_credentials(reason)}", hint
-        )
+        from envbuild.spec.misread import likely_meant
+
+        shown = strip_credentials(text)
+        reason, hint = likely_meant(shown) or (str(error).split("\n", 1)[0], "write it as PEP 508 has it")
+        fail(mark, f"{shown[:120]!r} is not a requirement: {strip_credentials(reason)}", hint)
     return PipRequirement(
         name=canonical_name(found.name),
         extras=tuple(sorted({canonical_name(extra) for extra in found.extras})),

@@ -452,7 +452,7 @@ REFUSED = [
     ("base: scratch\nsteps: RUN true\nsteps_after: |\n  FROM x\n", 4, None, "FROM", None),
     ("base: scratch\nsteps:\n  - RUN a\n\n  - NOPE b\n", 5, 5, "NOPE", None),
     ("base: scratch\nconda: enviroment.yml\n", 2, 8, "there is no file", "environment.yml"),
-    ("base: scratch\nconda: [numpy]\n", 2, 8, "is a list, expected text", "definition"),
+    ("base: scratch\nconda: [numpy]\n", 2, 8, "is a list, expected text", "dependencies: "),
     ("base: scratch\nconda: {dependancies: [a]}\n", 2, 9, "dependancies", "dependencies"),
     ("base: scratch\npip: {a: b}\n", 2, 6, "is a mapping, expected", "NAME==VERSION"),
     ("base: scratch\npip: nowhere/requirements.txt\n", 2, 6, "there is no file", "no folder"),

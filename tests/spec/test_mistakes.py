@@ -74,6 +74,122 @@ MISTAKES: dict[str, tuple[str, list[Place]]] = {
         "name: x\n channels:\n  - a\ndependencies: [b]\n",
         [(2, 2, "`channels` is indented below `name`")],
     ),
+    "no dash has a space behind it": (
+        "dependencies:\n  -python=3.11\n  -numpy\n",
+        [(2, 3, "no space behind the '-'")],
+    ),
+    "a space of another kind behind a dash": (
+        "dependencies:\n  -\u00a0python=3.11\n  - numpy\n",
+        [(2, 3, "no space behind the '-'")],
+    ),
+    "a tab behind a dash": ("dependencies:\n  -\tpython\n  - b\n", [(2, 4, "a tab stands behind the '-'")]),
+    "tabs in many lines": (
+        "dependencies:\n\t- a\n\t- b\n\t- scikit learn\n",
+        [(2, 1, "a tab indents this line, and 2 more below")],
+    ),
+    "pip has no dash": (
+        "dependencies:\n  - python\n  pip:\n    - requests\n    - a=1\n",
+        [(3, 3, "stands among items"), (5, 7, "is not a requirement")],
+    ),
+    "pip has no colon": (
+        "dependencies:\n  - python\n  - pip\n    - a\n    - b\n",
+        [(3, 5, "no ':' behind `pip`")],
+    ),
+    "pip has nothing below it and items behind it": (
+        "dependencies:\n  - python\n  - pip:\n  - requests\n",
+        [(3, 5, "`pip:` has nothing below it")],
+    ),
+    "an item that is indented less": (
+        "dependencies:\n  - python\n - numpy\n  - scikit learn\n",
+        [(3, 2, "in another column"), (4, 5, "stands where a version")],
+    ),
+    "an item between two lists": (
+        "dependencies:\n  - python\n  - pip:\n    - a\n   - b\n",
+        [(5, 4, "in another column")],
+    ),
+    "the first of many items is indented deeper": (
+        "channels:\n    - a\n  - b\n  - c\ndependencies: [d e]\n",
+        [(3, 3, "in another column"), (5, 16, "stands where a version")],
+    ),
+    "the first item under pip is indented less": (
+        "dependencies:\n  - a\n  - pip:\n   - b\n    - c\n",
+        [(4, 4, "in another column")],
+    ),
+    "a key that is indented like items": (
+        "channels:\n  - a\n  dependencies:\n  - b\n",
+        [(3, 3, "`dependencies:` is indented like the items")],
+    ),
+    "the first key is indented": (
+        "  channels:\n  - a\ndependencies:\n  - b\n",
+        [(1, 1, "`dependencies` in line 3 is not")],
+    ),
+    "a bracket that opens a list below": (
+        "dependencies:\n  - a\n  - pip: [\n    - b\n    - c\n",
+        [(3, 10, "'\\[' that opens here")],
+    ),
+    "a colon is missing": (
+        "name: x\nchannels\n  - a\ndependencies\n  - b\n  - c d\n",
+        [(2, 1, "no ':' behind `channels`"), (4, 1, "no ':' behind `dependencies`"), (6, 5, "stands where")],
+    ),
+    "no space behind a colon": (
+        "name:x\ndependencies:\n  - a\n",
+        [(1, 1, "no space behind the ':'")],
+    ),
+    "lines that end as on Windows": (
+        'name: x\r\nchannels:\r\n  - a\r\ndependencies:\r\n  - b\r\n  numpy\r\n  - "c\r\n',
+        [(6, 3, "neither a key nor an item"), (7, 5, "is not closed on its line")],
+    ),
+    "a bound without a name": (
+        "dependencies:\n  - >=3.11\n  - a\n",
+        [(2, 5, "no name of a package in front of")],
+    ),
+    "two colons before versions": (
+        "dependencies:\n  - numpy: 1.26\n  - pandas: '>=2'\n",
+        [(2, 5, "mapping with the key `numpy`"), (3, 5, "mapping with the key `pandas`")],
+    ),
+    "keys in capitals": (
+        "Name: x\nChannels: [a]\nDependencies: [b]\n",
+        [(1, 1, "`Name`"), (2, 1, "`Channels`"), (3, 1, "`Dependencies`")],
+    ),
+    "keys that are all misspelt": (
+        "chanels: [a]\ndependancies: [b]\n",
+        [(1, 1, "'chanels'"), (2, 1, "'dependancies'")],
+    ),
+    "a list of variables": (
+        "dependencies: [a==]\nvariables:\n  - A=b\nplatforms: [win-64]\n",
+        [(1, 16, "a version is missing"), (3, 3, "`variables` is a list"), (4, 13, "win-64")],
+    ),
+    "an equals sign among variables": (
+        "dependencies: [a]\nvariables:\n  A=1\n  B: 2\n",
+        [(3, 3, "neither a key nor an item")],
+    ),
+    "a text of several lines before a mistake": (
+        'name: long\n  name\nprefix: "of\n  two"\ndependencies:\n  - a\n  b\n',
+        [(7, 3, "neither a key nor an item")],
+    ),
+    "mistakes in YAML and in what it says": (
+        (
+            'chanels: [a]\ndependencies:\n  - b: >=1\n  -c\n  - "d\n  - e f\n  - pip:\n    - g=2\n'
+            "platforms: [win-64]\n"
+        ),
+        [
+            (1, 1, "`chanels`"),
+            (3, 5, "has a ':' behind it"),
+            (4, 3, "no space behind the '-'"),
+            (5, 5, "is not closed on its line"),
+            (6, 5, "stands where a version"),
+            (8, 7, "is not a requirement"),
+            (9, 13, "win-64"),
+        ],
+    ),
+    "templates in many values": (
+        "dependencies:\n  - python={{ python }}\n  - numpy={{ numpy }}\n",
+        [(2, 12, "belongs to a template"), (3, 11, "belongs to a template")],
+    ),
+    "Conda and pip sections of an envbuild.yaml": (
+        "base: scratch\nconda:\n  dependencies: [a==]\npip:\n  - b=1\n",
+        [(3, 18, "a version is missing"), (5, 5, "is not a requirement")],
+    ),
     "mistakes of all kinds": (
         (
             "chanels: [a]\ndependencies:\n  - b==\n  - c>>1\n  numpy\n  - pip:\n    - d>>2\n    - --foo\n"
@@ -146,8 +262,9 @@ def test_one_bad_line_among_good_ones_is_named_wherever_it_stands(line: str) -> 
 
 
 def test_a_block_of_steps_is_no_place_to_look_for_missing_dashes() -> None:
-    content = "base: scratch\nsteps: |\n  RUN echo\n\n  RUN x: y\nconda:\n  dependencies:\n  - a\n  b\n"
-    assert [error.line for error in refused(content)] == [9]
+    steps = "base: scratch\nsteps: |\n  RUN echo\n\n  RUN x: y {{ .Id }} \\\n  \tz\n"
+    content = f"{steps}conda:\n  dependencies:\n  - a\n  b\n"
+    assert [error.line for error in refused(content)] == [10]
 
 
 @pytest.mark.parametrize(
@@ -168,6 +285,45 @@ def test_mistakes_of_requirements_are_all_reported() -> None:
         parse(b"a==1\nb >> 2\n--foo\nc --index-url https://x.example\n", "requirements.txt", Path())
     assert [error.line for error in (refusal.value, *refusal.value.others)] == [2, 3, 4]
     assert refusal.value.others[1].hint == "write it on a line of its own"
+
+
+REQUIREMENTS: dict[str, tuple[str, str]] = {
+    "requests=2.31": ("a single '=' is Conda's", "write it as requests==2.31"),
+    "flask[async] = 2": ("a single '='", "write it as flask[async]==2"),
+    "numpy=1.26=py311_0": ("'=' and builds", "write it as numpy==1.26"),
+    "numpy>=1.2 <2": ("no comma", "write it as numpy>=1.2,<2"),
+    "scikit learn": ("two names", "write scikit-learn, or two lines"),
+    '"scipy>=1"': ("quotes", "write it as scipy>=1"),
+    "pip install foo": ("a command", "installs: foo"),
+    "conda-forge::x": ("channels are Conda's", "environment.yml"),
+    "foo==": ("a version is missing", "write foo, or a version behind it"),
+    "- pandas>=2": ("'-' stands in front", "write it as pandas>=2"),
+    "<<<<<<< HEAD": ("conflict marker", "decide for one side"),
+    "numpy=={{ numpy }}": ("belongs to a template", "render the template"),
+}
+
+
+@pytest.mark.parametrize(("line", "told"), REQUIREMENTS.items(), ids=REQUIREMENTS)
+def test_what_is_no_requirement_is_told_by_what_was_meant(line: str, told: tuple[str, str]) -> None:
+    with pytest.raises(SpecError) as refusal:
+        parse(f"six\n{line}\n".encode(), "requirements.txt", Path())
+    assert told[0] in refusal.value.message
+    assert told[1] in (refusal.value.hint or "")
+    assert refusal.value.line == 2
+
+
+def test_a_file_with_mistakes_that_is_included_twice_includes_no_circle(tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("a b c\n")
+    with pytest.raises(SpecError) as refusal:
+        parse(b"-r more.txt\n-r more.txt\n", "requirements.txt", tmp_path)
+    assert {error.line for error in (refusal.value, *refusal.value.others)} == {1}
+    assert all("include each other" not in error.message for error in refusal.value.others)
+
+
+def test_a_byte_that_is_not_utf8_is_told_with_its_line() -> None:
+    with pytest.raises(SpecError, match="byte 0xe9 is not UTF-8") as refusal:
+        parse(b"six\ncaf\xe9\n", "requirements.txt", Path())
+    assert refusal.value.line == 2
 
 
 def test_mistakes_that_never_end_are_bounded() -> None:
