@@ -120,9 +120,8 @@ def test_what_is_not_there_is_named_as_the_user_wrote_it(way: Way) -> None:
     assert ".envbuild" not in caught.value.message
 
 
+@pytest.mark.parametrize("way", ["BuildKit", "buildx", "Podman"], indirect=True)
 def test_a_cache_is_seen_by_its_own_steps_alone(way: Way) -> None:
-    if not way.buildkit:
-        pytest.skip("the older builder knows no mounts")
     shared, base = fresh(), base_of(small_system())
 
     def steps(word: str, option: str) -> Steps:

@@ -139,7 +139,7 @@ def fault_at(world: World, expected: str, call: str, fault: str, when: int) -> b
     assert said in {None, "", expected}
     check(config)
     assert build(config, spec).said == expected, f"{call} {fault} {when}: the next run did not heal"
-    assert sum(tag.startswith("k1-") for tag in check(config)) == 1
+    assert sum(tag.startswith("l1-") for tag in check(config)) == 1
     shutil.rmtree(config.cache_dir)
     return fine
 

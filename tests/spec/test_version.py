@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import rattler
@@ -139,8 +140,12 @@ def test_malformed_versions_are_refused(text: str) -> None:
 
 
 def allowed(constraint: str | None) -> list[str]:
-    """The versions of the pool that the solver would take."""
-    spec = rattler.MatchSpec(f"x[version='{constraint or '*'}']")
+    """The versions of the pool that the solver would take.
+
+    Its library reads ``==1.*`` as 1 alone, but for one right behind a name; Conda reads the series, and so do
+    we: the solver is never given that spelling.
+    """
+    spec = rattler.MatchSpec(f"x[version='{re.sub(r'==(?=[^,|()]*[*])', '', constraint or '*')}']")
     return [version for version in POOL if spec.matches(record(version))]
 
 
@@ -149,7 +154,7 @@ def record(version: str) -> rattler.PackageRecord:
 
 
 EQUAL = [
-    ("1.26.*", "=1.26", "1.26*", "=1.26.*", "1.26.*.*", "01.26.*", "(1.26.*)"),
+    ("1.26.*", "=1.26", "==1.26.*", "1.26*", "=1.26.*", "1.26.*.*", "01.26.*", "(1.26.*)"),
     ("==1.26", "1.26", "==1.26.0", "1.26.0.0", "==1.26,==1.26"),
     (
         ">=1.26,<2",
@@ -240,7 +245,6 @@ def test_different_meanings_have_different_spellings() -> None:
         "~=*",
         ">1.2.*",
         "~=1.2.*",
-        "==1.2.*",
         "1 2",
         "a b",
         "(" * 40 + "1" + ")" * 40,
