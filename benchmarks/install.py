@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -46,3 +47,4 @@ async def install(specs: list[str], channel: str, target: Path, cache: Path) -> 
 if __name__ == "__main__":
     dependencies = yaml.safe_load(Path(sys.argv[1]).read_text())["dependencies"]
     asyncio.run(install(dependencies, sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])))
+    os._exit(0)  # rattler's threads may still let go of the interpreter, which Python aborts at its end
