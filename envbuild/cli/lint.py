@@ -9,7 +9,7 @@ import click
 
 from envbuild.cli import report
 from envbuild.cli.options import DEFINITION, Command, common
-from envbuild.errors import EnvbuildError
+from envbuild.errors import EnvbuildError, counted
 from envbuild.lint import Severity
 from envbuild.lint import lint as find
 
@@ -56,4 +56,4 @@ def _print(findings: list[Finding]) -> None:
             click.echo(f"    {finding.rule.why}\n    do: {finding.rule.advice}")
     warnings = sum(finding.rule.severity is Severity.WARNING for finding in findings)
     if findings:
-        click.echo(f"{warnings} warnings, {len(findings) - warnings} notes")
+        click.echo(f"{counted(warnings, 'warning')}, {counted(len(findings) - warnings, 'note')}")

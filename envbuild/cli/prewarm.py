@@ -75,7 +75,8 @@ def _table(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         image = outcome.image
         if image is None:
-            click.echo(f"{outcome.source:<{width}}  failed     {str(outcome.error).splitlines()[0]}")
+            first = str(outcome.error).split("\n", 1)[0].removesuffix(":")
+            click.echo(f"{outcome.source:<{width}}  failed     {first}")
         else:
             sent = amount(image.bytes_uploaded)
             figures = f"{image.source:<9}  {image.seconds:7.2f} s  {sent:>9}"

@@ -398,8 +398,9 @@ async def _unsolvable(repodata: _Repodata, text: str, seconds: float) -> SolveEr
 def _hint(request: SolveRequest, text: str) -> str:
     if "__glibc" in text:
         seen = request.virtual_packages.glibc
-        offered = f"the base offers glibc {seen}" if seen else "the base has no glibc"
-        return f"{offered}: choose a newer base, or older packages"
+        if not seen:
+            return "the base has no glibc: choose one that has, as debian:12-slim, or say with --glibc which"
+        return f"the base offers glibc {seen}: choose a newer base, or older packages"
     if "__cuda" in text:
         return "say which CUDA version the machines have with --cuda"
     return "loosen or correct the dependencies that the solver names"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from envbuild import lockfile
-from envbuild.errors import SpecError
+from envbuild.errors import SpecError, counted
 from envbuild.platform import Platform
 from envbuild.spec import environment, fields
 from envbuild.spec.environment import EnvironmentSpec
@@ -157,7 +157,8 @@ def _pixi(content: bytes, source: str, platform: Platform | None) -> tuple[Conda
     packages, others, found = read_pixi(content, source, platform)
     if others:
         raise SpecError(
-            f"the lock has {len(others)} packages from Python indexes, as {others[0]}: only Conda's are read",
+            f"the lock has {counted(len(others), 'package')} from Python indexes, as {others[0]}: "
+            "only Conda's are read",
             source=source,
             hint="name the definition that it was made from",
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from envbuild.errors import SpecError
+from envbuild.errors import SpecError, counted
 from envbuild.foreign.solved import at_url, section
 from envbuild.spec.document import Mark, fail
 
@@ -57,8 +57,8 @@ def read(content: bytes, source: str, wanted: Platform | None) -> tuple[CondaSec
     own = [each for each in blocks if each.members.get("platform") == platform.subdir and _is_installed(each)]
     if others := [each for each in own if each.members.get("manager") != "conda"]:
         raise SpecError(
-            f"the lock has {len(others)} packages from Python indexes, as {others[0].members.get('name')}: "
-            "only Conda's are read",
+            f"the lock has {counted(len(others), 'package')} from Python indexes, as "
+            f"{others[0].members.get('name')}: only Conda's are read",
             source=source,
             line=others[0].line,
             column=1,

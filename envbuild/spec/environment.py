@@ -49,9 +49,10 @@ _OTHERS = (
     ),
 )
 _YAML_NAMES = (".yml", ".yaml", ".json")
-_REQUIREMENTS_NAME = re.compile(r"(?:^|[-_. ])(?:requirements?|reqs?)(?:$|[-_. ])")
+_REQUIREMENTS_NAME = re.compile(r"(?:^|[-_. ])(?:requirements?|reqs?)[0-9]*(?:$|[-_. ])")
 _YAML_START = re.compile(r"(?:[\"']?[$A-Za-z_][\w.$-]*[\"']?\s*:(?:\s|$))|[{\[]|---|%|- ")
 
+_URL = r"\b[A-Za-z][A-Za-z+]*://\S+"  # compiled when something is refused
 _DOCKERFILE_START = re.compile(r"(?:from|arg)\s+[^\s=<>~!;@]", re.IGNORECASE)
 
 
@@ -194,6 +195,8 @@ def load(
     Raises:
         SpecError: Something in it cannot be understood; the message names file, line and column.
     """
+    if form is not None and form not in forms.FORMS:
+        raise SpecError(f"the form {form!r} is not known", hint=f"write one of {', '.join(forms.FORMS)}")
     spec = _load(source, form, content)
     if base is not None:
         spec = spec.with_base(base)
@@ -279,18 +282,21 @@ def parse(content: bytes, source: str, folder: Path, *, form: str | None = None)
     try:
         spec = _parse(_Source(source, folder, content), form)
     except SpecError as error:
-        raise _of_template(error, content, source) from None
+        raise _told(error, content, source) from None
     if spec.pip is not None and not spec.pip.requirements:
         spec = replace(spec, pip=None)
     return _with_mounted(spec)
 
 
-def _of_template(error: SpecError, content: bytes, source: str) -> SpecError:
-    """The error; what stands in a line of a template is wrong since that was not rendered."""
+def _told(error: SpecError, content: bytes, source: str) -> SpecError:
+    """The error as it is told: without secrets; in a line of a template, that it was not rendered."""
+    from envbuild.spec.channel import redact
     from envbuild.spec.mistakes import TEMPLATE, TEMPLATE_HINT
 
     lines = content.decode("utf-8", "replace").split("\n")
     for each in (error, *error.others):
+        each.message = re.sub(_URL, lambda url: redact(url.group()), each.message)
+        each.hint = each.hint and re.sub(_URL, lambda url: redact(url.group()), each.hint)
         if each.source != source or each.line is None or each.line > len(lines):
             continue
         if found := TEMPLATE.search(lines[each.line - 1]):

@@ -52,8 +52,14 @@ def base(node: Node, folder: Path) -> ImageReference | TaggedReference | None:
     Raises:
         SpecError: The node is not a reference.
     """
-    value = text(node, "the base", "write IMAGE:TAG, IMAGE@sha256:..., oci:FOLDER or scratch")
-    return reference(value.value.strip(), folder, value.mark)
+    hint = "write IMAGE:TAG, IMAGE@sha256:..., oci:FOLDER or scratch"
+    value = text(node, "the base", hint)
+    try:
+        return reference(value.value.strip(), folder, value.mark)
+    except SpecError as error:
+        if "/team/envs" in (error.hint or ""):  # how to write a workspace
+            error.hint = f"{hint}; names are in lower case"
+        raise
 
 
 def reference(written: str, folder: Path, mark: Mark | None) -> ImageReference | TaggedReference | None:
@@ -92,6 +98,9 @@ def steps(node: Node, what: str, folder: Path) -> Steps:
     if isinstance(node, Sequence):
         return _steps_list(node, what, folder)
     value = text(node, what)
+    if len(value.value.split()) == 1 and re.search(r"[./]", value.value):
+        hint = f"for the steps of a file write `{what}: {{file: {value.value.strip()}}}`"
+        fail(value.mark, f"{what} is {value.value.strip()!r}, expected instructions", hint)
     return Steps.parse(value.value, _content_mark(value), args={}, context=folder)
 
 

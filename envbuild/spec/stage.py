@@ -60,6 +60,10 @@ def split_stage(content: bytes, source: str) -> Stage:
         if keyword == "FROM":
             return _stage(_base(rest, args, mark), whole, Mark(source, count + 1, 1), args)
         if keyword != "ARG":
+            from difflib import get_close_matches
+
+            if get_close_matches(keyword, ["FROM"]):
+                fail(mark, f"unknown instruction {keyword!r}", "did you mean FROM?")
             fail(mark, f"{keyword} stands before FROM", "only ARG may stand there")
         args.update(_arguments(rest, args, mark))
     raise SpecError("there is no FROM, expected one", source=source, hint="name the base with FROM IMAGE")

@@ -18,6 +18,11 @@ def test_findings_are_explained_once_a_rule(world: World, call: Call) -> None:
     assert lines[-1] == "4 warnings, 0 notes"
 
 
+def test_one_finding_is_counted_as_one(world: World, call: Call) -> None:
+    answer = call("lint", "--base", "scratch", world.spec("tool"))
+    assert answer.out.splitlines()[-1] == "1 warning, 0 notes"
+
+
 def test_the_configured_base_is_looked_at(world: World, call: Call) -> None:
     answer = call("lint", world.spec("tool=1"))
     assert "EB121" in answer.out

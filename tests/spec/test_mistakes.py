@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from envbuild.errors import SpecError
 from envbuild.spec import document
-from envbuild.spec.environment import parse
+from envbuild.spec.environment import load, parse
 
 Place = tuple[int, int, str]
 
@@ -324,6 +324,63 @@ def test_a_byte_that_is_not_utf8_is_told_with_its_line() -> None:
     with pytest.raises(SpecError, match="byte 0xe9 is not UTF-8") as refusal:
         parse(b"six\ncaf\xe9\n", "requirements.txt", Path())
     assert refusal.value.line == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "channels:\n  - a\n  https://user:sesame@host.example/x\ndependencies: [b]\n",
+        "channels: https://user:sesame@host.example/x\ndependencies: [b]\n",
+        "channels:\n  - https://host.example/t/sesame/x\n    y\ndependencies: [b]\n",
+        "channels:\n  - https://user:sesame@host.example/x y\ndependencies: [b]\n",
+        "dependencies:\n  - https://user:sesame@host.example/x.whl\n",
+        "dependencies:\n  - b\n  - pip:\n    - c: https://user:sesame@host.example/x\n    d e https://u:sesame@h/\n",
+        "https://user:sesame@host.example/x\n",
+    ],
+)
+def test_mistakes_tell_no_secrets(content: str) -> None:
+    name = "list.lock" if content.startswith("https") else "environment.yml"
+    with pytest.raises(SpecError) as refusal:
+        parse(content.encode(), name, Path())
+    for error in (refusal.value, *refusal.value.others):
+        assert "sesame" not in f"{error} {error.hint}"
+
+
+def test_a_folder_that_is_named_t_is_no_token(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    with pytest.raises(SpecError, match=r"/t/envs/a\.yml"):
+        parse(b"base: scratch\nconda: envs/a.yml\n", "envbuild.yaml", tmp_path / "t")
+
+
+def test_steps_that_name_a_file_are_told_how_to() -> None:
+    error = refused("base: scratch\nsteps: Dockerfile.steps\n")[0]
+    assert (error.line, error.hint) == (2, "for the steps of a file write `steps: {file: Dockerfile.steps}`")
+
+
+@pytest.mark.parametrize("base", ["Debian:12", "debian:12:1"])
+def test_a_base_that_is_no_reference_is_told_how_a_base_is_written(base: str) -> None:
+    error = refused(f"base: {base}\nsteps: RUN true\n")[0]
+    assert "IMAGE:TAG" in (error.hint or "")
+
+
+def test_a_misspelt_from_is_told() -> None:
+    with pytest.raises(SpecError, match="unknown instruction 'FORM'") as refusal:
+        parse(b"FORM debian:12\nRUN true\n", "Dockerfile", Path(), form="dockerfile")
+    assert refusal.value.hint == "did you mean FROM?"
+
+
+def test_a_form_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text("dependencies: [b]\n")
+    with pytest.raises(SpecError, match="the form 'cnda' is not known"):
+        load(tmp_path / "a.yml", form="cnda")
+
+
+@pytest.mark.parametrize(
+    "name", ["requirements3.txt", "requirements.txt", "dev-requirements2.in", "reqs.txt"]
+)
+def test_requirements_are_told_by_their_name(name: str) -> None:
+    spec = parse(b"six==1.16\n", name, Path())
+    assert spec.pip is not None
 
 
 def test_mistakes_that_never_end_are_bounded() -> None:
