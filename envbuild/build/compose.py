@@ -248,7 +248,7 @@ class Composer:
         """A record as the channel has it; None where the package says the same."""
         own = self._records.text(correction, self._records_of)
         content = corrected(own, correction.record)
-        return None if content == own else LinkedFile.generated(correction.path, content)
+        return None if content == own else LinkedFile.record(correction.path, content)
 
     @property
     def _records(self) -> RecordStore:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from envbuild.conda.activate import is_activation
-from envbuild.conda.meta import is_record
 from envbuild.conda.tar import Kind
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Seen:
     def watch(self, files: Iterable[LinkedFile]) -> Iterator[LinkedFile]:
         """The same files, as they pass."""
         for file in files:
-            if is_record(file.path) and file.kind is Kind.FILE:
+            if file.is_record:
                 content = b"".join(file.chunks)
                 self.records[file.path] = content
                 yield replace(file, chunks=(content,))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _ORDINARY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+_RECORD: Final = re.compile(r"conda-meta/[^/]+\.json(?:/|\Z)")
+"""A package's record, and what would need a folder in its place."""
 _MAX_NAME: Final = 255
 _MAX_PATH: Final = 4095
 _HINT: Final = "look at the package: it is damaged, or an attack on whoever uses the image"
@@ -80,6 +82,7 @@ class Gate:
         folder, _, name = path.rpartition("/")
         return (
             folder in self.folders
+            and folder != "conda-meta"
             and file.kind is Kind.FILE
             and _ORDINARY.fullmatch(name) is not None
             and len(path) < _MAX_PATH // 8
@@ -119,6 +122,8 @@ def _check_path(file: LinkedFile, path: str, top: str) -> None:
     deleting = [name for name in names if name.startswith(WHITEOUT)]
     if deleting and not (file.deletes and deleting == [names[-1]]):
         _refuse(file, f"a name that begins with {WHITEOUT!r} deletes files of other layers")
+    if _RECORD.match(path) and not file.is_record:
+        _refuse(file, "what stands there is a record of a package, which an installer alone writes")
     if len(path) > _MAX_NAME // 4 and _is_too_long(f"/{top}/{path}"):
         _refuse(file, f"at most {_MAX_NAME} bytes a name and {_MAX_PATH} in all can be unpacked")
 

@@ -118,6 +118,7 @@ class LinkedFile:
             that came before.
         owner: Who brings it, for messages; empty for what the environment itself needs.
         deletes: Whether it is a whiteout, which no package may bring.
+        is_record: Whether it is what the installer records of a package; no package may bring that either.
     """
 
     path: str
@@ -129,11 +130,17 @@ class LinkedFile:
     target: str = ""
     owner: str = ""
     deletes: bool = False
+    is_record: bool = False
 
     @classmethod
     def generated(cls, path: str, content: bytes, mode: int = 0o644, owner: str = "") -> Self:
         """A file that stands in no package."""
         return cls(path, Kind.FILE, mode, FIXED_TIME, len(content), (content,), owner=owner)
+
+    @classmethod
+    def record(cls, path: str, content: bytes, owner: str = "") -> Self:
+        """A package's record in ``conda-meta``."""
+        return replace(cls.generated(path, content, owner=owner), is_record=True)
 
     @classmethod
     def whiteout(cls, path: str) -> Self:
@@ -211,7 +218,7 @@ class _Linker:
             if place not in self.lost:
                 yield script
         content = prefix_record(self.package.index, self.record, self.records)
-        yield LinkedFile.generated(meta, content, owner=self.package.what)
+        yield LinkedFile.record(meta, content, owner=self.package.what)
 
     def _member(self, member: Member, entry: PathEntry, place: str) -> Iterator[LinkedFile]:
         self._check_kind(member, entry)

@@ -133,11 +133,6 @@ TAKEN_BACK: Final = frozenset({"constrains", "depends", "extra_depends", "featur
 _SAID: Final = (*METADATA, "build_number", "depends", "python_site_packages_path", "subdir")
 
 
-def is_record(path: str) -> bool:
-    """Whether a path, relative to the prefix, is that of a package's record."""
-    return path.startswith("conda-meta/") and path.endswith(".json")
-
-
 def metadata_of(document: dict[str, Any]) -> dict[str, Any]:
     """What a record says, in the spelling in which records are compared; nothing of what is empty."""
     found = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import tarfile
@@ -144,6 +145,14 @@ def test_a_correction_costs_the_small_layer_and_no_other(world: World) -> None:
     assert again.lock_key != first.lock_key
     other = resolve(world.other_machine(), world.spec("thing", "tool=1", name="other.yml"))
     assert (other.layers_made, record_of(other)["license"]) == (1, "MIT")
+
+
+def test_a_package_with_json_of_its_own_beside_the_records_is_built(world: World) -> None:
+    notes = Entry("conda-meta/more/notes.json", b"no JSON")
+    Package((notes,), name="noted").put(world.root / "channels/tiny")
+    asyncio.run(oracle.index(world.root / "channels/tiny"))
+    image = resolve(world.config, world.spec("noted"))
+    assert files_of(image)["conda-meta/more/notes.json"] == b"no JSON"
 
 
 def test_known_layers_are_corrected_without_their_packages(world: World) -> None:

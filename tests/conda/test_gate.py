@@ -169,6 +169,24 @@ def test_a_wheel_deletes_nothing(name: str) -> None:
         written(wheel_files(wheel, wheel.to_bytes()))
 
 
+@pytest.mark.parametrize(
+    "name", ["conda-meta/other-1.0-0.json", "conda-meta/notes.json", "conda-meta/other-1.0-0.json/x"]
+)
+def test_records_are_written_by_the_installer_alone(name: str) -> None:
+    with pytest.raises(IntegrityError, match="conda-meta.*record"):
+        written(conda(Package((Entry("share/x", b"x"), Entry(name, b"{}")))))
+    with pytest.raises(IntegrityError, match="conda-meta.*record"):
+        written(conda(Package((Entry(name, link="../share/x"),))))
+    wheel = TinyWheel("tiny", files={f"tiny-1.0.data/data/{name}": b"{}"})
+    with pytest.raises(IntegrityError, match="conda-meta.*record"):
+        written(wheel_files(wheel, wheel.to_bytes()))
+
+
+def test_what_is_no_record_may_stand_beside_them() -> None:
+    entries = (Entry("conda-meta/pinned", b"python 3.11.*\n"), Entry("conda-meta/more/notes.json", b"?"))
+    assert check(conda(Package(entries)))
+
+
 def test_whiteouts_are_for_the_environment_alone() -> None:
     (*_, member) = written([LinkedFile.whiteout("lib/old.py")])
     assert member.name == "opt/env/lib/.wh.old.py"
