@@ -26,7 +26,8 @@ from envbuild.conda.link import LinkedFile, footprint, link
 from envbuild.conda.meta import corrected
 from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
-from envbuild.conda.tar import CHUNK
+from envbuild.conda.tar import CHUNK, parents
+from envbuild.errors import BuildError
 from envbuild.index import LayerEntry
 from envbuild.progress import Event, Meter, Metered
 
@@ -296,9 +297,10 @@ class Composer:
             files = without(
                 _as_channels_have_it(seen.watch(self._linked(unit, packages, seen)), unit), removed
             )
+            files = _with_above(files, above)
             history = [_history(lock)] if lock.packages else []
             written = write_layer(
-                chain(files, above, history),
+                chain(files, history),
                 out,
                 self.compression,
                 prefix=self.target.prefix,
@@ -395,6 +397,31 @@ class Composer:
         hashes = written.path_hashes
         here = self.upload.target.repository
         return LayerEntry(written.descriptor, written.diff_id, hashes.files, hashes.folders, here)
+
+
+def takes_folder(owner: str, path: str, below: str) -> BuildError:
+    """The error where a file would take the place of a folder and of all in it, as no installer does."""
+    where = f"the file {path!r}, which" if path else "a file where there"
+    return BuildError(
+        f"{owner} has {where} is a folder of {below}",
+        hint="exclude one of the two, or choose another version of it",
+    )
+
+
+def _with_above(below: Iterable[LinkedFile], above: Iterable[LinkedFile]) -> Iterator[LinkedFile]:
+    """The files of packages, then those above them.
+
+    Raises:
+        BuildError: One of these would take the place of a folder.
+    """
+    folders: dict[str, str] = {}
+    for file in below:
+        folders.update(dict.fromkeys(parents(file.path), file.owner))
+        yield file
+    for file in above:
+        if file.path in folders:
+            raise takes_folder(file.owner, file.path, folders[file.path])
+        yield file
 
 
 def _history(lock: Lock) -> LinkedFile:

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from envbuild.build.assemble import prefix_environment
 from envbuild.build.base import decompressed
-from envbuild.build.compose import Composer, Entangled
+from envbuild.build.compose import Composer, Entangled, takes_folder
 from envbuild.build.plan import plan
 from envbuild.build.seen import Seen
 from envbuild.build.solving import glibc_for
@@ -102,7 +102,7 @@ class Wheels:
         records = [_record(each) for each in self.solution.distributions]
         composer = self._composer(conda)
         top = composer.compose(plan(Lock.of(conda.target.platform, records), left))
-        composer.tell_overlaps(top, self.conda, deleted)
+        composer.check_overlaps(top, self.conda, deleted)
         return replace(
             self.conda,
             layers=(*self.conda.layers, *between, *top.layers),
@@ -322,19 +322,25 @@ class WheelComposer(Composer):
         if seen.clobbers and not unit.joined:
             raise Entangled(unit)
 
-    def tell_overlaps(self, top: Composition, conda: Composition, deleted: frozenset[str]) -> None:
+    def check_overlaps(self, top: Composition, conda: Composition, deleted: frozenset[str]) -> None:
         """Tell which wheels write over files of Conda's packages.
 
         Args:
             top: The wheels' layers.
             conda: Conda's layers.
             deleted: Paths of Conda's packages that are taken away before.
+
+        Raises:
+            BuildError: A wheel has a file where a package has a folder, which would go with all in it.
         """
         gone = frozenset(map(hash_of, deleted))
         for records, own in top.contents:
             wheels = [self.distributions[record.name].file_name for record in records]
             mine = frozenset(split_hashes(own.files)) - gone
             for packages, theirs in conda.contents:
+                if taken := mine.intersection(split_hashes(theirs.folders)):
+                    path = min(self._paths.get(each, "") for each in taken)
+                    raise takes_folder(_one_of(wheels), path, _one_of([*map(str, packages)]))
                 if common := mine.intersection(split_hashes(theirs.files)):
                     known = sorted(self._paths[each] for each in common if each in self._paths)
                     path = known[0] if known else "a path"

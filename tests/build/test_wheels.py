@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,15 @@ import pytest
 import conda_oracle
 from conda_packages import Entry, Package
 from envbuild.build.base import decompressed
+from envbuild.build.docker_builder import DockerBuilder
+from envbuild.build.upload import Upload
 from envbuild.config import Config
 from envbuild.errors import BuildError, SolveError
 from envbuild.lockfile import FILE_NAME, LockPolicy, load
 from envbuild.locking import make_lock
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import Manifest
-from envbuild.progress import Event
+from envbuild.progress import Event, silent
 from envbuild.reference import Repository
 from envbuild.resolver import ResolvedImage, Resolver, Source
 from tiny import World
@@ -277,6 +280,51 @@ def test_a_wheel_over_a_file_of_conda_is_told(world: World) -> None:
     assert content_of(image, "share/tool/data") == b"mine"
     _, known = warnings_of(world, spec(world, "over", "small", conda=("python", "tool=1")))
     assert known == [told[0].replace("share/tool/data", "a path")], "which one is known only when it is made"
+
+
+@pytest.mark.parametrize(
+    ("path", "below"),
+    [("share/tool", "tool-1.0-0"), ("share", "tool-1.0-0"), ("conda-meta", "(tool|python)-.*")],
+)
+def test_a_wheel_takes_no_folder_from_conda(world: World, path: str, below: str) -> None:
+    put(world, TinyWheel("over", files={f"over-1.0.data/data/{path}": b"mine"}))
+    definition = spec(world, "over", conda=("python", "tool=1"))
+    over = "over-1.0-py3-none-any.whl"
+    made = f"{over} has the file '{path}', which is a folder of {below}"
+    known = f"{over} has a file where there is a folder of {below}"
+    for message in (made, known):
+        with pytest.raises(BuildError) as caught:
+            resolve(world.config, definition)
+        assert re.fullmatch(message, caught.value.message)
+    with Resolver(world.config) as resolver:
+        job = resolver.job(resolver.request(definition))
+        builder = DockerBuilder(world.config, resolver.index, resolver.registries, silent)
+        with Upload(resolver.registries.open(world.config.workspace), silent) as upload:
+            solution = builder._solve(job, job.base)
+            parts = builder._parts(job, job.base, solution, upload)
+            assert parts.wheels is not None
+            with pytest.raises(BuildError, match=f"has the file '{path}', which is a folder"):
+                parts.wheels.archive(parts.composer, solution.lock, io.BytesIO())
+
+
+def test_a_wheel_may_have_a_file_where_what_it_replaces_has_a_folder(world: World) -> None:
+    package = Package(
+        (
+            Entry(f"{SITE}/grown_up/x.py", b"version = 1\n"),
+            Entry(
+                f"{SITE}/grown-1.0.dist-info/METADATA", b"Metadata-Version: 2.1\nName: grown\nVersion: 1.0\n"
+            ),
+            Entry(f"{SITE}/grown-1.0.dist-info/RECORD", b"grown_up/x.py,,\n"),
+        ),
+        name="grown",
+        version="1.0",
+        index={"depends": ["python"]},
+    )
+    package.put(world.root / "channels/tiny")
+    asyncio.run(conda_oracle.index(world.root / "channels/tiny"))
+    put(world, TinyWheel("grown", "2.0", files={"grown_up": b"a file"}))
+    image = resolve(world.config, spec(world, "grown>=2", conda=("python", "grown")))
+    assert content_of(image, f"{SITE}/grown_up") == b"a file"
 
 
 def test_what_a_wheel_replaces_is_no_warning(world: World) -> None:

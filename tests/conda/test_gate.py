@@ -173,12 +173,12 @@ def test_a_wheel_deletes_nothing(name: str) -> None:
     "name", ["conda-meta/other-1.0-0.json", "conda-meta/notes.json", "conda-meta/other-1.0-0.json/x"]
 )
 def test_records_are_written_by_the_installer_alone(name: str) -> None:
-    with pytest.raises(IntegrityError, match="conda-meta.*record"):
+    with pytest.raises(IntegrityError, match=r"conda-meta.*record"):
         written(conda(Package((Entry("share/x", b"x"), Entry(name, b"{}")))))
-    with pytest.raises(IntegrityError, match="conda-meta.*record"):
+    with pytest.raises(IntegrityError, match=r"conda-meta.*record"):
         written(conda(Package((Entry(name, link="../share/x"),))))
     wheel = TinyWheel("tiny", files={f"tiny-1.0.data/data/{name}": b"{}"})
-    with pytest.raises(IntegrityError, match="conda-meta.*record"):
+    with pytest.raises(IntegrityError, match=r"conda-meta.*record"):
         written(wheel_files(wheel, wheel.to_bytes()))
 
 
