@@ -110,7 +110,7 @@ class Channel:
         canonical = canonical.rstrip("/")
         _refuse_subdir(canonical, text, mark)
         name = canonical.removeprefix(DEFAULT_ALIAS + "/")
-        is_name = bool(_NAME.fullmatch(name)) and name != DEFAULTS
+        is_name = bool(_NAME.fullmatch(name)) and name not in _ELSEWHERE
         return cls(name if is_name else canonical, private.rstrip("/"), is_name)
 
     @property
@@ -164,6 +164,8 @@ class Channel:
 
 
 _ANACONDA_NAMES = frozenset({"pkgs/main", "pkgs/r", "pkgs/msys2", "pkgs/free", "pkgs/pro", "pkgs/archive"})
+_ELSEWHERE = _ANACONDA_NAMES | {DEFAULTS}
+"""Names that do not stand under the alias."""
 
 
 def split_credentials(text: str, mark: Mark | None = None) -> tuple[str, str]:

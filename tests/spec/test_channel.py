@@ -40,6 +40,7 @@ SPELLINGS = [
     ("http://conda.anaconda.org/conda-forge", "http://conda.anaconda.org/conda-forge"),
     ("https://[::1]:8080/c", "https://[::1]:8080/c"),
     ("https://conda.anaconda.org/defaults", "https://conda.anaconda.org/defaults"),
+    ("https://conda.anaconda.org/pkgs/main", "https://conda.anaconda.org/pkgs/main"),
     ("defaults", "defaults"),
     ("file:///srv/channel/", "file:///srv/channel"),
     ("file://localhost/srv//x/../channel", "file:///srv/channel"),
