@@ -347,7 +347,7 @@ class Composer:
             record,
             urls=urls,
             deadline=self.deadline,
-            pool=None if all(url.startswith("file:") for url in urls) else self.connections.pool,
+            connections=self.connections,
             seen=Meter(self.progress, "fetch", name, size),
             folder=self.spool,
         )

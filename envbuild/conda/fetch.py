@@ -5,18 +5,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import random
+import ssl
 import tempfile
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from envbuild.conda.logins import authorised, find_login
 from envbuild.conda.redaction import redact_logs
 from envbuild.errors import BuildError, ChannelError, IntegrityError, StorageError, StorageFull
+from envbuild.oci.client import tls_context
+from envbuild.oci.proxies import causes, private_proxy_for, way_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +51,7 @@ def fetch_package(
     urls: Sequence[str] = (),
     login: Callable[[str], Login | None] = find_login,
     deadline: Deadline,
-    pool: urllib3.PoolManager | None = None,
+    connections: Connections | None = None,
     seen: Callable[[int], None] | None = None,
     folder: Path | None = None,
 ) -> IO[bytes]:
@@ -60,7 +62,7 @@ def fetch_package(
         urls: Where it is, mirrors first, maybe with credentials; the record's own URL where there is none.
         login: Gives the user's login for a URL that holds no credentials.
         deadline: When to give up.
-        pool: Connections to use, for many fetches; one of its own where it is None.
+        connections: Connections to use, for many fetches; its own where it is None.
         seen: Told the number of bytes of each piece that arrives.
         folder: Where large packages wait, in a file without a name; the system's folder where it is None.
 
@@ -77,30 +79,55 @@ def fetch_package(
     """
     sources = tuple(urls) or (record.url,)
     download = _Download(record, login, deadline, seen or _unseen, str(folder or tempfile.gettempdir()))
-    if pool is not None or all(each.startswith("file:") for each in sources):
-        return download.run(sources, pool)
-    own = new_pool(1)
+    if connections is not None:
+        return download.run(sources, connections)
+    own = Connections()
     try:
         return download.run(sources, own)
     finally:
-        own.clear()
-
-
-def new_pool(connections: int = 16) -> urllib3.PoolManager:
-    """A pool of connections for many fetches."""
-    import urllib3
-
-    redact_logs()
-    return urllib3.PoolManager(num_pools=8, maxsize=connections, block=False)
+        own.close()
 
 
 class Connections:
-    """Connections for the packages of one build; none is made before the first is wanted."""
+    """Connections for many fetches, which threads may share; none is made before the first is wanted."""
 
-    @cached_property
-    def pool(self) -> urllib3.PoolManager:
-        """The pool."""
-        return new_pool()
+    def __init__(self) -> None:
+        self._pools: dict[tuple[str, str | None], urllib3.PoolManager] = {}
+        self._guard = threading.Lock()
+
+    def to(self, url: str) -> urllib3.PoolManager:
+        """Those to a URL's server: through the proxy that the environment names for it, if any.
+
+        Raises:
+            Unavailable: The authorities that the environment names cannot be read.
+        """
+        import urllib3
+
+        redact_logs()
+        way = urlsplit(url).scheme, private_proxy_for(url)
+        with self._guard:
+            if way not in self._pools:
+                context = tls_context() if way[0] == "https" else None
+                settings: dict[str, Any] = {"num_pools": 8, "maxsize": 16, "ssl_context": context}
+                if (proxy := way[1]) is None:
+                    self._pools[way] = urllib3.PoolManager(**settings)
+                else:
+                    place = proxy if "://" in proxy else f"http://{proxy}"
+                    settings["proxy_headers"] = _proxy_login(place)
+                    self._pools[way] = urllib3.ProxyManager(place, **settings)
+            return self._pools[way]
+
+    def close(self) -> None:
+        """Close them."""
+        for pool in self._pools.values():
+            pool.clear()
+
+
+def _proxy_login(proxy: str) -> dict[str, str]:
+    import urllib3
+
+    login = proxy.rpartition("@")[0].rpartition("://")[2]
+    return urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else {}
 
 
 def _unseen(size: int) -> None:
@@ -110,9 +137,10 @@ def _unseen(size: int) -> None:
 class _Transient(Exception):  # noqa: N818 - never leaves this module
     """What may be better at the next attempt."""
 
-    def __init__(self, reason: str, pause: float = 0.0) -> None:
+    def __init__(self, reason: str, pause: float = 0.0, hint: str | None = None) -> None:
         super().__init__(reason)
         self.pause = pause
+        self.hint = hint
 
 
 @dataclass(frozen=True)
@@ -125,7 +153,7 @@ class _Download:
     seen: Callable[[int], None]
     folder: str
 
-    def run(self, urls: tuple[str, ...], pool: urllib3.PoolManager | None) -> IO[bytes]:
+    def run(self, urls: tuple[str, ...], connections: Connections) -> IO[bytes]:
         """Try until the package is there, or there is no hope.
 
         A place that answers for certain that it has not the package is asked no more; one in trouble is asked
@@ -136,7 +164,7 @@ class _Download:
         for attempt in range(_ATTEMPTS):
             for url in tuple(left):
                 try:
-                    return self._get(url, pool)
+                    return self._get(url, connections)
                 except _Transient as caught:
                     trouble = caught
                     self.deadline.check(f"fetching {self.record}: {trouble}")
@@ -155,17 +183,17 @@ class _Download:
                 self._pause(attempt, trouble)
         raise ChannelError(
             f"{self.record} could not be fetched from {self.record.url} in {_ATTEMPTS} attempts: {trouble}",
-            hint="try again later; finished layers are kept",
+            hint=trouble.hint or "try again later; finished layers are kept",
             retryable=True,
         )
 
-    def _get(self, url: str, pool: urllib3.PoolManager | None) -> IO[bytes]:
+    def _get(self, url: str, connections: Connections) -> IO[bytes]:
         parts = urlsplit(url)
         if parts.scheme == "file":
             return _open_file(self.record, unquote(parts.path), self.deadline, self.seen)
-        if parts.scheme not in {"http", "https"} or pool is None:
+        if parts.scheme not in {"http", "https"}:
             raise BuildError(f"{self.record} is at {self.record.url}, expected an https:, http: or file: URL")
-        return self._attempt(url, pool)
+        return self._attempt(url, connections)
 
     def _pause(self, attempt: int, trouble: _Transient) -> None:
         most = min(_MAX_BACKOFF, _BACKOFF * 2**attempt)
@@ -173,12 +201,12 @@ class _Download:
         if pause >= self.deadline.remaining():
             raise ChannelError(
                 f"{self.record} could not be fetched from {self.record.url} in time: {trouble}",
-                hint="raise --timeout, or try again later",
+                hint=trouble.hint or "raise --timeout, or try again later",
                 retryable=True,
             ) from None
         self.deadline.sleep(pause)
 
-    def _attempt(self, url: str, pool: urllib3.PoolManager) -> IO[bytes]:
+    def _attempt(self, url: str, connections: Connections) -> IO[bytes]:
         import urllib3
 
         self.deadline.check(f"fetching {self.record}")
@@ -186,7 +214,7 @@ class _Download:
         headers = {"User-Agent": "envbuild", "Accept-Encoding": "identity", **login}
         left = self.deadline.remaining()
         try:
-            response = pool.request(
+            response = connections.to(place).request(
                 "GET",
                 _quoted(place),
                 headers=headers,
@@ -264,10 +292,21 @@ class _Download:
         raise BuildError(f"the channel {channel} answered {status} for {record.file_name}, expected 200")
 
     def _trouble(self, place: str, error: Exception) -> _Transient:
-        """The error without its text, which may hold a URL with a token."""
+        """The error without its text, which may hold a URL with a token.
+
+        Raises:
+            ChannelError: It would be the same the next time: the server's certificate is not trusted.
+        """
         reason = getattr(error, "reason", None)
         kind = type(reason if isinstance(reason, Exception) else error).__name__
-        return _Transient(f"the connection to {urlsplit(place).hostname} failed ({kind})")
+        said, hint = f"the connection to {urlsplit(place).hostname} failed ({kind})", way_hint(place, error)
+        untrusted = next(
+            (each for each in causes(error) if isinstance(each, ssl.SSLCertVerificationError)), None
+        )
+        if untrusted is not None:
+            why = untrusted.verify_message
+            raise ChannelError(f"{self.record} could not be fetched: {said}: {why}", hint=hint) from None
+        return _Transient(said, hint=hint)
 
 
 class _Check:

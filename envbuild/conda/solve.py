@@ -22,6 +22,7 @@ from envbuild.conda.unsolvable import Offer, Unsolvable
 from envbuild.digest import Digest
 from envbuild.errors import ChannelError, SolveError, SpecError
 from envbuild.lock import Lock, PackageRecord, encode_metadata
+from envbuild.oci.proxies import said_hint
 from envbuild.spec.channel import DEFAULTS, Channel, split_credentials
 from envbuild.spec.shortmatch import spell
 
@@ -418,9 +419,10 @@ def _unreadable(text: str, before: list[str]) -> ChannelError:
         )
     return ChannelError(
         f"a channel could not be read: {said}",
-        hint="check the channel's name and the network, or try again later; --channel-alias says where names "
+        hint=said_hint(text)
+        or "check the channel's name and the network, or try again later; --channel-alias says where names "
         "stand",
-        retryable=True,
+        retryable="invalid peer certificate" not in text,
     )
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from envbuild.child import said
 from envbuild.deadline import Deadline
 from envbuild.errors import BuildError, ChannelError, DeadlineExceeded, SolveError
+from envbuild.oci.proxies import said_hint
 from envbuild.pip.logins import keyring_is_asked_for
 from envbuild.spec.requirement import strip_credentials
 from envbuild.storage import private_folder
@@ -184,8 +185,8 @@ def _failure(said: str) -> SolveError | ChannelError:
     if _TROUBLE.search(said):
         return ChannelError(
             f"an index could not be read:\n{said}",
-            hint="check the index's URL and the network, or try again later",
-            retryable=True,
+            hint=said_hint(said) or "check the index's URL and the network, or try again later",
+            retryable="invalid peer certificate" not in said,
         )
     return SolveError(f"the pip section could not be resolved:\n{said}", hint="correct what uv names")
 

@@ -16,7 +16,7 @@ import pytest
 
 import envbuild.conda.fetch as fetch_module
 from conda_packages import Entry, Package
-from envbuild.conda.fetch import IN_MEMORY, fetch_package, new_pool
+from envbuild.conda.fetch import IN_MEMORY, Connections, fetch_package
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.digest import Digest
 from envbuild.errors import (
@@ -170,14 +170,16 @@ def test_other_protocols_are_refused() -> None:
 def test_a_package_comes_over_http(channel: Channel) -> None:
     channel.answers = [body(CONTENT)]
     seen: list[int] = []
-    pool = new_pool()
+    connections = Connections()
     for _ in range(2):
-        with fetch_package(channel.record(), deadline=NO_DEADLINE, pool=pool, seen=seen.append) as stream:
+        with fetch_package(
+            channel.record(), deadline=NO_DEADLINE, connections=connections, seen=seen.append
+        ) as stream:
             assert stream.seekable()
             assert stream.read() == CONTENT
     assert sum(seen) == 2 * len(CONTENT)
-    assert pool.connection_from_url(channel.url).num_connections == 1
-    pool.clear()
+    assert connections.to(channel.url).connection_from_url(channel.url).num_connections == 1
+    connections.close()
 
 
 def test_a_large_package_leaves_no_file_behind(

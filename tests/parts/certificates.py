@@ -20,12 +20,13 @@ class Certificate:
     key_path: Path
 
     @classmethod
-    def make(cls, folder: Path, name: str = "localhost") -> Certificate:
-        """A certificate for a name, good for two days."""
+    def make(cls, folder: Path, name: str = "localhost", *, authority: bool = True) -> Certificate:
+        """A certificate for a name, good for two days; some clients take an authority's from no server."""
         folder.mkdir(parents=True, exist_ok=True)
         made = cls(folder / f"{name}.crt", folder / f"{name}.key")
         command = [program("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]
         command += ["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", f"/CN={name}"]
+        command += [] if authority else ["-addext", "basicConstraints=critical,CA:FALSE"]
         command += ["-addext", f"subjectAltName=DNS:{name}", "-keyout", str(made.key_path)]
         subprocess.run([*command, "-out", str(made.path)], check=True, capture_output=True)
         return made
