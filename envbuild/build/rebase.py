@@ -278,7 +278,7 @@ class Rebaser(Transplant):
     def _form(self, recipe: Recipe, base: Digest | None) -> CanonicalForm:
         """The form of the definition on a base: glibc and the network of steps are what is given now."""
         fields = {**recipe.form.fields, "base": str(base) if base else SCRATCH}
-        if self.config.glibc is not None:
+        if self.config.glibc is not None and (fields["conda"] or fields["pip"]):
             given = {"glibc": spelled("glibc", self.config.glibc)}
             fields["virtual_packages"] = fields.get("virtual_packages", {}) | given
         if self.config.step_network == "none" and (

@@ -190,6 +190,18 @@ def test_what_is_given_for_the_machines_is_in_the_key_on_the_new_base(world: Wor
     assert kept.key != again.key
 
 
+def test_a_glibc_is_not_laid_over_what_has_no_packages(world: World) -> None:
+    definition = world.root / "envbuild.yaml"
+    definition.write_text('{"variables": {"A": "b"}, "platform": "linux/amd64"}')
+    config = replace(world.config, glibc="2.36")
+    image = resolve(config, definition)
+    make_base(bases_of(world), "other", {"file": b"other"})
+    new = base(world, "other")
+    rebased = rebase(config, image.reference, new)
+    with Resolver(replace(config, base=str(new))) as resolver:
+        assert resolver.key(definition) == rebased.key
+
+
 @pytest.mark.parametrize(
     ("constraint", "version", "allowed"),
     [
