@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from envbuild.errors import SolveError
+from envbuild.errors import BuildError
 from envbuild.resolver import Resolver, Source
 from tiny import World
 
@@ -94,5 +94,5 @@ def test_without_an_interpreter_it_is_refused_with_the_reason(
         monkeypatch.setattr(sys, "executable", "")
         second = world.spec("second", name="other.yml")
         assert forked(lambda: resolver.resolve(second).source).startswith(
-            f"{SolveError.__name__}: the solver cannot"
+            f"{BuildError.__name__}: the solver cannot"
         )

@@ -15,10 +15,14 @@ from envbuild.conda.link import PythonTarget
 from envbuild.conda.solve import SolveRequest, solve
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.errors import ChannelError, Unavailable
+from envbuild.oci.breaker import CircuitOpen
 from envbuild.oci.client import tls_context
+from envbuild.oci.open import Settings
+from envbuild.oci.probe import Prober
 from envbuild.oci.proxies import said_hint
 from envbuild.pip.resolve import PipRequest, resolve
 from envbuild.platform import LINUX_AMD64
+from envbuild.reference import Repository, Tag
 from envbuild.spec.channel import Channel
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.match import MatchSpec
@@ -176,3 +180,13 @@ def test_a_server_that_answers_is_no_trouble_of_the_way(monkeypatch: pytest.Monk
     assert said_hint(said) is None
     said = "error sending request for url (https://channel.example.com/x)\nCaused by: client error (Connect)"
     assert said_hint(said) is not None
+
+
+def test_an_outage_of_a_registry_behind_a_proxy_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "other.example.com")
+    with Prober(Settings(patience=0.2)) as prober, pytest.raises(Unavailable, match="refused") as caught:
+        prober.probe(Repository.parse("registry.example.com/envs"), Tag("v1"), Deadline.after(20))
+    assert isinstance(caught.value, CircuitOpen)
+    assert "it is asked through the proxy http://127.0.0.1:1: " in str(caught.value.hint)
+    assert "secret" not in f"{caught.value}{caught.value.hint}"

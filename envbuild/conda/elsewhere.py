@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.child import said
 from envbuild.deadline import Deadline
-from envbuild.errors import EnvbuildError, SolveError
+from envbuild.errors import BuildError, EnvbuildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +31,13 @@ os._exit(0)
 
 
 def solve_elsewhere(request: Any, cache_dir: Path, deadline: Deadline) -> Any:
-    """As :func:`envbuild.conda.solve.solve`, whose request and solution they are."""
+    """As :func:`envbuild.conda.solve.solve`, whose request and solution they are.
+
+    Raises:
+        BuildError: There is no other process, or it ended without an answer: that says nothing of a solution.
+    """
     if not sys.executable:
-        raise SolveError(
+        raise BuildError(
             "the solver cannot run in a process that was forked after its parent had solved",
             hint="start processes with the method spawn or forkserver, or solve in the parent alone",
         )
@@ -48,7 +52,7 @@ def solve_elsewhere(request: Any, cache_dir: Path, deadline: Deadline) -> Any:
         content, complaint = said(process, deadline, "solving", pickle.dumps((sys.path, work)))
     if process.returncode != 0:
         last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
-        raise SolveError(f"the solver's own process ended with exit code {process.returncode}: {last}")
+        raise BuildError(f"the solver's own process ended with exit code {process.returncode}: {last}")
     outcome = pickle.loads(content)  # noqa: S301 - of the process that was just started
     if isinstance(outcome, Exception):
         raise outcome

@@ -57,11 +57,13 @@ class Outcome:
             be said.
         reason: What went wrong, in words.
         pause: Seconds for which the host asks to be left alone.
+        way: What to look at on the way to the host, in words, or None.
     """
 
     answered: bool | None = None
     reason: str = ""
     pause: float = 0.0
+    way: str | None = None
 
 
 class _Ticket(NamedTuple):
@@ -98,6 +100,7 @@ class Breaker:
         self._on_trial = False
         self._asked: deque[float] = deque(maxlen=MOST_TRIALS)
         self._reason = ""
+        self._way: str | None = None
         self._told = -math.inf
 
     @contextlib.contextmanager
@@ -213,7 +216,7 @@ class Breaker:
         now = self._clock()
         if not self._failures:
             self._since = max(ticket.entered, now - _LONGEST_ATTEMPT)
-        self._reason = outcome.reason or self._reason
+        self._reason, self._way = outcome.reason or self._reason, outcome.way or self._way
         self._is_known = False
         self._failures += 1
         if self._is_open():
@@ -230,9 +233,10 @@ class Breaker:
 
     def _refusal(self) -> CircuitOpen:
         lasted = max(self._clock() - self._since, 0.0)
+        way = self._way or "check the network and the registry"
         return CircuitOpen(
             f"{self._host} has been in trouble for {lasted:.0f} s: {self._why()}",
-            hint="check the network and the registry; --timeout says how long to wait for it",
+            hint=f"{way}; --timeout says how long to wait for it",
         )
 
 

@@ -119,6 +119,7 @@ class Trouble(Unavailable):
     Attributes:
         retry_after: Seconds that the registry asked to wait, or None.
         outage: Whether nobody answered, or only somebody in front of the registry.
+        way: What to look at on the way to the registry, or None where nothing is known of it.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Trouble(Unavailable):
         super().__init__(message, hint=hint or "check the network and the registry, then try again")
         self.retry_after = retry_after
         self.outage = outage
+        self.way = hint
 
 
 class MissingContent(NotFound):
@@ -189,7 +191,7 @@ def _guarded(
             result = operation()
         except Trouble as error:
             outcome.answered, outcome.reason = False, error.message
-            outcome.pause = error.retry_after or 0.0
+            outcome.pause, outcome.way = error.retry_after or 0.0, error.way
             raise
         except EnvbuildError as error:
             outcome.answered = None if isinstance(error, DeadlineExceeded) else True

@@ -326,7 +326,9 @@ def _unknown_option(name: str, known: Iterable[str], mark: Mark) -> NoReturn:
     if name in _UNSUPPORTED:
         reason, hint = _UNSUPPORTED[name]
         fail(mark, f"{name} {reason}", hint)
-    near = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    if name == "--hash":
+        fail(mark, "--hash stands on a line of its own", "write it behind its requirement, on the same line")
+    near = get_close_matches(name, sorted(known), n=1, cutoff=0.7)
     hint = f"did you mean {near[0]}?" if near else "take it out; it is no option that envbuild knows"
     fail(mark, f"unknown option {name[:40]!r} in a pip requirement", hint)
 

@@ -71,7 +71,9 @@ def read_match(text: str, base_folder: Path | None) -> Parsed:
     place, separator, rest = positional.rpartition("::")
     if separator:
         _add_channel(place.strip(), fields)
-    elif ":" in positional:
+    elif " @ " in positional:
+        raise SpecError("NAME @ URL is a requirement of pip", hint="put it under `pip:` in the dependencies")
+    elif ":" in positional and not positional.startswith("-"):
         raise SpecError("a single ':' is found, expected '::'", hint="write it as channel::name")
     name, rest = _split_name(rest.strip())
     if word := _WORD.fullmatch(rest):
@@ -175,7 +177,7 @@ def _add_channel(place: str, fields: dict[str, str]) -> None:
 def _split_name(text: str) -> tuple[str, str]:
     end = found.start() if (found := _NAME_END.search(text)) else len(text)
     name = text[:end]
-    if name == "-r" or name.startswith("--"):
+    if name.startswith("-"):
         raise SpecError(f"{name!r} is an option of pip", hint="put it under `pip:` in the dependencies")
     if _NUMBER.fullmatch(name):
         raise SpecError(

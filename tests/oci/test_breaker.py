@@ -91,6 +91,14 @@ def test_failures_in_a_row_open_it(breaker: Breaker, clock: Clock) -> None:
     assert "--timeout" in str(caught.value.hint)
 
 
+def test_an_outage_names_what_is_on_the_way(breaker: Breaker) -> None:
+    with breaker.guard(NO_DEADLINE, 0.0) as outcome:
+        outcome.answered, outcome.way = False, "it is asked through the proxy http://proxy.example.com"
+    with pytest.raises(CircuitOpen) as caught:
+        fail(breaker)
+    assert "through the proxy http://proxy.example.com; --timeout" in str(caught.value.hint)
+
+
 def test_one_failure_of_a_host_that_never_answered_opens_it(breaker: Breaker) -> None:
     fail(breaker)
     assert is_open(breaker)

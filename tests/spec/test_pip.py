@@ -141,6 +141,8 @@ REFUSED = [
     ("a --index-url https://evil", "stands behind a requirement"),
     ("a --no-index", "stands behind a requirement"),
     ("a --hashes=x", "unknown option"),
+    ("--upgrade", "unknown option"),
+    (f"--hash=sha256:{'0' * 64}", "stands on a line of its own"),
     ("--use-feature", "no value"),
     ("--use-feature time-travel", "none that pip knows"),
     ("--require-hashes --no-require-hashes", "contradict"),
