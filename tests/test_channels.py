@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import http.server
+import os
+import subprocess
 import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cli_calls import ENVBUILD
 from envbuild.config import Config
 from envbuild.errors import ChannelError
 from envbuild.lockfile import FILE_NAME, LockPolicy
@@ -139,3 +142,26 @@ def test_a_lock_has_the_logins_of_the_channels_that_only_dependencies_name(
     assert SECRET.encode() not in lock.to_bytes()
     (world.root / FILE_NAME).write_bytes(lock.to_bytes())
     assert resolve(elsewhere(world), spec, LockPolicy(required=True)).source is Source.BUILT
+
+
+def test_authorities_that_cannot_be_read_are_named_when_channels_are_asked(world: World) -> None:
+    spec = world.spec("tool", channels=[f"file://{world.root}/channels/tiny"])
+    place = ("--workspace", f"oci:{world.root}/images", "--base", "scratch")
+    answer = subprocess.run(
+        [*ENVBUILD, "resolve", "--dry-run", *place, str(spec)],
+        env={"PATH": os.environ["PATH"], "SSL_CERT_FILE": f"{world.root}/none.pem", "HOME": str(world.root)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.returncode == 4, answer.stderr
+    assert f"SSL_CERT_FILE={world.root}/none.pem cannot be read" in answer.stderr
+
+
+def test_a_proxy_on_the_way_to_a_channel_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{SECRET}@127.0.0.1:1")
+    with pytest.raises(ChannelError) as refusal:
+        resolve(elsewhere(world, timeout=20.0), world.spec("tool", channels=["https://origin.invalid/tiny"]))
+    assert "through the proxy http://127.0.0.1:1:" in (refusal.value.hint or "")
+    assert SECRET not in f"{refusal.value}"

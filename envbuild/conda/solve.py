@@ -437,11 +437,23 @@ def _virtual_packages(request: SolveRequest) -> list[rattler.GenericVirtualPacka
 
 @functools.lru_cache(maxsize=4)
 def _gateway(cache_dir: Path, stand_ins: StandIns, retries: int, _period: int) -> rattler.Gateway:
-    """A gateway keeps repodata in memory; a new one each period sees what is new in the channels."""
+    """A gateway keeps repodata in memory; a new one each period sees what is new in the channels.
+
+    Raises:
+        ChannelError: The authorities that the environment names cannot be read.
+    """
     import rattler
 
-    client = _client(stand_ins, retries) if stand_ins.all else None
-    return rattler.Gateway(cache_dir=cache_dir / "repodata", client=client)
+    try:
+        client = _client(stand_ins, retries) if stand_ins.all else None
+        return rattler.Gateway(cache_dir=cache_dir / "repodata", client=client)
+    except ValueError as error:  # rattler says of it: "builder error"
+        named = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+        places = " and ".join(f"{name}={place}" for name, place in named.items() if place)
+        raise ChannelError(
+            f"channels cannot be asked: {f'the authorities of {places} cannot be read' if places else error}",
+            hint="correct SSL_CERT_FILE and SSL_CERT_DIR, or unset them to trust the machine's authorities",
+        ) from None
 
 
 def _client(stand_ins: StandIns, retries: int) -> rattler.Client:
