@@ -10,12 +10,11 @@ from urllib.parse import unquote, urlsplit
 from envbuild.digest import Digest
 from envbuild.errors import ChannelError, IntegrityError, SolveError
 from envbuild.lock import PipDistribution
-from envbuild.pip.sources import bare
 from envbuild.pip.tags import rank
 from envbuild.spec.local import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from packaging.tags import Tag
 
@@ -34,6 +33,7 @@ class Chooser:
         hashes: The sha256 digests that the section allows, by name; None where it says nothing of hashes.
         accepted: The tags that fit, ranked.
         stubs: A folder whose wheels are stand-ins for what is installed.
+        found: The public URL of a file that an index names.
         loose: Whether what has no hash may be installed beside what has.
     """
 
@@ -43,11 +43,17 @@ class Chooser:
     hashes: dict[str, set[str]] | None
     accepted: Mapping[Tag, int]
     stubs: Path
+    found: Callable[[str], str]
     loose: bool = False
 
     @classmethod
     def of(
-        cls, section: PipSection, requested: frozenset[str], accepted: Mapping[Tag, int], stubs: Path
+        cls,
+        section: PipSection,
+        requested: frozenset[str],
+        accepted: Mapping[Tag, int],
+        stubs: Path,
+        found: Callable[[str], str],
     ) -> Self:
         """The chooser of a section."""
         requirements = (*section.requirements, *section.constraints)
@@ -62,7 +68,7 @@ class Chooser:
         files += [each.local for each in section.constraints if each.local]
         read = {each.path.as_uri(): each.files[0].sha256 for each in files if each.name}
         loose = "--no-require-hashes" in section.switches
-        return cls(local, requested, read, allowed, accepted, stubs, loose)
+        return cls(local, requested, read, allowed, accepted, stubs, found, loose)
 
     def choose(self, package: dict[str, Any]) -> PipDistribution:
         """The wheel of one of the solution's packages.
@@ -103,7 +109,7 @@ class Chooser:
 
     def _distribution(self, package: dict[str, Any], file: dict[str, Any]) -> PipDistribution:
         local = self.local.get(package["name"])
-        url = bare(file["url"]) if "url" in file else Path(file["path"]).as_uri()
+        url = self.found(file["url"]) if "url" in file else Path(file["path"]).as_uri()
         file_name = unquote(urlsplit(url).path.rpartition("/")[2])
         try:
             digest = Digest(file["hashes"]["sha256"])

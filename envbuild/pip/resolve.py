@@ -174,7 +174,7 @@ class _Resolution:
             packages = compilation.run(self.cache_dir, self.deadline)
             if sources.are_merged:
                 self._add_equal_versions(packages, compilation)
-            chooser = Chooser.of(request.section, frozenset(asked), accepted, folder)
+            chooser = Chooser.of(request.section, frozenset(asked), accepted, folder, sources.found)
             return sorted(chooser.choose(package) for package in packages)
 
     def _add_equal_versions(self, packages: list[dict[str, Any]], compilation: Compilation) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, Self
 from envbuild.errors import SpecError
 from envbuild.pip.logins import Logins
 from envbuild.spec.pip import IndexStrategy
-from envbuild.spec.requirement import strip_credentials
+from envbuild.spec.requirement import redacted, strip_credentials, without_logins
+from envbuild.spec.tokens import token_prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,8 @@ class Sources:
         section: The section, with copies of its files (:func:`envbuild.pip.copies.with_copies`).
         indexes: The indexes in the order in which uv shall ask them, ready to be asked.
         links: The section's links, ready to be asked.
-        direct: The fetch URL of each URL that the section names.
+        direct: The fetch URL of each URL that the section names, and of the files that were found.
+        tokens: What the URLs of servers with tokens begin with, without and with them.
         logins: Fills logins into URLs.
     """
 
@@ -39,6 +41,7 @@ class Sources:
     indexes: tuple[str, ...] = field(repr=False)
     links: tuple[str, ...] = field(repr=False)
     direct: dict[str, str] = field(repr=False)
+    tokens: tuple[tuple[str, str], ...] = field(repr=False)
     logins: Logins
 
     @classmethod
@@ -61,13 +64,18 @@ class Sources:
         if "--no-index" in section.switches:
             indexes = ()
         links = [_filled(url) for url in section.fetch_links]
-        named = [_filled(each.fetch_url) for each in section.requirements if each.fetch_url]
+        named = {
+            bare(each.url): _filled(each.fetch_url)
+            for each in section.requirements
+            if each.url and each.fetch_url
+        }
         logins = Logins((*indexes, *links), deadline)
         return cls(
             section,
             tuple(map(logins.fill, indexes)),
             tuple(map(logins.fill, links)),
-            {bare(url): logins.fill(url) for url in named},
+            {public: logins.fill(url) for public, url in named.items()},
+            tuple(_tokens(section, pypi)),
             logins,
         )
 
@@ -115,7 +123,22 @@ class Sources:
 
     def fetch_url(self, url: str) -> str:
         """The URL with the definition's login for its host, or the user's own."""
-        return self.direct.get(url) or self.logins.fill(url)
+        if (known := self.direct.get(url)) is not None:
+            return known
+        for public, private in self.tokens:
+            if url.startswith(f"{public}/"):
+                return self.logins.fill(private + url.removeprefix(public))
+        return self.logins.fill(url)
+
+    def found(self, url: str) -> str:
+        """The public URL of a file that was found; where it is fetched from is kept."""
+        private = public = bare(url)
+        for without, with_tokens in self.tokens:
+            if private.startswith(f"{with_tokens}/"):
+                public = without + private.removeprefix(with_tokens)
+                self.direct.setdefault(public, self.logins.fill(private))
+                break
+        return public
 
 
 def _texts(requirements: tuple[PipRequirement, ...]) -> Iterator[str]:
@@ -128,8 +151,18 @@ def _texts(requirements: tuple[PipRequirement, ...]) -> Iterator[str]:
 
 
 def bare(url: str) -> str:
-    """The URL without credentials and fragment."""
-    return strip_credentials(url).partition("#")[0]
+    """The URL without user, password and fragment."""
+    return without_logins(url).partition("#")[0]
+
+
+def _tokens(section: PipSection, pypi: str) -> Iterator[tuple[str, str]]:
+    """What the URLs with tokens begin with, without and with them."""
+    pairs = [(strip_credentials(url), url) for url in (*section.fetch_indexes, pypi)]
+    pairs += [(strip_credentials(url, of_file=True), url) for url in section.fetch_links]
+    pairs += [(each.url, each.fetch_url) for each in section.requirements if each.url and each.fetch_url]
+    for public, private in pairs:
+        if (prefixes := token_prefixes(bare(public), bare(_filled(private)))) is not None:
+            yield prefixes
 
 
 def _filled(url: str) -> str:
@@ -140,7 +173,7 @@ def _filled(url: str) -> str:
             return os.environ[found[1]]
         except KeyError:
             raise SpecError(
-                f"the variable {found[1]} of {strip_credentials(url)} is not set",
+                f"the variable {found[1]} of {redacted(url)} is not set",
                 hint=f"set {found[1]} where envbuild runs",
             ) from None
 

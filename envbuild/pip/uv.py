@@ -22,7 +22,7 @@ from envbuild.deadline import Deadline
 from envbuild.errors import BuildError, ChannelError, DeadlineExceeded, SolveError
 from envbuild.oci.proxies import said_hint
 from envbuild.pip.logins import keyring_is_asked_for
-from envbuild.spec.requirement import strip_credentials
+from envbuild.spec.requirement import redacted
 from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Compilation:
             raise BuildError(f"uv cannot be run: {error.strerror}", hint="install envbuild again") from None
         with process:
             text = _said(process, deadline).decode(errors="replace").replace(f"{folder}/", "")
-        return process.returncode, strip_credentials(text).strip()
+        return process.returncode, redacted(text).strip()
 
 
 def _said(process: subprocess.Popen[bytes], deadline: Deadline) -> bytes:

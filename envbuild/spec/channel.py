@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from envbuild.errors import SpecError
 from envbuild.spec.document import describe, fail
+from envbuild.spec.tokens import is_subdir, without_tokens
 
 if TYPE_CHECKING:
     from envbuild.spec.document import Mark
@@ -28,19 +29,10 @@ _DEFAULT_URLS = (f"{_ANACONDA}pkgs/main", f"{_ANACONDA}pkgs/r")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*")
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:]+\])")
-_FOLDER = re.compile(r"(?!tk-)(?:[a-z]{1,16}[-_]?[0-9]{0,4}|v?[0-9]{1,4}(?:[._-][0-9]{1,4}){0,3})")
-"""How folders are named and tokens are not: a word, a word and a number, a version or a date."""
 _SECRETS = re.compile(r"\bfile:///\S*|(?<=://)[^/@\s]*@|(?<=/t/)[^/\s]+")
 _HIDDEN = re.compile(r"[^!-~]")
 _SCHEMES = frozenset({"http", "https", "file"})
 _PORTS = {"http": 80, "https": 443}
-_OPERATING_SYSTEMS = frozenset({"linux", "osx", "win", "freebsd", "zos", "emscripten", "wasi"})
-
-
-def is_subdir(text: str) -> bool:
-    """Whether the text is a Conda platform as ``linux-64`` or ``noarch``."""
-    system, dash, machine = text.partition("-")
-    return text == "noarch" or bool(dash and machine.isalnum() and system in _OPERATING_SYSTEMS)
 
 
 def redact(text: str) -> str:
@@ -185,7 +177,7 @@ def split_credentials(text: str, mark: Mark | None = None) -> tuple[str, str]:
         fail(mark, f"{redact(text)!r} is not a URL: {error}", "write it as https://host/path")
     if parts.query or parts.fragment or text[-1] in "?#":
         fail(mark, f"{redact(text)!r} has a query or a fragment", "leave out what follows '?' or '#'")
-    path = _without_tokens(parts.path, text, mark)
+    path = without_tokens(parts.path, redact(text), mark)
     if not _HOST.fullmatch(host if ":" not in host else f"[{host}]") or not _PATH.fullmatch(path.rstrip("/")):
         hint = "encode special characters as %XX; variables, as ${NAME}, stand for credentials alone"
         fail(mark, f"{redact(text)!r} is not a URL with a host and a plain path", hint)
@@ -194,36 +186,6 @@ def split_credentials(text: str, mark: Mark | None = None) -> tuple[str, str]:
         place = f"{place}:{port}"
     user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
     return f"{parts.scheme}://{place}{path}", f"{parts.scheme}://{user}{place}{parts.path}"
-
-
-def _without_tokens(path: str, text: str, mark: Mark | None) -> str:
-    """A URL's path without ``/t/TOKEN``, wherever that stands.
-
-    At the start of the path a ``t`` is never a folder: all of Conda's tools and servers take what follows for
-    a token. Further on it may be one. What is named as folders are is neither dropped there, or two folders
-    would be one channel, nor kept, or a token would be in keys: it is refused.
-    """
-    if "/t/" not in path:
-        return path
-    kept: list[str] = []
-    rest = path.split("/")
-    while rest:
-        token, has_channel = "".join(rest[1:2]), any(rest[2:])
-        like_folder = bool(_FOLDER.fullmatch(token))
-        is_folder = not (token or has_channel) or is_subdir(token) or (like_folder and not has_channel)
-        if rest[0] != "t" or is_folder:
-            kept.append(rest.pop(0))
-        elif not has_channel:
-            fail(mark, f"no channel stands behind the token of {redact(text)!r}", "write it as /t/TOKEN/NAME")
-        elif like_folder and len(kept) > 1:
-            hint = (
-                "a folder of that name is written as /%74/; a token that is so short belongs to the start of "
-                "the path, or to a login outside the URL"
-            )
-            fail(mark, f"what stands behind /t/ in {redact(text)!r} may be a token or a folder", hint)
-        else:
-            rest = rest[2:]
-    return "/".join(kept)
 
 
 def file_url(text: str, mark: Mark | None = None) -> str:

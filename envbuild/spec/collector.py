@@ -15,6 +15,7 @@ from envbuild.spec.requirement import (
     is_remote,
     public_url,
     read_requirement,
+    redacted,
     strip_credentials,
 )
 
@@ -137,13 +138,13 @@ class Collector:
     def members(self) -> dict[str, Any]:
         """The members of a ``PipSection``."""
         indexes = _unique([*([self._index] if self._index else []), *self._extra])
-        links = _unique(self._links)
+        links = _unique(self._links, of_file=True)
         return {
             "requirements": _sorted(self._lists[False]),
             "constraints": _sorted(self._lists[True]),
             "indexes": tuple(strip_credentials(url) for url in indexes),
             "own_index": self._index is not None,
-            "find_links": tuple(strip_credentials(url) for url in links),
+            "find_links": tuple(strip_credentials(url, of_file=True) for url in links),
             "find_links_local": tuple(self._local_links),
             "no_binary": tuple(sorted(self._names["--no-binary"])),
             "only_binary": tuple(sorted(self._names["--only-binary"])),
@@ -273,7 +274,7 @@ class Collector:
 
     def _find_links(self, value: str, mark: Mark, folder: Path | None) -> None:
         if is_remote(value):
-            public_url(value, mark)
+            public_url(value, mark, of_file=True)
             self._links.append(value)
         else:
             links = read_local(value, mark, folder, project=False)
@@ -283,7 +284,7 @@ class Collector:
 
     def _include(self, value: str, mark: Mark, folder: Path | None, *, constraint: bool) -> None:
         if is_remote(value):
-            shown = strip_credentials(value)[:80]
+            shown = redacted(value)[:80]
             fail(mark, f"{shown!r} is on the web, where it can change", "save it beside the definition")
         path = local_path(value, mark, folder)
         chain = [name for _, name in self._chain] + [value]
@@ -346,11 +347,11 @@ def _host(value: str, mark: Mark) -> str:
     return value.lower()
 
 
-def _unique(items: Iterable[str]) -> tuple[str, ...]:
+def _unique(items: Iterable[str], *, of_file: bool = False) -> tuple[str, ...]:
     """The items in order; of those that differ only in credentials the first."""
     found: dict[str, str] = {}
     for item in items:
-        found.setdefault(strip_credentials(item), item)
+        found.setdefault(strip_credentials(item, of_file=of_file), item)
     return tuple(found.values())
 
 

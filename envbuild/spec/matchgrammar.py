@@ -10,10 +10,11 @@ import re
 from typing import TYPE_CHECKING, TypeAlias
 
 from envbuild.errors import SpecError
-from envbuild.spec.channel import Channel, file_url, is_subdir, redact, split_credentials
+from envbuild.spec.channel import Channel, file_url, redact, split_credentials
 from envbuild.spec.constraint import canonical_constraint, parse_constraint, spell_constraint
 from envbuild.spec.document import describe
 from envbuild.spec.shortmatch import read_short_constraint
+from envbuild.spec.tokens import is_subdir
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,6 +15,7 @@ from envbuild.spec.document import Mark, fail
 from envbuild.spec.local import read_local
 from envbuild.spec.marker import canonical_marker
 from envbuild.spec.shortrequirement import read_short_requirement
+from envbuild.spec.tokens import hide_tokens, without_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from envbuild.spec.local import LocalSource
 
 _USERINFO = re.compile(r"(?<=://)[^/?#@\s]*(?:@[^/?#@\s]*)*@")
+_WEB = re.compile(r"https?://", re.IGNORECASE)
+_TAIL = re.compile(r"[?#]")
 _VARIABLE = re.compile(r"\$\{[A-Za-z0-9_]+\}")
 _MARKER_START = re.compile(r"\s;")
 _RELEASE = re.compile(r"((?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*)(.*)")
@@ -123,18 +126,48 @@ class PipRequirement(NamedTuple):
         return body + marker + "".join(f" --hash={digest}" for digest in self.hashes)
 
 
-def strip_credentials(url: str) -> str:
-    """The URL without user and password; a leading ``git+`` and the like stay."""
-    return _USERINFO.sub("", url)
+def without_logins(text: str) -> str:
+    """A URL, or a text with some, without users and passwords; a leading ``git+`` and the like stay."""
+    return _USERINFO.sub("", text)
 
 
-def public_url(url: str, mark: Mark) -> str:
-    """The URL without credentials, checked: no white space, and variables only in the credentials.
+def redacted(text: str) -> str:
+    """A text for people, without the users, passwords and tokens of the URLs in it."""
+    return hide_tokens(without_logins(text))
+
+
+def strip_credentials(url: str, mark: Mark | None = None, *, of_file: bool = False) -> str:
+    """The URL without user, password and ``/t/TOKEN``.
+
+    Args:
+        url: A URL.
+        mark: Where it stands.
+        of_file: Whether it is a file's, and not that of an index.
 
     Raises:
-        SpecError: It is not such a URL.
+        SpecError: What may be a token may be a folder, too.
     """
-    public = strip_credentials(url)
+    bare = without_logins(url)
+    if not _WEB.match(bare) or "/t/" not in bare:
+        return bare
+    place, tail = _TAIL.split(bare, maxsplit=1)[0], _TAIL.search(bare)
+    server, slash, path = place.partition("://")[2].partition("/")
+    path = without_tokens(slash + path, redacted(url), mark, of_file=of_file)
+    return f"{place.partition('://')[0]}://{server}{path}{bare[tail.start() :] if tail else ''}"
+
+
+def public_url(url: str, mark: Mark, *, of_file: bool = False) -> str:
+    """The URL without credentials, checked: no white space, and variables only in the credentials.
+
+    Args:
+        url: A URL.
+        mark: Where it stands.
+        of_file: Whether it is a file's, and not that of an index.
+
+    Raises:
+        SpecError: It is not such a URL; or what may be a token may be a folder, too.
+    """
+    public = strip_credentials(url, mark, of_file=of_file)
     if re.search(r"\s", url) or url.startswith("-"):
         fail(mark, f"the URL {public[:80]!r} holds white space or starts with '-'", "write one plain URL")
     if found := _VARIABLE.search(public):
@@ -151,7 +184,7 @@ def _check_scheme(url: str, mark: Mark) -> None:
     if _SCHEMES.match(url):
         return
     scheme = url.partition(":")[0].lower()
-    hint = f"write {scheme}+{strip_credentials(url)[:80]}" if scheme in {"git", "hg", "svn", "bzr"} else ""
+    hint = f"write {scheme}+{redacted(url)[:80]}" if scheme in {"git", "hg", "svn", "bzr"} else ""
     fail(mark, f"{scheme}: is no scheme that pip fetches requirements from", hint or "give an https: URL")
 
 
@@ -170,15 +203,15 @@ def parse_requirement(text: str, mark: Mark, hashes: tuple[str, ...] = ()) -> Pi
     except InvalidRequirement as error:
         from envbuild.spec.misread import likely_meant
 
-        shown = strip_credentials(text)
+        shown = redacted(text)
         reason, hint = likely_meant(shown) or (str(error).split("\n", 1)[0], "write it as PEP 508 has it")
-        fail(mark, f"{shown[:120]!r} is not a requirement: {strip_credentials(reason)}", hint)
+        fail(mark, f"{shown[:120]!r} is not a requirement: {redacted(reason)}", hint)
     return PipRequirement(
         name=canonical_name(found.name),
         extras=tuple(sorted({canonical_name(extra) for extra in found.extras})),
         specifiers=tuple(sorted({_specifier(one.operator, one.version) for one in found.specifier})),
         marker=canonical_marker(_marker_of(text, has_url=found.url is not None)) if found.marker else "",
-        url=public_url(found.url, mark) if found.url else None,
+        url=public_url(found.url, mark, of_file=True) if found.url else None,
         fetch_url=found.url,
         hashes=hashes,
         mark=mark,
@@ -256,14 +289,14 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
             name,
             extras,
             marker=_marker(marker, mark),
-            url=public_url(url, mark),
+            url=public_url(url, mark, of_file=True),
             fetch_url=url,
             hashes=hashes,
             mark=mark,
         )
     if "@" not in text.partition("/")[0] and (local := _local_requirement(text, mark, folder, hashes)):
         return local
-    if found := re.search(r"\$\{[A-Za-z0-9_]+\}", strip_credentials(text)):
+    if found := re.search(r"\$\{[A-Za-z0-9_]+\}", redacted(text)):
         fail(mark, f"the variable {found[0]}: the key cannot know its value", "write its value")
     parsed = parse_requirement(text, mark, hashes)
     if parsed.url:
