@@ -159,10 +159,9 @@ def glibc_version(
     was found is remembered by the layer's digest; a layer is read to its verified end before it is believed.
     """
     for layer in base.manifest.layers:
-        name = f"glibc {layer.digest}"
-        known = remembered(name)
+        known = remembered(glibc_fact(layer, None)[0])
         if known is None:
-            known = reread(partial(_glibc_of, base, layer)) or _NOT_FOUND
+            name, known = glibc_fact(layer, reread(partial(_glibc_of, base, layer)))
             remember(name, known)
         if known != _NOT_FOUND:
             return known
@@ -179,13 +178,37 @@ def _glibc_of(base: BaseImage, layer: Descriptor) -> str | None:
 
 
 def _find_glibc(chunks: Iterator[bytes]) -> str | None:
-    tail = b""
+    search = GlibcSearch()
     for chunk in chunks:
-        window = tail + chunk
-        if found := _GLIBC.search(window):
-            return found[1].decode()
-        tail = window[-_OVERLAP:]
-    return None
+        if search.sees(chunk):
+            break
+    return search.found
+
+
+class GlibcSearch:
+    """Looks for glibc's version in a layer's tar that passes by in chunks.
+
+    Attributes:
+        found: The version, or None as long as it was not seen.
+    """
+
+    def __init__(self) -> None:
+        self.found: str | None = None
+        self._tail = b""
+
+    def sees(self, chunk: bytes) -> bool:
+        """Take in the next chunk; whether the version is known now."""
+        if self.found is None:
+            window = self._tail + chunk
+            if found := _GLIBC.search(window):
+                self.found = found[1].decode()
+            self._tail = window[-_OVERLAP:]
+        return self.found is not None
+
+
+def glibc_fact(layer: Descriptor, found: str | None) -> tuple[str, str]:
+    """Under which name, and how, it is remembered what a layer tells of glibc."""
+    return f"glibc {layer.digest}", found or _NOT_FOUND
 
 
 def decompressed(stream: IO[bytes], media_type: str) -> Iterator[bytes]:

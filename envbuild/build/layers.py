@@ -102,8 +102,9 @@ class LayersBuilder:
 
     def _build(self, job: Job, upload: Upload, started: dt.datetime) -> Built:
         target, base = upload.target, self._with_steps(job, upload)
-        # The base's layers are read beside the solve: it takes about as long, and needs another processor.
         above = upload.later(partial(self._folder_above, base, job))
+        if job.locked is None:
+            above.result()  # the same reading tells the glibc that the solve asks for
         solution = self._solve(job, base)
         parts = self._parts(job, base, solution, upload)
         pip = PipPart.of(parts.wheels, job.spec) if parts.wheels is not None else None

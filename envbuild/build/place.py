@@ -16,7 +16,7 @@ from functools import partial
 from typing import IO, TYPE_CHECKING, Final, Self, cast
 
 from envbuild.build.assemble import Layer
-from envbuild.build.base import decompressed
+from envbuild.build.base import GlibcSearch, decompressed, glibc_fact
 from envbuild.build.upload import in_parallel
 from envbuild.conda.layer import compress
 from envbuild.conda.link import FIXED_TIME
@@ -26,6 +26,8 @@ from envbuild.oci.registry import reread
 from envbuild.pip.venv import ChunkStream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from envbuild.build.base import BaseImage
     from envbuild.build.upload import Upload
     from envbuild.conda.layer import Compression
@@ -169,8 +171,12 @@ def folder_above(base: BaseImage, prefix: str, index: Index, jobs: int, deadline
         fact = f"place {place} {layer.digest}"
         known = index.fact(fact)
         if known is None:
-            known = reread(partial(_read, base, layer, place, deadline)).to_json()
+            read, glibc = reread(partial(_read, base, layer, place, deadline))
+            known = read.to_json()
             index.put_fact(fact, known)
+            index.put_fact(
+                *glibc_fact(layer, glibc)
+            )  # a solve asks for it, and need not read the layer again
         return _Seen.read(known)
 
     found = _Seen()
@@ -201,15 +207,15 @@ def _shown(node: Node) -> str:
     return f"a link to {node.target}" if node.kind == "link" else f"a {node.kind}"
 
 
-def _read(base: BaseImage, layer: Descriptor, prefix: str, deadline: Deadline) -> _Seen:
-    """What a layer says of the place; read to its verified end."""
-    found = _Seen()
+def _read(base: BaseImage, layer: Descriptor, prefix: str, deadline: Deadline) -> tuple[_Seen, str | None]:
+    """What a layer says of the place, and of glibc; read to its verified end."""
+    found, search = _Seen(), GlibcSearch()
     try:
         opened = base.open_layer(layer)
     except NotFound as error:
         raise IntegrityError(f"a layer of the base {base.reference} is missing: {error.message}") from None
     with opened as stream:
-        chunks = decompressed(stream, layer.media_type)
+        chunks = _searched(decompressed(stream, layer.media_type), search)
         try:
             with tarfile.open(
                 fileobj=cast("IO[bytes]", ChunkStream(chunks)), mode="r|", bufsize=_PIECE
@@ -224,7 +230,13 @@ def _read(base: BaseImage, layer: Descriptor, prefix: str, deadline: Deadline) -
             pass
         while stream.read(CHUNK):
             pass
-    return found
+    return found, search.found
+
+
+def _searched(chunks: Iterator[bytes], search: GlibcSearch) -> Iterator[bytes]:
+    for chunk in chunks:
+        search.sees(chunk)
+        yield chunk
 
 
 def _node(member: tarfile.TarInfo) -> Node:
