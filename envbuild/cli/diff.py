@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from envbuild.cli.options import DEFINITION, Command, common
+from envbuild.cli.progress import shown
 from envbuild.deadline import Deadline
 from envbuild.diff import Change, compare
 from envbuild.errors import SpecError
@@ -41,7 +42,10 @@ def diff(first: str, second: str, options: Common) -> int:
     An image is known by the lock that is attached to it, or by its definition where it was resolved on this
     machine; of any other one its base, its packages and its variables are compared.
     """
-    with Resolver(options.config, locks=LockPolicy(ignored=True)) as resolver:
+    with (
+        shown(options) as display,
+        Resolver(options.config, progress=display, locks=LockPolicy(ignored=True)) as resolver,
+    ):
         changes = differences(_members(resolver, first, options), _members(resolver, second, options))
     for change in changes:
         click.echo(json.dumps(change.to_json(), ensure_ascii=False) if options.as_json else str(change))

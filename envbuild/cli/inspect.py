@@ -11,6 +11,7 @@ import click
 
 from envbuild import attach
 from envbuild.cli.options import DEFINITION, LOOKUP, Command, amount, common
+from envbuild.cli.progress import shown
 from envbuild.deadline import Deadline
 from envbuild.errors import CacheMiss, IntegrityError, counted
 from envbuild.oci.manifest import ImageIndex
@@ -35,7 +36,8 @@ def inspect(image: str, options: Common) -> None:
     Give a reference, or a definition whose image is looked up; nothing is built or written.
     """
     # Looking must not copy a global hit anywhere.
-    with Resolver(replace(options.config, promote=False)) as resolver:
+    config = replace(options.config, promote=False)
+    with shown(options) as display, Resolver(config, progress=display) as resolver:
         if image == "-" or Path(image).exists():
             found: ImageReference | TaggedReference = _resolved(resolver, image, options)
         else:

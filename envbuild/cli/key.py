@@ -11,6 +11,7 @@ import rfc8785
 
 from envbuild.cli import report
 from envbuild.cli.options import DEFINITION, LOCKS, Command, common
+from envbuild.cli.progress import shown
 from envbuild.errors import EnvbuildError
 from envbuild.key import Key
 from envbuild.resolver import Resolver, name_for
@@ -37,14 +38,19 @@ def key(specs: tuple[str, ...], explain: bool, options: Common) -> int:
     registry.
     """
     code = 0
-    with Resolver(options.config, locks=options.locks) as resolver:
+    with (
+        shown(options) as display,
+        Resolver(options.config, progress=display, locks=options.locks) as resolver,
+    ):
         for spec in specs:
             try:
                 requests = resolver.wanted(options.load(spec))
             except EnvbuildError as error:
+                display.pause()
                 report(error, as_json=options.as_json, subject=spec if len(specs) > 1 else None)
                 code = code or error.exit_code
                 continue
+            display.pause()
             if not (options.as_json or options.quiet):
                 _tell(spec, requests)
             click.echo(_explained(requests, options) if explain else _text(spec, requests, options))

@@ -85,7 +85,10 @@ def _from_image(image: str, output: str | None, kind: Format, options: Common) -
     from envbuild.restore import in_folder, restored
 
     path = _path("", output, kind)
-    with source_image(image, options) as (registry, reference, base):
+    with (
+        shown(options) as display,
+        source_image(image, options, display) as (registry, reference, base),
+    ):
         found = restored(registry, reference, options.overrides["platforms"], options.config.trust)
     made = in_folder(found.lock, path.parent if path is not None else Path(), base)
     before = None

@@ -36,7 +36,7 @@ def promote(image: str, target: str, referrers: bool, options: Common) -> None:
 
     repository = Repository.parse(target)
     with shown(options) as display:
-        with named(image, options) as (resolver, found, wanted, locked):
+        with named(image, options, display) as (resolver, found, wanted, locked):
             platforms = options.overrides["platforms"]
             deadline = Deadline.after(options.config.timeout)
             promotion = Promotion(

@@ -108,7 +108,7 @@ def _build_again(image: str, options: Common, where: Outputs) -> int:
     from envbuild.restore import build_again, restored
 
     deadline = Deadline.after(options.config.timeout)
-    with shown(options) as display, source_image(image, options) as (registry, wanted, base):
+    with shown(options) as display, source_image(image, options, display) as (registry, wanted, base):
         found = restored(registry, wanted, options.overrides["platforms"], options.config.trust)
         built = build_again(options.config, registry, found, base, deadline, display)
         with Resolver(options.config, progress=display) as resolver:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from envbuild.cli.options import Common
     from envbuild.digest import Digest
     from envbuild.oci.registry import Registry
+    from envbuild.progress import Progress
     from envbuild.reference import Tag, TaggedReference
     from envbuild.resolver import ResolvedImage
 
@@ -40,14 +41,14 @@ class Target(NamedTuple):
 
 
 @contextlib.contextmanager
-def named(image: str, options: Common) -> Iterator[Target]:
+def named(image: str, options: Common, progress: Progress) -> Iterator[Target]:
     """The image; a definition's is looked up, never built.
 
     Raises:
         CacheMiss: No repository holds the definition's image.
     """
     # Looking must not copy a global hit anywhere.
-    with Resolver(replace(options.config, promote=False)) as resolver:
+    with Resolver(replace(options.config, promote=False), progress=progress) as resolver:
         if image != "-" and not Path(image).exists():
             found = parse_reference(image)
             wanted = found.digest if isinstance(found, ImageReference) else found.tag
@@ -59,13 +60,13 @@ def named(image: str, options: Common) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def source_image(
-    image: str, options: Common
+    image: str, options: Common, progress: Progress
 ) -> Iterator[tuple[Registry, Tag | Digest, ImageReference | TaggedReference | None]]:
     """The repository of an image, its tag or digest, and where --base says that the base is."""
     found = parse_reference(image)
     base = options.overrides["base"]
     named = reference(base, Path.cwd(), None) if base else None
-    with Resolver(options.config) as resolver:
+    with Resolver(options.config, progress=progress) as resolver:
         registry = resolver.registries.open(found.repository).by(Deadline.after(options.config.timeout))
         yield registry, found.digest if isinstance(found, ImageReference) else found.tag, named
 

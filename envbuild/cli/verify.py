@@ -18,6 +18,7 @@ from envbuild.spec.fields import reference
 
 if TYPE_CHECKING:
     from envbuild.cli.options import Common
+    from envbuild.cli.progress import Display
     from envbuild.digest import Digest
     from envbuild.oci.registry import Registry
     from envbuild.verify import Check, Report
@@ -52,7 +53,10 @@ def verify(image: str, full: bool, keys: tuple[Path, ...], rebuild: bool, option
     from envbuild.trust import read_key
     from envbuild.verify import verify as run
 
-    with named(image, options) as (resolver, found, wanted, _):
+    with (
+        shown(options) as display,
+        named(image, options, display) as (resolver, found, wanted, _),
+    ):
         deadline = Deadline.after(options.config.timeout)
         registry = resolver.registries.open(found.repository).by(deadline)
         accepted = tuple(read_key(path) for path in keys)
@@ -61,20 +65,23 @@ def verify(image: str, full: bool, keys: tuple[Path, ...], rebuild: bool, option
         report = run(registry, wanted, full=full, keys=accepted, rule=rule)
         if rebuild:
             report = replace(
-                report, checks=report.checks + _rebuilt(registry, report.reference.digest, options, deadline)
+                report,
+                checks=report.checks
+                + _rebuilt(registry, report.reference.digest, options, display, deadline),
             )
     _print(report, as_json=options.as_json)
     return 0 if report.passed else IntegrityError.exit_code
 
 
-def _rebuilt(registry: Registry, digest: Digest, options: Common, deadline: Deadline) -> tuple[Check, ...]:
+def _rebuilt(
+    registry: Registry, digest: Digest, options: Common, display: Display, deadline: Deadline
+) -> tuple[Check, ...]:
     from envbuild.rebuild import Rebuild
 
     base = options.overrides["base"]
-    with shown(options) as display:
-        where = reference(base, Path.cwd(), None) if base else None
-        again = Rebuild(options.config, registry, where, display, deadline)
-        return tuple(again.checks(registry.get_manifest(digest)))
+    where = reference(base, Path.cwd(), None) if base else None
+    again = Rebuild(options.config, registry, where, display, deadline)
+    return tuple(again.checks(registry.get_manifest(digest)))
 
 
 def _print(report: Report, *, as_json: bool) -> None:

@@ -115,6 +115,28 @@ def test_4_what_is_waited_for_is_said(world: World, call: Call, stoppable_regist
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "key SPEC --base IMAGE",
+        "inspect IMAGE",
+        "verify IMAGE",
+        "diff IMAGE SPEC",
+        "promote IMAGE --to oci:other",
+        "lock --from IMAGE",
+        "build --from-lock IMAGE",
+    ],
+)
+def test_4_every_command_says_what_it_waits_for(
+    world: World, call: Call, stoppable_registry: RegistryServer, words: str
+) -> None:
+    meant = {"SPEC": str(world.spec("tool=1")), "IMAGE": f"{stoppable_registry.repository()}:v1"}
+    stoppable_registry.stop()
+    answer = call(*(meant.get(word, word) for word in words.split()), "--timeout", "3")
+    assert answer.code == 4
+    assert f"waiting for {stoppable_registry.host}: " in answer.err
+
+
 @pytest.mark.parametrize("jobs", ["1", "8"])
 def test_130_while_a_registry_is_waited_for(
     world: World, stoppable_registry: RegistryServer, jobs: str
