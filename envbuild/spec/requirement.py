@@ -29,6 +29,9 @@ _VARIABLE = re.compile(r"\$\{[A-Za-z0-9_]+\}")
 _MARKER_START = re.compile(r"\s;")
 _RELEASE = re.compile(r"((?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*)(.*)")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[([A-Za-z0-9._, -]*)\])?")
+_SUBDIRECTORY = re.compile(r"(?<!\.whl)#(?:[^\s#]*&)?subdirectory=[^&\s]")
+_VCS = re.compile(r"(?:git|hg|svn|bzr)\+", re.IGNORECASE)
+_SHA256 = re.compile(r"#(?:[^\s#]*&)?sha256=([0-9A-Fa-f]+)")
 _WHEEL = re.compile(r"(?:.*/)?([A-Za-z0-9][A-Za-z0-9._]*)-[^/-]+(?:-[^/-]+){3,4}\.whl")
 _REMOTE = re.compile(r"(?:(?:git|hg|svn|bzr)\+)?[a-z][a-z0-9+.-]*:(?://|(?=/))", re.IGNORECASE)
 _SCHEMES = re.compile(
@@ -280,6 +283,28 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
         fail(mark, f"a requirement has {len(text)} characters, expected at most {MAX_LENGTH}", "shorten it")
     if (short := read_short_requirement(text)) is not None:
         return PipRequirement(*short, hashes=hashes, mark=mark)
+    if _SUBDIRECTORY.search(text) and not _VCS.search(text):
+        fail(
+            mark,
+            f"{redacted(text)[:200]!r} asks for a folder of an archive: #subdirectory= is known and "
+            "not supported",
+            "unpack the archive beside the definition and name the project's folder, as ./NAME/FOLDER",
+        )
+    read = _read_place(text, mark, folder, hashes)
+    if read.local is not None and read.local.name and (asked := _SHA256.search(text)):
+        digest = read.local.files[0].sha256
+        if asked[1].lower() != digest:
+            hint = "correct the hash, or get the file again"
+            fail(
+                mark,
+                f"{read.local.name} has sha256 {digest}, expected {asked[1].lower()} as its URL says",
+                hint,
+            )
+    return read
+
+
+def _read_place(text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...]) -> PipRequirement:
+    """A requirement that is more than a name and versions, before what its fragment asks for is looked at."""
     if is_remote(text):
         url, marker = _split_marker(text)
         _check_scheme(url, mark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 import zipfile
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from envbuild.conda.link import PythonTarget
-from envbuild.errors import BuildError, IntegrityError
+from envbuild.errors import BuildError, IntegrityError, SpecError
 from envbuild.pip.source import ProjectSource, applies, build_section, is_source, unpacked
 from envbuild.spec.context import ContextFile
 from envbuild.spec.pip import PipSection
@@ -144,3 +145,38 @@ def test_a_pyproject_that_cannot_be_read(text: str) -> None:
 def test_a_folder_that_is_no_project() -> None:
     with pytest.raises(BuildError, match="no Python project"):
         source_of(README="").requires  # noqa: B018 - it raises
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "p @ https://files.invalid/p-1.tar.gz#subdirectory=inner",
+        "p @ https://me:hidden@files.invalid/p-1.zip#sha256=00&subdirectory=inner",
+        "https://files.invalid/p-1.zip#egg=p&subdirectory=inner/deep",
+        "p @ file:p-1.tar.gz#subdirectory=inner",
+        "./p-1.tar.gz#subdirectory=inner",
+    ],
+)
+def test_a_project_inside_an_archive_is_refused_and_no_other_is_built(tmp_path: Path, line: str) -> None:
+    (tmp_path / "p-1.tar.gz").touch()
+    with pytest.raises(SpecError, match="#subdirectory= is known and not supported") as caught:
+        section(tmp_path, line)
+    assert "./NAME/FOLDER" in str(caught.value.hint)
+    assert "hidden" not in str(caught.value)
+
+
+def test_what_a_wheel_has_no_use_for_is_ignored_as_by_pip(tmp_path: Path) -> None:
+    (found,) = section(tmp_path, "https://files.invalid/p-1-py3-none-any.whl#subdirectory=x").requirements
+    assert found.name == "p"
+
+
+def test_the_digest_in_the_url_of_a_local_file_counts(tmp_path: Path) -> None:
+    (tmp_path / "p-1.tar.gz").write_bytes(b"content")
+    digest = hashlib.sha256(b"content").hexdigest()
+    url = (tmp_path / "p-1.tar.gz").as_uri()
+    (found,) = section(tmp_path, f"p @ {url}#egg=p&sha256={digest.upper()}").requirements
+    assert found.local is not None
+    with pytest.raises(
+        SpecError, match=f"p-1.tar.gz has sha256 {digest}, expected {'0' * 64} as its URL says"
+    ):
+        section(tmp_path, f"p @ {url}#sha256={'0' * 64}")
