@@ -7,12 +7,14 @@ import http.server
 import os
 import subprocess
 import threading
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cli_calls import ENVBUILD
+from envbuild.conda.solve import _gateway
 from envbuild.config import Config
 from envbuild.errors import ChannelError
 from envbuild.lockfile import FILE_NAME, LockPolicy
@@ -35,6 +37,7 @@ class Server:
     url: str = ""
     header: str | None = None
     asked: list[str] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -47,6 +50,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         if self.headers.get("Authorization") != self.of.header:
             return self.send_error(401)
         return super().send_head()
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        self.of.answers.append(code)
+        super().send_response(code, message)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
@@ -165,3 +172,15 @@ def test_a_proxy_on_the_way_to_a_channel_is_named(world: World, monkeypatch: pyt
         resolve(elsewhere(world, timeout=20.0), world.spec("tool", channels=["https://origin.invalid/tiny"]))
     assert "through the proxy http://127.0.0.1:1:" in (refusal.value.hint or "")
     assert SECRET not in f"{refusal.value}"
+
+
+def test_a_server_that_answers_no_more_than_unchanged_is_read_anew(world: World, server: Server) -> None:
+    for path in (world.root / "channels").rglob("repodata*"):
+        os.utime(path)  # what has just changed is asked for again soon
+    channel = f"{server.url}/tiny"
+    resolve(world.config, world.spec("tool=1", channels=[channel]))
+    time.sleep(1.5)
+    _gateway.cache_clear()
+    assert 304 not in server.answers
+    resolve(world.config, world.spec("tool=2", channels=[channel]))
+    assert 304 in server.answers

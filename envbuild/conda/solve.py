@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     _Found: TypeAlias = tuple[list[rattler.RepoDataRecord], StandIns]
 
 _GATEWAY_SECONDS: Final = 600.0
+_UNCHANGED: Final = "304 Not Modified"
+"""What rattler takes for a failure where the answer has no date and no ETag, as that of Python's server."""
 _LONGEST: Final = 3600.0
 _EXPLAINING: Final = 30.0
 _MIRROR: Final = 60.0
@@ -172,6 +174,7 @@ async def _solve(
     packages = [spec.private_url for spec in request.conda.dependencies if spec.private_url is not None]
     folders = [public_url(url).rpartition("/")[0] for url in packages]
     failed: list[str] = []
+    is_fresh = False
     while True:
         chosen = [(url, places[0]) for url, places in left.items()]
         chosen += [(folder, origins.places(folder)[-1]) for folder in folders]
@@ -185,6 +188,10 @@ async def _solve(
             return await _attempt(repodata, deadline), stand_ins
         except (GatewayError, FetchRepoDataError, _SilenceError) as error:
             text = str(error)
+            if _UNCHANGED in text and not is_fresh:
+                is_fresh = True
+                repodata.forget()
+                continue
             named = [url for url in channels if len(left[url]) > 1 and stand_ins.is_named_in(url, text)]
             if not named:
                 raise _unreadable(stand_ins.public(text), failed) from None
@@ -261,6 +268,11 @@ class _Repodata:
         if silent:
             waited = (f"'{url}/' gave no answer within {limits[url]:.0f} s" for url in silent)
             raise _SilenceError("\n".join(waited))
+
+    def forget(self) -> None:
+        """Drop what the cache keeps of the channels, so that they are read anew."""
+        for source in self.sources:
+            self.gateway.clear_repodata_cache(source, clear_disk=True)
 
     async def solution(self, seconds: float) -> list[rattler.RepoDataRecord]:
         """The packages that satisfy the request; the solver's own errors where there are none."""
