@@ -94,7 +94,7 @@ BROKEN = {
     ],
     "EB116": [spec("channels: ['http://example.com/c']\ndependencies: [a=1]"),
               pip("-i http://example.com/s", "x==1")],
-    "EB121": [on("debian:12-slim"), on("registry.example.com/a/b:1")],
+    "EB121": [on("debian:12-slim"), on("registry.example.com/a/b:1"), on("oci:/srv/bases/debian")],
     "EB122": [on("debian"), on("debian:latest")],
     "EB123": [
         on("mcr.microsoft.com/azureml/openmpi3.1.2-ubuntu18.04"),

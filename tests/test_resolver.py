@@ -179,8 +179,9 @@ def test_the_workspace_wins_over_the_global_repository(world: World) -> None:
 
 
 def test_a_miss_under_no_build_is_a_miss_and_writes_nothing(world: World) -> None:
-    with pytest.raises(CacheMiss):
+    with pytest.raises(CacheMiss) as caught:
         resolve(world.config, world.spec("tool"), build=False)
+    assert "build=True" in str(caught.value.hint)
     assert not world.config.workspace.folder.exists()
 
 

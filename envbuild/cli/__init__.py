@@ -95,7 +95,8 @@ def cli() -> None:
 
     Exit codes: 0 done; 1 the disk or the cache failed, or what diff and lock --check compare differs;
     2 usage or bad definition; 3 miss under --no-build; 4 registry or channel unavailable or unauthorised;
-    5 no solution; 6 build failed; 7 integrity refused; 8 deadline passed; 130 interrupted.
+    5 no solution; 6 build failed; 7 integrity refused; 8 deadline passed; 130 interrupted;
+    143 terminated.
     """
 
 

@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     lock=True,
 )
 def base_tag(spec: EnvironmentSpec) -> Iterator[Seen]:
-    """A base without a digest."""
-    if isinstance(spec.base, TaggedReference) and spec.base.tag.name != "latest":
-        yield f"the base {spec.base} has no digest", None
+    """A base without a digest; in a layout on disk `latest` is a tag like others, which nobody need write."""
+    if not isinstance(base := spec.base, TaggedReference):
+        return
+    if base.tag.name != "latest":
+        yield f"the base {base} has no digest", None
+    elif base.repository.is_layout:
+        yield f"the base {base.repository} has no digest", None
 
 
 @rule(
