@@ -103,6 +103,8 @@ class Connections:
         """
         import urllib3
 
+        from envbuild.oci.pools import POOLS
+
         redact_logs()
         way = urlsplit(url).scheme, private_proxy_for(url)
         with self._guard:
@@ -115,6 +117,7 @@ class Connections:
                     place = proxy if "://" in proxy else f"http://{proxy}"
                     settings["proxy_headers"] = _proxy_login(place)
                     self._pools[way] = urllib3.ProxyManager(place, **settings)
+                self._pools[way].pool_classes_by_scheme = POOLS
             return self._pools[way]
 
     def close(self) -> None:

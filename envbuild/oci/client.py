@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from envbuild.errors import Unavailable
+from envbuild.oci.names import connect
 from envbuild.oci.transport import Trouble, origin
 
 if TYPE_CHECKING:
@@ -146,6 +147,10 @@ class _Connection(http.client.HTTPConnection):
     """Head and body of a request go out in one piece, which is one system call instead of two."""
 
     _held: bytes | None = None
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._create_connection = connect
 
     def request(self, *args: Any, **named: Any) -> None:
         """Send a request."""

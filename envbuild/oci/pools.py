@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Final
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from envbuild.oci.client import timed_response
+from envbuild.oci.names import connect
 from envbuild.oci.wire import CURRENT
 
 
@@ -27,6 +30,18 @@ def _patient(connection: Any) -> None:
 
 
 class _Plain(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        """As urllib3 has it, the look-up of the name within the time limit."""
+        limit = self.timeout if isinstance(self.timeout, int | float) else None
+        try:
+            return connect((self._dns_host, self.port), limit, self.source_address, self.socket_options or ())
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"connecting to {self.host} took too long: {error}") from error
+        except OSError as error:
+            raise NewConnectionError(self, f"there is no connection to {self.host}: {error}") from error
+
     def connect(self) -> None:
         super().connect()
         _patient(self)
