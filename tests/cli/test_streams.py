@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli_calls import ENVBUILD
+from tiny_wheels import TinyWheel
 
 if TYPE_CHECKING:
     from tiny import World
@@ -54,9 +55,15 @@ def test_a_definition_from_a_standard_input_that_is_closed(world: World) -> None
 
 
 def test_without_a_folder_for_temporary_files(world: World) -> None:
-    world.spec("tool=1", "pyth")
+    """A wheel is resolved in such a folder; a build of small packages alone needs none, and goes through."""
     program = "import tempfile, sys; tempfile._candidate_tempdir_list = lambda: ['/nothing'];"
     program += "from envbuild.cli import main; main(['build', 'environment.yml'])"
+    world.spec("tool=1", "pyth")
+    assert shell(f'{ENVBUILD[0]} -c "{program}"')[0] == 0
+    wheel = TinyWheel("tiny-wheel").put(world.root)
+    path = world.spec("python", "pip")
+    path.write_text(path.read_text().replace('"pip"', f'{{"pip": ["./{wheel.name}"]}}'))
     code, err = shell(f'{ENVBUILD[0]} -c "{program}"')
-    if code != 0:  # a build of small packages may need none
-        assert "TMPDIR" in err
+    assert code == 1
+    assert "no usable temporary directory" in err
+    assert "name a folder for temporary files in TMPDIR" in err
