@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -58,6 +59,7 @@ def registries(config: Config) -> Iterator[Check]:
     else:
         yield from _repository("global", config.global_, config)
     yield _proxies(config)
+    yield attempt("authorities", _authorities)
     yield from _mirrors(config)
 
 
@@ -128,6 +130,16 @@ def _proxies(config: Config) -> Check:
     if not any(" through " in way for way in ways):
         return Check("proxy", "missing", f"none is used{': ' if ways else ''}{', '.join(ways)}")
     return Check("proxy", "ok", ", ".join(ways))
+
+
+def _authorities() -> str:
+    """Whose certificates are trusted: of channels and indexes, too, so also where no registry is asked."""
+    from envbuild.oci.client import tls_context
+    from envbuild.oci.transport import BUNDLES
+
+    tls_context()
+    named = [f"{name}={os.environ[name]}" for name in BUNDLES if os.environ.get(name)]
+    return f"those of {' and '.join(named)}" if named else "the usual ones"
 
 
 def _hosts(config: Config) -> list[str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from envbuild.errors import Unavailable
 from envbuild.oci.names import connect
-from envbuild.oci.transport import Trouble, origin
+from envbuild.oci.transport import BUNDLES, Trouble, origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -186,7 +186,7 @@ def tls_context() -> ssl.SSLContext:
     Raises:
         Unavailable: One of them cannot be read, or holds no certificate.
     """
-    named = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")}
+    named = {name: os.environ.get(name) for name in BUNDLES}
     bundles = {name: bundle for name, bundle in named.items() if bundle}
     paths = ssl.get_default_verify_paths()
     if not (bundles or paths.cafile or (paths.capath and any(Path(paths.capath).iterdir()))):

@@ -8,7 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from envbuild.oci.transport import is_loopback
+from envbuild.oci.transport import BUNDLES, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,9 +17,6 @@ _NO_AUTHORITY: Final = frozenset({18, 19, 20, 21})
 """OpenSSL's codes of a certificate that no known authority stands for."""
 _NO_ISSUER: Final = re.compile(r"invalid peer certificate: (?:UnknownIssuer|BadSignature)")
 """The same in a solver's words; the second where another authority of the same name is known."""
-
-_BUNDLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
-"""Who names authorities; the solvers read the first alone."""
 
 _ASKED: Final = re.compile(r"https?://[^\s()'\"`<>]+")
 _ON_THE_WAY: Final = re.compile(
@@ -53,9 +50,9 @@ def way_hint(url: str, error: BaseException | str) -> str | None:
         url: What was asked.
         error: What went wrong; of the solvers, which report no more, their words.
     """
-    bundles: tuple[str, ...] = _BUNDLES
+    bundles: tuple[str, ...] = BUNDLES
     if isinstance(error, str):
-        no_authority, bundles = _NO_ISSUER.search(error) is not None, _BUNDLES[:1]
+        no_authority, bundles = _NO_ISSUER.search(error) is not None, BUNDLES[:1]
         if "CaUsedAsEndEntity" in error:
             return "the server shows the certificate of an authority: give it one that the authority signed"
     else:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 DOCKER_HUB: Final = "docker.io"
 DOCKER_HUB_SERVER: Final = "registry-1.docker.io"
 MAX_REDIRECTS: Final = 5
+BUNDLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+"""Who names authorities; the solvers read the first alone."""
 MANIFEST_HEADERS: Final = {"Accept": ", ".join(ACCEPT), "Accept-Encoding": "identity"}
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)?")

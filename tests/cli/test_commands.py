@@ -136,6 +136,7 @@ class TestDoctor:
             "workspace": "ok",
             "global": "missing",
             "proxy": "missing",
+            "authorities": "ok",
             "mirrors": "missing",
             "solver": "ok",
             "engine": "missing",

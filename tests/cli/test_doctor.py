@@ -12,6 +12,7 @@ import pytest
 
 from cli_calls import Call
 from envbuild.cli import diagnosis
+from envbuild.oci.client import tls_context
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.reference import Repository, Tag
 from oci_contract import put_image
@@ -130,3 +131,17 @@ def test_the_proxy_of_each_host_is_shown(world: World, monkeypatch: pytest.Monke
         "mirror.example.com directly",
         "127.0.0.1:5000 directly",
     ]
+
+
+def test_authorities_that_cannot_be_read_are_told_without_a_registry(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls_context.cache_clear()
+    assert lines(call)["authorities"]["state"] == "ok"
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    tls_context.cache_clear()
+    check = lines(call)["authorities"]
+    assert check["state"] == "broken"
+    assert f"SSL_CERT_FILE={tmp_path}/none.pem cannot be read" in check["seen"]
+    assert "SSL_CERT_FILE" in check["hint"]
+    tls_context.cache_clear()
