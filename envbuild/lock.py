@@ -142,11 +142,12 @@ class PackageRecord:
 
     @property
     def in_image(self) -> dict[str, str]:
-        """What an image holds of it: its files, and what the channel says, which stands in ``conda-meta``."""
+        """What an image holds of it: its files, and in ``conda-meta`` its URL and what the channel says."""
+        held = self.identity | {"url": self.url}
         if not self.metadata:
-            return self.identity
+            return held
         text = json.dumps(self.said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        return self.identity | {"said": hashlib.sha256(text.encode()).hexdigest()}
+        return held | {"said": hashlib.sha256(text.encode()).hexdigest()}
 
     def __lt__(self, other: PackageRecord) -> bool:
         return self._order < other._order

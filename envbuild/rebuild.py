@@ -126,8 +126,11 @@ def comparison(manifest: Manifest, made: Manifest | ImageIndex, name: str, *, ru
     if runs:
         return Check(name, None, f"gave {digest}: steps after the environment were run again")
     layers = made.layers if isinstance(made, Manifest) else ()
-    same = sum(one.digest == other.digest for one, other in zip(manifest.layers, layers, strict=False))
+    other = [pair for pair in zip(manifest.layers, layers, strict=False) if pair[0].digest != pair[1].digest]
+    same = min(len(manifest.layers), len(layers)) - len(other)
     detail = f"gave {digest}: {same} of {len(manifest.layers)} layers alike"
+    for before, after in other[:1]:
+        detail += f", {before.digest} ({before.size} bytes) became {after.digest} ({after.size} bytes)"
     if isinstance(made, Manifest) and made.config.digest != manifest.config.digest:
         detail += ", and another config"
     return Check(name, False, detail)

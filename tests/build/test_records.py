@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -228,6 +229,17 @@ def test_a_lock_holds_what_the_channel_said(world: World) -> None:
     newer = resolve(world.other_machine(workspace=Repository.parse(f"oci:{world.root}/newer")), spec)
     assert (record_of(newer)["license"], record_of(newer)["depends"]) == ("ISC", [])
     assert newer.lock_key != image.lock_key
+
+
+def test_each_image_names_the_channel_that_its_definition_names(world: World) -> None:
+    channels = world.root / "channels"
+    shutil.copytree(channels / "tiny", channels / "twin")
+    first = resolve(world.config, world.spec("thing"))
+    text = (world.root / "environment.yml").read_text().replace("tiny", "twin")
+    (world.root / "environment.yml").write_text(text)
+    second = resolve(world.config, world.root / "environment.yml")
+    assert first.lock_key != second.lock_key, "the same bytes, and other records in conda-meta"
+    assert [record_of(image)["url"].split("/")[-3] for image in (first, second)] == ["tiny", "twin"]
 
 
 def test_packages_that_share_a_layer_are_corrected_too(world: World) -> None:
