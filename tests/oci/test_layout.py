@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from envbuild.errors import (
 from envbuild.oci.layout import LOCK_FILE, LayoutRegistry
 from envbuild.oci.layout_files import LayoutFiles
 from envbuild.oci.layout_index import REF_NAME, LayoutIndex
+from envbuild.oci.layout_turns import Turns, Wish
 from envbuild.oci.manifest import OCI_INDEX, ImageIndex, Manifest
 from envbuild.oci.registry import publish
 from envbuild.reference import Repository, Tag
@@ -467,19 +469,27 @@ def test_tags_of_many_threads_share_a_write(
     registry: LayoutRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = put_image(registry, "image")
-    written: list[int] = []
-    write = LayoutFiles.write_index
+    count = 16
+    asked, written = threading.Semaphore(0), list[int]()
+    grant, write = Turns.grant, LayoutFiles.write_index
 
-    def counted(self: LayoutFiles, writer: Any, tags: LayoutIndex) -> None:
+    def asking(self: Turns, wish: Wish, *rest: Any) -> None:
+        asked.release()
+        grant(self, wish, *rest)
+
+    def slow(self: LayoutFiles, writer: Any, tags: LayoutIndex) -> None:
+        if not written:  # until all the others ask, and a moment for them to stand in line
+            assert all(asked.acquire(timeout=60) for _ in range(count))
+            time.sleep(0.1)
         written.append(len(tags.entries))
-        time.sleep(0.02)
         write(self, writer, tags)
 
-    monkeypatch.setattr(LayoutFiles, "write_index", counted)
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda number: registry.put_manifest(manifest, Tag(f"t{number}")), range(64)))
-    assert {Tag(f"t{number}") for number in range(64)} <= set(registry.tags())
-    assert len(written) < 32
+    monkeypatch.setattr(Turns, "grant", asking)
+    monkeypatch.setattr(LayoutFiles, "write_index", slow)
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda number: registry.put_manifest(manifest, Tag(f"t{number}")), range(count)))
+    assert {Tag(f"t{number}") for number in range(count)} <= set(registry.tags())
+    assert len(written) < count / 2
     assert written == sorted(written)
 
 
