@@ -238,6 +238,9 @@ def _from_file(folder: Path) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for name, value in table.items():
         setting = _setting(name, f"{path}")
+        if setting == "trust" and path is not None:
+            changes[setting] = _trust(value, name, path.parent, path)
+            continue
         changes[setting] = _PARSERS[setting](value, f"{path}: {name}", path.parent if path else None)
     return changes
 
@@ -477,10 +480,10 @@ def _folder(value: Any, where: str, folder: Path | None) -> Path:
     return ((folder or Path.cwd()) / _at_home(path)).absolute()
 
 
-def _trust(value: Any, where: str, folder: Path | None) -> Trust:
+def _trust(value: Any, where: str, folder: Path | None, file: Path | None = None) -> Trust:
     from envbuild.trust import Trust
 
-    return Trust.parse(value, where, folder)
+    return Trust.parse(value, where, folder, file)
 
 
 _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {

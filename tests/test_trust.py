@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from envbuild import trust
+from envbuild.build.known import layers_repository
 from envbuild.config import Config
 from envbuild.digest import Digest
 from envbuild.errors import SpecError
@@ -342,6 +343,16 @@ def test_rules_are_chosen_by_the_longest_name(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("require_signed = true", "names no keys"),
+        ("require_signed = true\nkeys = []", "names no keys"),
+        ('keys = ["ours.pub"]', "says nowhere"),
+        ('keys = ["ours.pub"]\n[trust.repositories."a.com/b"]\nrequire_signed = false', "says nowhere"),
+        ('[trust.repositories."a.com/b"]\nkeys = ["ours.pub"]', "says nowhere"),
+        ('require_signed = "true"', "expected true or false"),
+        ("[trust.repositories.a.com]\nrequire_signed = true", "has tables in it"),
+        ('[trust.repositories]\n"a.com/b" = true', "expected a table"),
+        ('[trust.repositories."a.com/b"]\nrequired_signed = true', "not known"),
+        ('[trust.repositories."a.com/b"]\nsign_key = "private.pem"', "not known"),
+        ('require_signed = true\nkeys = ["ours.pub"]\n[trust.repository."a.com/b"]', "not known"),
         ("require_signed = 1", "expected true or false"),
         ('keys = "ours.pub"', "list of files"),
         ('keys = ["missing.pub"]', "cannot be read"),
@@ -356,6 +367,140 @@ def test_rules_are_chosen_by_the_longest_name(tmp_path: Path) -> None:
 def test_a_policy_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         policy(tmp_path, f"[trust]\n{text}\n")
+    (tmp_path / "policy.toml").write_text(text.replace("[trust.", "["))
+    with pytest.raises(SpecError, match=message):
+        Config.load(tmp_path / "other", {"ENVBUILD_TRUST": str(tmp_path / "policy.toml")})
+
+
+def strict_for(name: str, folder: Path) -> Trust:
+    quoted = json.dumps(name, ensure_ascii=False)
+    rule = f"[trust.repositories.{quoted}]\nrequire_signed = true\n"
+    return policy(folder, f'[trust]\nkeys = ["ours.pub"]\n{rule}')
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("team/envs", "docker.io/team/envs"),
+        ("team/envs", "index.docker.io/team/envs"),
+        ("index.docker.io/team/envs", "team/envs"),
+        ("registry-1.docker.io/team/envs", "docker.io/team/envs"),
+        ("index.docker.io", "team/envs"),
+        ("docker.io/team/", "team/envs"),
+        ("team/", "docker.io/team/envs"),
+        ("library/debian", "debian"),
+        ("docker.io/library/debian", "index.docker.io/debian"),
+        ("Registry.Example.COM/team", "registry.example.com/team/envs"),
+        ("registry.example.com/team", "REGISTRY.example.com/team"),
+        ("registry.example.com/team/", "registry.example.com/team/envs"),
+        ("registry.example.com", "registry.example.com/team/envs"),
+        ("registry.example.com/", "registry.example.com/team/envs"),
+        ("registry.example.com:443/team", "registry.example.com/team"),
+        ("registry.example.com/team", "registry.example.com:443/team"),
+        ("registry.example.com:05000/team", "registry.example.com:5000/team"),
+        ("registry:5000/", "registry:5000/team"),
+        ("localhost:5000", "localhost:5000/team"),
+        ("MyHost/team", "MYHOST/team"),
+        ("[0:0::1]:5000/team", "[::1]:5000/team"),
+        ("oci:images", "oci:{}/images"),
+        ("oci:images/", "oci:{}/images"),
+        ("oci:./x/../images", "oci:{}/images"),
+        ("oci:{}", "oci:{}/images"),
+        ("oci:link", "oci:{}/images"),
+        ("oci:images", "oci:{}/link"),
+    ],
+)
+def test_a_rule_holds_however_its_name_is_spelled(tmp_path: Path, name: str, repository: str) -> None:
+    (tmp_path / "link").symlink_to("images")
+    found = strict_for(name.format(tmp_path), tmp_path)
+    assert found.rule(Repository.parse(repository.format(tmp_path))).require_signed
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("registry.example.com/team", "registry.example.com/teams"),
+        ("registry.example.com/team", "registry.example.com:5000/team"),
+        ("registry.example.com/team", "other.example.com/registry.example.com/team"),
+        ("registry.example.com", "sub.registry.example.com/team"),
+        ("team/envs", "team/envs-of-others"),
+        ("registry.example.com/team", "registry.example.com/team-layers"),
+        ("oci:images", "oci:{}/images-old"),
+        ("oci:/registry.example.com", "registry.example.com/team"),
+    ],
+)
+def test_a_rule_does_not_hold_for_neighbours(tmp_path: Path, name: str, repository: str) -> None:
+    assert not strict_for(name, tmp_path).rule(Repository.parse(repository.format(tmp_path))).require_signed
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "/", "*", "registry.example.com/*", "registry.example.com/team?", "*.example.com",
+        "https://registry.example.com/team", "http://registry.example.com", "docker://registry.example.com/team",
+        "oci://registry.example.com/team", "oci:", "oci:images:v1", f"oci:images@sha256:{'a' * 64}",
+        "docker-daemon:team/envs", "debian", "docker.io/debian", "docker.io:443/debian", "team", "debian:12",
+        "registry:5000", "registry.example.com/team:v1", f"registry.example.com/team@sha256:{'a' * 64}",
+        "registry.example.com/Team", "registry.example.com//team", "registry.example.com/team//",
+        " example.com", "registry.example.com/team ", "registry.example.com./team", "a@b.com/team",
+        "registry.example.com:port/team", "registry.example.com:99999/team", "réseau.example.com/team", "..",
+        "a" * 64,
+    ],
+)  # fmt: skip
+def test_a_rule_whose_name_may_mean_something_else_is_refused_with_its_line(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        strict_for(name, tmp_path)
+    assert (caught.value.source, caught.value.line) == (str(tmp_path / "envbuild.toml"), 3)
+    assert repr(name)[:20] in caught.value.message
+    assert caught.value.hint
+    with pytest.raises(SpecError):
+        Trust(rules=((name, trust.Rule()),))
+
+
+def test_rules_about_the_same_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("images")
+    for first, second in [
+        ("team/envs", "docker.io/team/envs"),
+        ("a.com/x", "A.com:443/x/"),
+        ("oci:images", "oci:link"),
+    ]:
+        tables = "".join(
+            f"[trust.repositories.{json.dumps(name)}]\nrequire_signed = false\n" for name in (first, second)
+        )
+        with pytest.raises(SpecError, match="same repositories") as caught:
+            policy(tmp_path, f"[trust]\n{tables}")
+        assert caught.value.line == 4
+
+
+def test_a_rule_inherits_from_the_one_around_it(tmp_path: Path) -> None:
+    found = policy(
+        tmp_path,
+        """
+        [trust]
+        keys = ["ours.pub"]
+        [trust.repositories."example.com/team/release"]
+        on_failure = "fail"
+        [trust.repositories."example.com/team"]
+        require_signed = true
+        """,
+    )
+    rule = found.rule(Repository.parse("example.com/team/release/envs"))
+    assert (rule.require_signed, rule.on_failure) == (True, "fail")
+
+
+def test_the_layers_of_a_repository_have_its_rule(tmp_path: Path) -> None:
+    for name in ("team/envs", "registry.example.com/team", "oci:images"):
+        repository = Repository.parse(name)
+        found = Trust(rules=((name, required().default),))
+        assert found.rule(layers_repository(repository)) is found.rule(repository)
+
+
+def test_a_layout_that_a_link_names_later_has_its_rule(tmp_path: Path) -> None:
+    found = strict_for("oci:link", tmp_path)
+    (tmp_path / "link").symlink_to("images")
+    assert found.rule(Repository.parse(f"oci:{tmp_path}/images")).require_signed
 
 
 def required(on_failure: trust.OnFailure = "miss") -> Trust:

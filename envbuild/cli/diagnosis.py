@@ -1,16 +1,19 @@
-"""What ``envbuild doctor`` says of registries: whether they answer, and in which way they are asked."""
+"""What ``envbuild doctor`` says of registries: whether they answer, how they are asked, what is trusted."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from envbuild.deadline import Deadline
 from envbuild.digest import Digest
-from envbuild.errors import EnvbuildError, NotFound
+from envbuild.errors import EnvbuildError, NotFound, SpecError
 from envbuild.oci.registries import Registries
 from envbuild.reference import Tag
+from envbuild.spec.fields import reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,6 +64,7 @@ def registries(config: Config) -> Iterator[Check]:
     yield _proxies(config)
     yield attempt("authorities", _authorities)
     yield from _mirrors(config)
+    yield from _trust(config)
 
 
 def _repository(name: str, repository: Repository, config: Config) -> Iterator[Check]:
@@ -158,3 +162,41 @@ def _mirrors(config: Config) -> Iterator[Check]:
         yield Check("mirrors", "missing", "none are configured")
     for host, places in sorted(config.registries.items()):
         yield Check("mirrors", "ok", f"{host} is read from {', '.join(places)}, then from itself")
+
+
+def _trust(config: Config) -> Iterator[Check]:
+    """Which rule holds for which repository, and which rules hold for none that is configured."""
+    if config.trust is None:
+        yield Check("trust", "missing", "no policy: images are used without a signature")
+        return
+    used = set()
+    for name, repository in _judged(config).items():
+        scope, rule = config.trust.chosen(repository)
+        used.add(scope)
+        asked = f"must be signed, else a {rule.on_failure}" if rule.require_signed else "need no signature"
+        whose = f"the rule {scope!r}" if scope is not None else "no rule of its own"
+        yield Check(f"trust {name}", "ok", f"images of {repository} {asked} ({whose})")
+    for scope in config.trust.scopes:
+        if scope not in used:
+            yield Check(
+                "trust rule",
+                "missing",
+                f"{scope!r} is about none of the repositories that are configured",
+                "compare it with the names above; what a mirror gives goes by the rule of what it mirrors",
+            )
+
+
+def _judged(config: Config) -> dict[str, Repository]:
+    """The repositories whose images, layers and bases are judged; what a mirror gives goes by its origin."""
+    from envbuild.build.known import layers_repository
+
+    named = {"workspace": config.workspace, "global": config.global_}
+    found: dict[str, Repository] = {}
+    for name, repository in named.items():
+        if repository is not None:
+            found |= {name: repository, f"{name} layers": layers_repository(repository)}
+    with contextlib.suppress(SpecError):  # which is told where the base is used
+        base = reference(config.base, Path.cwd(), None) if config.base is not None else None
+        if base is not None and not base.repository.is_engine:
+            found["base"] = base.repository
+    return found

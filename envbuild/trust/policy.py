@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from envbuild.errors import IntegrityError, SpecError
+from envbuild.trust.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from envbuild.reference import Repository
 
@@ -58,25 +60,38 @@ class Trust:
 
     Attributes:
         default: For repositories that no rule is about.
-        rules: By repository, or a path of components at its start.
+        rules: By what they are about; text is read as :meth:`envbuild.trust.scope.Scope.parse` does.
         sign_key: Where the key is with which what is built here is signed: a file or ``env:NAME``; or None.
         sign_identity: Where the token is in whose name what is built here is signed: ``ambient`` for that of
             the CI job, or ``env:NAME``; or None.
     """
 
     default: Rule = field(default_factory=Rule)
-    rules: tuple[tuple[str, Rule], ...] = ()
+    rules: tuple[tuple[str | Scope, Rule], ...] = ()
     sign_key: str | None = None
     sign_identity: str | None = None
+    _scopes: tuple[tuple[Scope, Rule], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Read the names of the rules.
+
+        Raises:
+            SpecError: A name cannot be read, or two rules are about the same.
+        """
+        scopes = tuple((Scope.parse(of) if isinstance(of, str) else of, rule) for of, rule in self.rules)
+        if len({scope.place for scope, _ in scopes}) < len(scopes):
+            raise SpecError(f"two rules are about the same, {', '.join(str(scope) for scope, _ in scopes)}")
+        object.__setattr__(self, "_scopes", scopes)
 
     @classmethod
-    def parse(cls, value: Any, where: str, folder: Path | None) -> Self:
+    def parse(cls, value: Any, where: str, folder: Path | None, file: Path | None = None) -> Self:
         """Read the table ``[trust]``, or the TOML file that a text names.
 
         Args:
             value: The table, the file's name, or what was parsed before.
             where: The setting's name for messages.
             folder: What relative names of files are relative to.
+            file: The TOML file that the table stands in, to name the line of a rule in messages.
 
         Raises:
             SpecError: A member is unknown or does not fit, or a key cannot be read.
@@ -86,36 +101,117 @@ class Trust:
             return value
         if isinstance(value, str):
             path = folder / Path(value).expanduser()
-            return cls.parse(_toml(path), str(path), path.parent)
+            return cls.parse(_toml(path), "trust", path.parent, path)
         if not isinstance(value, dict):
             raise SpecError(f"{where} is {value!r:.80}, expected a table or the name of a TOML file")
-        given = dict(value)
-        rules, sign_key = given.pop("repositories", {}), given.pop("sign_key", None)
+        try:
+            return cls._of_table(value, where, folder, file)
+        except SpecError as error:
+            error.source = error.source or (str(file) if file is not None else None)
+            raise
+
+    @classmethod
+    def _of_table(cls, table: dict[str, Any], where: str, folder: Path, file: Path | None) -> Self:
+        given = dict(table)
+        tables, sign_key = given.pop("repositories", {}), given.pop("sign_key", None)
         sign_identity = _token_source(given.pop("sign_identity", None), f"{where}.sign_identity")
         default = _rule(given, Rule(), where, folder)
-        if not isinstance(rules, dict):
-            raise SpecError(f"{where}.repositories is {rules!r:.80}, expected a table")
+        if not isinstance(tables, dict):
+            raise SpecError(f"{where}.repositories is {tables!r:.80}, expected a table")
         if sign_key is not None:
             sign_key = _sign_key(sign_key, f"{where}.sign_key", folder)
-        named = [
-            (name, _rule(rule, default, f"{where}.repositories.{name}", folder))
-            for name, rule in rules.items()
-        ]
-        longest_first = tuple(sorted(named, key=lambda each: -len(each[0])))
-        return cls(default, longest_first, sign_key, sign_identity)
+        scopes = _scopes(tables, f"{where}.repositories", folder, file)
+        found = cls(default, (), sign_key, sign_identity)
+        for name, scope in sorted(scopes.items(), key=lambda each: len(each[1].place.parts)):
+            with _at(name, f"{where}.repositories", file):
+                outer = found.rule(scope.repository) if scope.parts else default
+                rule = _rule(tables[name], outer, repr(name), folder)
+            found = replace(found, rules=(*found.rules, (scope, rule)))
+        _require_effect(given, tables.values(), where)
+        return found
 
     @property
     def signs(self) -> bool:
         """Whether what is built is signed."""
         return self.sign_key is not None or self.sign_identity is not None
 
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What the rules are about, in words."""
+        return tuple(str(scope) for scope, _ in self._scopes)
+
     def rule(self, repository: Repository) -> Rule:
-        """The rule of a repository: the longest that names it or what it is in."""
-        text = str(repository)
-        for name, rule in self.rules:
-            if text == name or text.startswith(f"{name.rstrip('/')}/"):
-                return rule
-        return self.default
+        """The rule of a repository: the one that names most of the parts of its name.
+
+        It holds for the layers that the repository's images share, too.
+        """
+        return self.chosen(repository)[1]
+
+    def chosen(self, repository: Repository) -> tuple[str | None, Rule]:
+        """The rule of a repository, and what it is about; None for the rule of all others."""
+        found = [
+            (parts, rule.require_signed, str(scope), rule)
+            for scope, rule in self._scopes
+            if (parts := scope.matched(repository)) is not None
+        ]
+        if not found:
+            return None, self.default
+        _, _, name, rule = max(found, key=lambda each: each[:2])
+        return name, rule
+
+
+def _scopes(tables: dict[str, Any], where: str, folder: Path, file: Path | None) -> dict[str, Scope]:
+    """What each rule is about, by its name."""
+    scopes: dict[str, Scope] = {}
+    for name, table in tables.items():
+        with _at(name, where, file):
+            if isinstance(table, dict) and any(isinstance(each, dict) for each in table.values()):
+                raise SpecError(
+                    f"{name!r} has tables in it, expected the members of a rule",
+                    hint="a name with dots or slashes stands in quotes",
+                )
+            scope = Scope.parse(name, folder)
+            if other := next((each for each, known in scopes.items() if known.place == scope.place), None):
+                raise SpecError(f"{name!r} is about the same repositories as {other!r}: {scope}")
+            scopes[name] = scope
+    return scopes
+
+
+@contextlib.contextmanager
+def _at(name: str, where: str, file: Path | None) -> Iterator[None]:
+    """Say of an error which rule it is in, and on which line that begins."""
+    try:
+        yield
+    except SpecError as error:
+        error.message = f"{where}: {error.message}"
+        if file is not None and error.source is None:
+            error.source, error.line = str(file), _line_of(name, file)
+        raise
+
+
+def _line_of(name: str, file: Path) -> int | None:
+    """The first line of a TOML file on which a table or a member of that name begins, if there is one."""
+    spelled = (f'"{name}"', f"'{name}'", f".{name}]")
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    for number, line in enumerate(lines, 1):
+        start = line.partition("#")[0].strip()
+        if any(each in start for each in spelled) and (start.startswith("[") or "=" in start):
+            return number
+    return None
+
+
+def _require_effect(every: dict[str, Any], tables: Iterable[dict[str, Any]], where: str) -> None:
+    """Refuse a policy that says who may sign and forgets to ask for signatures."""
+    if "require_signed" in every or any(table.get("require_signed") for table in tables):
+        return
+    if names := [name for table in (every, *tables) for name in ("keys", "identities") if name in table]:
+        raise SpecError(
+            f"{where} has {names[0]} and says nowhere that images must be signed",
+            hint="set require_signed = true, here or for some repositories",
+        )
 
 
 def _toml(path: Path) -> Any:

@@ -12,6 +12,7 @@ import pytest
 
 from cli_calls import Call
 from envbuild.cli import diagnosis
+from envbuild.config import Config
 from envbuild.oci.client import tls_context
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.reference import Repository, Tag
@@ -105,6 +106,44 @@ def test_mirrors_are_shown(world: World, call: Call, monkeypatch: pytest.MonkeyP
     answer = call("doctor").out
     way = "docker.io is read from mirror.example.com/hub, mirror.gcr.io, then from itself"
     assert f"ok       mirrors            {way}" in answer
+
+
+def test_the_rule_of_each_repository_is_shown(world: World, tmp_path: Path) -> None:
+    (tmp_path / "ours.pub").write_text("-----BEGIN PUBLIC KEY-----\n")
+    (tmp_path / "envbuild.toml").write_text(
+        """
+        workspace = "Ours.example.com/team/envs"
+        global = "team/envs"
+        base = "debian:12"
+        [registries."ours.example.com"]
+        mirrors = ["mirror.example.com"]
+        [trust]
+        keys = ["ours.pub"]
+        [trust.repositories."ours.example.com/team"]
+        require_signed = true
+        on_failure = "fail"
+        [trust.repositories."index.docker.io/team/envs"]
+        require_signed = true
+        [trust.repositories."mirror.example.com"]
+        require_signed = true
+        [trust.repositories."ours.example.com/teams"]
+        require_signed = true
+        """
+    )
+    found = [(check.name, check.seen) for check in diagnosis._trust(Config.load(tmp_path, {}))]
+    ours = "must be signed, else a fail (the rule 'ours.example.com/team')"
+    hub = "must be signed, else a miss (the rule 'docker.io/team/envs')"
+    assert found == [
+        ("trust workspace", f"images of ours.example.com/team/envs {ours}"),
+        ("trust workspace layers", f"images of ours.example.com/team/envs/layers {ours}"),
+        ("trust global", f"images of docker.io/team/envs {hub}"),
+        ("trust global layers", f"images of docker.io/team/envs-layers {hub}"),
+        ("trust base", "images of docker.io/library/debian need no signature (no rule of its own)"),
+        ("trust rule", "'mirror.example.com' is about none of the repositories that are configured"),
+        ("trust rule", "'ours.example.com/teams' is about none of the repositories that are configured"),
+    ]
+    (open_check,) = diagnosis._trust(world.config)
+    assert open_check.state == "missing"
 
 
 def test_the_proxy_of_each_host_is_shown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
