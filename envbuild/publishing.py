@@ -147,10 +147,16 @@ class Publisher:
 
     def _sign(self, manifest: Manifest | ImageIndex) -> None:
         if self.config.trust is not None:
-            from envbuild.trust import sign_built
+            from envbuild.trust import Untrusted, sign_built
 
             trust, locks = self.config.trust, self.config.cache_dir
-            sign_built(self.target, manifest, trust, locks=locks, deadline=self.deadline)
+            try:
+                sign_built(self.target, manifest, trust, locks=locks, deadline=self.deadline)
+            except Untrusted as error:
+                if trust.rule(self.target.repository).require_signed:
+                    raise
+                what = str(manifest.descriptor.digest)
+                self.progress(Event("push", what, "output", text=f"not signed: {error}"))
 
     def _admit(self, manifest: Manifest | ImageIndex, seen: Manifest | ImageIndex) -> None:
         """Hold what was there first against the policy."""

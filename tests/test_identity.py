@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,17 +14,18 @@ from typing import Any
 import pytest
 
 from envbuild.config import Config
-from envbuild.errors import EnvbuildError, SpecError, Unauthorized, Unavailable
+from envbuild.deadline import NO_DEADLINE, Deadline
+from envbuild.errors import DeadlineExceeded, EnvbuildError, SpecError, Unauthorized, Unavailable
 from envbuild.lookup import KEY_ANNOTATION
 from envbuild.oci.layout import LayoutRegistry
-from envbuild.oci.manifest import Manifest
+from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import Artifact, attach, read_artifact, referrers
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import Resolver, Source
-from envbuild.trust import Identity, Rule, Trust, Untrusted, check_rule
+from envbuild.trust import Identity, Rule, Trust, Untrusted, check_rule, sign_built
 from envbuild.trust.identity import BUNDLE, PREDICATE, check_identities, sign_as
 from envbuild.verify import verify
-from oci_contract import put_image
+from oci_contract import put_image, put_index
 from parts.sigstore_server import ISSUER, Sigstore, running_sigstore, token
 from tiny import World
 
@@ -251,6 +253,61 @@ def test_the_cases_start_from_a_bundle_that_holds(
     put_bundle(registry, image, BUNDLES["payload changed"](json.loads(json.dumps(bundle))), tmp_path)
     put_bundle(registry, image, bundle, tmp_path)
     check_identities(registry, image, [OURS], root)
+
+
+def test_junk_hides_no_bundle(
+    registry: LayoutRegistry,
+    image: Manifest,
+    sigstore: Sigstore,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    junk = [Artifact(BUNDLE, BUNDLE, b"{}%d" % number, {}) for number in range(100)]
+    attach(registry, image.descriptor, junk, locks=tmp_path)
+    attach(registry, image.descriptor, [Artifact(BUNDLE, BUNDLE, bytes(2 << 20), {})], locks=tmp_path)
+    with pytest.raises(Untrusted, match="far too large"):
+        check_identities(registry, image, [OURS], root)
+    sign_with(registry, image, sigstore, tmp_path, monkeypatch)
+    check_identities(registry, image, [OURS], root)
+    with pytest.raises(DeadlineExceeded):
+        check_identities(registry, image, [OURS], root, deadline=Deadline.after(0))
+    monkeypatch.setattr("envbuild.trust.identity._MAX_READ", 50 * 4096)
+    with pytest.raises(Untrusted, match="bytes of signatures are read"):
+        check_identities(registry, image, [OURS], root)
+
+
+def test_a_bundle_that_unpacks_to_much_is_refused(
+    registry: LayoutRegistry, image: Manifest, root: str, tmp_path: Path
+) -> None:
+    packed = gzip.compress(bytes(32 << 20))
+    attach(registry, image.descriptor, [Artifact(BUNDLE, f"{BUNDLE}+gzip", packed, {})], locks=tmp_path)
+    with pytest.raises(Untrusted, match="when it is decompressed"):
+        check_identities(registry, image, [OURS], root)
+
+
+def test_an_index_is_signed_by_an_identity_where_its_images_are(
+    registry: LayoutRegistry,
+    sigstore: Sigstore,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index = put_index(registry, "both")
+    registry.put_manifest(index, Tag("both"))
+    monkeypatch.setenv("TOKEN", token(JOB, ISSUER))
+    config = written(tmp_path, sigstore.client_config, "config.json")
+    policy = Trust(Rule(trusted_root=config), sign_identity="env:TOKEN")
+
+    def sign(manifest: Manifest | ImageIndex) -> None:
+        sign_built(registry, manifest, policy, locks=tmp_path, deadline=NO_DEADLINE)
+
+    with pytest.raises(Untrusted, match="not signed by anybody"):
+        sign(index)
+    for entry in index.manifests:
+        sign(registry.get_manifest(entry.digest))
+    sign(index)
+    check_rule(registry, index, Rule(True, (), "fail", (OURS,), root))
 
 
 def test_a_bundle_of_another_image_cannot_be_moved(

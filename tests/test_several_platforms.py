@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 import conda_oracle
 from conda_packages import Entry, Package
@@ -18,8 +20,10 @@ from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.registry import publish
 from envbuild.output import write_archive
 from envbuild.platform import Platform
+from envbuild.progress import Event
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import ResolvedImage, Resolver, Source
+from envbuild.trust import Rule, Trust, Untrusted, check_rule
 from tiny import LIBC, World, make_base
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
@@ -149,3 +153,40 @@ def test_an_index_is_no_archive(world: World) -> None:
         write_archive(image.reference, world.root / "x.tar", registries=resolver.registries)
     with Resolver(world.config) as resolver, pytest.raises(SpecError, match="one platform"):
         resolver.form(definition(world))
+
+
+def signing(folder: Path, *, strict: str | None) -> Trust:
+    """A policy that signs with a key, and trusts it in one repository."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    pem, pkcs8, plain = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    (folder / "private.pem").write_bytes(private.private_bytes(pem, pkcs8, plain))
+    public = private.public_key().public_bytes(pem, PublicFormat.SubjectPublicKeyInfo)
+    rules = ((strict, Rule(True, (public,))),) if strict is not None else ()
+    return Trust(Rule(keys=(public,)), rules, str(folder / "private.pem"))
+
+
+def test_an_index_over_an_unsigned_image_of_others_gets_no_signature(world: World, tmp_path: Path) -> None:
+    shared = Repository.parse(f"oci:{tmp_path}/shared")
+    resolve(world.other_machine(workspace=shared), definition(world, platforms=BOTH[:1]))
+    events: list[Event] = []
+    config = world.other_machine(global_=shared, trust=signing(tmp_path, strict=None))
+    with Resolver(config, progress=events.append) as resolver:
+        image = resolver.resolve(definition(world))
+    index, key = index_of(image), config.trust.default if config.trust else Rule()
+    assert any("not signed: " in (event.text or "") for event in events)
+    amd, arm = (world.layout().get_manifest(entry.digest) for entry in index.manifests)
+    for manifest in (index, amd):
+        with pytest.raises(Untrusted):
+            check_rule(world.layout(), manifest, key)
+    check_rule(world.layout(), arm, key)
+
+
+def test_a_signed_image_from_elsewhere_is_signed_where_an_index_names_it(
+    world: World, tmp_path: Path
+) -> None:
+    shared = Repository.parse(f"oci:{tmp_path}/shared")
+    trust = signing(tmp_path, strict=str(shared))
+    resolve(world.other_machine(workspace=shared, trust=trust), definition(world, platforms=BOTH[:1]))
+    image = resolve(world.other_machine(global_=shared, trust=trust), definition(world))
+    assert image.source is Source.BUILT
+    assert "2 images" in check_rule(world.layout(), index_of(image), trust.default)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,16 +18,28 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from envbuild import trust
 from envbuild.build.known import layers_repository
 from envbuild.config import Config
-from envbuild.digest import Digest
-from envbuild.errors import SpecError
+from envbuild.deadline import NO_DEADLINE, Deadline
+from envbuild.digest import Descriptor, Digest
+from envbuild.errors import DeadlineExceeded, RegistryError, SpecError
 from envbuild.lookup import KEY_ANNOTATION
 from envbuild.oci.layout import LayoutRegistry
-from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest, encode
+from envbuild.oci.manifest import MAX_MANIFEST, OCI_CONFIG, ImageIndex, Manifest, encode
+from envbuild.platform import LINUX_AMD64
 from envbuild.progress import Event
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import Resolver, Source
-from envbuild.trust import PAYLOAD, SIGNATURE, Trust, Untrusted, check, sign, signature_tag
-from oci_contract import put, put_image
+from envbuild.trust import (
+    PAYLOAD,
+    SIGNATURE,
+    Trust,
+    Untrusted,
+    check,
+    check_rule,
+    sign,
+    sign_built,
+    signature_tag,
+)
+from oci_contract import put, put_image, put_index
 from tiny import World
 
 KEY = "a" * 64
@@ -292,6 +305,152 @@ def test_a_key_that_cannot_be_used_is_not_shown(
     with pytest.raises(SpecError) as caught:
         sign(registry, image, "env:SIGN", locks=tmp_path)
     assert "canary" not in f"{caught.value}{caught.value.hint}{caught.value.__cause__!r}"
+
+
+# What others put beside a signature that holds
+
+
+def put_signatures(
+    registry: LayoutRegistry, image: Manifest | ImageIndex, signatures: list[tuple[bytes, str]]
+) -> None:
+    layers = [put(registry, content, PAYLOAD).annotated(**{SIGNATURE: text}) for content, text in signatures]
+    config = put(registry, b"{}", OCI_CONFIG)
+    registry.put_manifest(Manifest.build(config, tuple(layers), {}), signature_tag(image.descriptor.digest))
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
+    """The blobs that were read."""
+    seen: list[Digest] = []
+    usual = LayoutRegistry.open_blob
+
+    def counted(self: LayoutRegistry, descriptor: Descriptor) -> Any:
+        seen.append(descriptor.digest)
+        return usual(self, descriptor)
+
+    monkeypatch.setattr(LayoutRegistry, "open_blob", counted)
+    return seen
+
+
+def test_junk_hides_no_signature_and_is_not_read(
+    registry: LayoutRegistry, image: Manifest, opened: list[Digest]
+) -> None:
+    content, stranger = encode(good(image)), signed(b"junk", OTHERS)
+    odd = [None, "", "!", "A" * 100_000, stranger, signed(b"something else")]
+    junk = [(b"junk", odd[number % 6] or "") for number in range(12)] + [(b"junk", stranger)] * 4000
+    put_signatures(registry, image, [*junk, (content, signed(content))])
+    started = time.monotonic()
+    check(registry, image, [public(OURS)], now=NOW)
+    assert time.monotonic() - started < 5
+    assert opened == [Digest.of(content)]
+
+
+def test_signatures_of_our_other_images_hide_none(
+    registry: LayoutRegistry, image: Manifest, opened: list[Digest]
+) -> None:
+    replayed = []
+    for number in range(100):
+        content = encode(changed(*DIGEST, value=str(Digest.of(b"%d" % number)))(good(image)))
+        replayed.append((content, signed(content)))
+    content = encode(good(image))
+    put_signatures(registry, image, [*replayed, (content, signed(content))])
+    check(registry, image, [public(OURS)], now=NOW)
+    assert len(opened) == 101
+
+
+def test_signatures_are_read_up_to_a_limit_and_a_deadline(
+    registry: LayoutRegistry, image: Manifest, opened: list[Digest]
+) -> None:
+    large = b" " * (64 << 10)
+    put_signatures(registry, image, [(large, signed(large))] * 300)
+    with pytest.raises(Untrusted, match="bytes of signatures are read") as caught:
+        check(registry, image, [public(OURS)], now=NOW)
+    assert len(opened) == 256
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(DeadlineExceeded):
+        check(registry, image, [public(OURS)], now=NOW, deadline=Deadline.after(0))
+
+
+def test_no_signature_is_added_that_would_make_all_unreadable(
+    registry: LayoutRegistry, image: Manifest, key_file: str, tmp_path: Path
+) -> None:
+    put_signatures(registry, image, [(b"junk", "A" * (MAX_MANIFEST - 700))])
+    with pytest.raises(RegistryError, match="no room for one more"):
+        sign(registry, image, key_file, locks=tmp_path)
+    assert isinstance(registry.get_manifest(signature_tag(image.descriptor.digest)), Manifest)
+
+
+# Indexes
+
+
+@pytest.fixture
+def index(registry: LayoutRegistry) -> ImageIndex:
+    made = put_index(registry, "both")
+    registry.put_manifest(made, Tag("both"))
+    return made
+
+
+def sign_digest(registry: LayoutRegistry, digest: Digest, key_file: str, tmp_path: Path) -> None:
+    sign(registry, registry.get_manifest(digest), key_file, locks=tmp_path)
+
+
+def test_an_index_counts_with_its_images(
+    registry: LayoutRegistry, index: ImageIndex, key_file: str, tmp_path: Path
+) -> None:
+    rule = required().default
+    amd, arm = (entry.digest for entry in index.manifests)
+    sign(registry, index, key_file, locks=tmp_path)
+    sign_digest(registry, amd, key_file, tmp_path)
+    with pytest.raises(Untrusted, match=f"{arm} is not signed"):
+        check_rule(registry, index, rule)
+    check_rule(registry, index, rule, platforms=[LINUX_AMD64])
+    sign_digest(registry, arm, key_file, tmp_path)
+    assert (
+        check_rule(registry, index, rule) == "made with a key that is accepted, as 2 images of the index are"
+    )
+    (registry.repository.folder / "blobs/sha256" / arm.hex).unlink()
+    with pytest.raises(Untrusted, match="which is not there"):
+        check_rule(registry, index, rule)
+
+
+@pytest.mark.parametrize("case", ["an index in it", "too many"])
+def test_an_index_of_something_else_is_refused(
+    registry: LayoutRegistry, index: ImageIndex, key_file: str, tmp_path: Path, case: str
+) -> None:
+    entries = (index.descriptor,)
+    if case == "too many":
+        images = [put_image(registry, f"{number}", layers=0) for number in range(65)]
+        for each in images:
+            registry.put_manifest(each)
+        entries = tuple(each.descriptor for each in images)
+    outer = ImageIndex.build(entries, {})
+    registry.put_manifest(outer, Tag("outer"))
+    for each in (index, outer):
+        sign(registry, each, key_file, locks=tmp_path)
+    with pytest.raises(Untrusted, match="no image" if case == "an index in it" else "at most 64"):
+        check_rule(registry, outer, required().default)
+
+
+def test_an_index_over_images_of_others_gets_no_signature_of_ours(
+    registry: LayoutRegistry,
+    index: ImageIndex,
+    key_file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = Trust(sign_key=key_file)
+    amd, arm = (entry.digest for entry in index.manifests)
+    sign_digest(registry, amd, key_file, tmp_path)
+    for policy in (ours, replace(ours, default=required().default)):
+        with pytest.raises(Untrusted, match=f"{arm} is not signed"):
+            sign_built(registry, index, policy, locks=tmp_path, deadline=NO_DEADLINE)
+    monkeypatch.setenv("THEIR_KEY", pem(OTHERS).decode())
+    sign_digest(registry, arm, "env:THEIR_KEY", tmp_path)
+    with pytest.raises(Untrusted, match="not made with a key"):
+        sign_built(registry, index, ours, locks=tmp_path, deadline=NO_DEADLINE)
+    accepting = replace(ours, default=trust.Rule(keys=(public(OTHERS),)))
+    sign_built(registry, index, accepting, locks=tmp_path, deadline=NO_DEADLINE)
+    check(registry, index, [public(OURS)])
 
 
 # The policy

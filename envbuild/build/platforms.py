@@ -68,6 +68,10 @@ def publish_index(
             raise IntegrityError(f"{reference} is an index, expected the image of {platform}")
         if reference.repository != workspace:
             copy_image(source, target, manifest, progress=progress, deadline=deadline)
+            if (trust := config.trust) is not None:
+                from envbuild.trust import sign_admitted
+
+                sign_admitted(source, target, manifest, trust, locks=config.cache_dir, deadline=deadline)
         entries.append(replace(manifest.descriptor, platform=platform))
     carried = LOCK_ANNOTATION if isinstance(name, LockKey) else KEY_ANNOTATION
     index = ImageIndex.build(tuple(entries), {carried: str(name)})

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Descriptor
-from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError
-from envbuild.oci.manifest import OCI_CONFIG, Manifest, encode
+from envbuild.errors import IntegrityError, NotFound, RegistryError, SpecError
+from envbuild.oci.manifest import MAX_MANIFEST, OCI_CONFIG, Manifest, encode
 from envbuild.oci.registry import find_manifest
 from envbuild.reference import Tag
 from envbuild.storage import key_lock
@@ -39,7 +39,11 @@ SIGNATURE: Final = "dev.cosignproject.cosign/signature"
 PAYLOAD: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 TYPE: Final = "cosign container image signature"
 _MAX_PAYLOAD: Final = 64 << 10
-_MAX_SIGNATURES: Final = 64
+_MAX_READ: Final = 16 << 20
+"""How many bytes of payloads are read for one image: others may write signatures, too."""
+_MAX_ENCODED: Final = 200
+"""An ECDSA signature on P-256 has at most 72 bytes, which are 96 letters of base64."""
+_MOST_REASONS: Final = 5
 
 
 def check(
@@ -48,14 +52,19 @@ def check(
     keys: Iterable[bytes],
     *,
     now: datetime | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> None:
     """See that an image is signed with one of the keys.
+
+    A signature is over the payload's SHA-256, which is the digest that the descriptor names: whose it is
+    shows before anything is read. So however many signatures of others stand beside it, all are looked at.
 
     Args:
         registry: The repository that it is in, with its signatures.
         manifest: The image.
         keys: Public keys in PEM.
         now: The time for signatures that expire; that of the machine if None.
+        deadline: When to give up.
 
     Raises:
         Untrusted: There is no such signature; the message says what was wrong with each that there is.
@@ -66,20 +75,22 @@ def check(
     if not isinstance(found, Manifest):
         raise Untrusted(f"{what} is not signed", hint="sign it, or let the policy accept it unsigned")
     public = [_public(key) for key in keys]
-    reasons = []
-    for layer in found.layers[:_MAX_SIGNATURES]:
+    reasons: dict[str, None] = {}
+    left = _MAX_READ
+    for layer in found.layers:
+        deadline.check(f"reading the signatures of {what}")
         try:
-            content = _payload(registry, layer)
-            if not any(_is_signed(key, layer, content) for key in public):
-                raise Untrusted("it was not made with a key that is accepted")
-            _check_payload(content, manifest, now or datetime.now(UTC))
-        except EnvbuildError as error:
-            if not isinstance(error, IntegrityError | NotFound):
-                raise
-            reasons.append(error.message)
+            _require_signed(public, layer)
+            if (left := left - layer.size) < 0:
+                raise Untrusted(f"only {_MAX_READ} bytes of signatures are read")
+            with registry.open_blob(layer) as stream:  # gives no other bytes than those of the digest
+                _check_payload(stream.read(), manifest, now or datetime.now(UTC))
+        except (IntegrityError, NotFound) as error:
+            reasons[error.message] = None
         else:
             return
-    raise Untrusted(f"no signature of {what} holds: {'; '.join(dict.fromkeys(reasons)) or 'there is none'}")
+    told = "; ".join(list(reasons)[:_MOST_REASONS]) or "there is none"
+    raise Untrusted(f"no signature of {what} holds: {told}")
 
 
 def signature_tag(subject: Digest) -> Tag:
@@ -87,24 +98,27 @@ def signature_tag(subject: Digest) -> Tag:
     return Tag(f"sha256-{subject.hex}.sig")
 
 
-def _payload(registry: Registry, layer: Descriptor) -> bytes:
-    if layer.media_type != PAYLOAD or layer.size > _MAX_PAYLOAD:
-        raise Untrusted(f"it is {layer.media_type!r:.80} of {layer.size} bytes, not a payload")
-    with registry.open_blob(layer) as stream:
-        return stream.read()
+def _require_signed(keys: list[Any], layer: Descriptor) -> None:
+    """See that a payload that nobody has read yet is signed with one of the keys.
 
-
-def _is_signed(key: Any, layer: Descriptor, content: bytes) -> bool:
+    Raises:
+        Untrusted: It is not, or is no payload.
+    """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-    try:
-        signature = base64.b64decode(layer.annotations.get(SIGNATURE, ""), validate=True)
-        key.verify(signature, content, ec.ECDSA(hashes.SHA256()))
-    except (InvalidSignature, binascii.Error, ValueError):
-        return False
-    return True
+    encoded = layer.annotations.get(SIGNATURE, "")
+    if layer.media_type != PAYLOAD or layer.size > _MAX_PAYLOAD:
+        raise Untrusted(f"it is {layer.media_type!r:.80} of {layer.size} bytes, not a payload")
+    algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
+    for key in keys if len(encoded) <= _MAX_ENCODED else ():
+        try:
+            key.verify(base64.b64decode(encoded, validate=True), bytes.fromhex(layer.digest.hex), algorithm)
+        except (InvalidSignature, binascii.Error, ValueError):
+            continue
+        return
+    raise Untrusted("it was not made with a key that is accepted")
 
 
 def _check_payload(content: bytes, manifest: Manifest | ImageIndex, now: datetime) -> None:
@@ -155,11 +169,12 @@ def sign(
     private = _private(sign_key)
     subject = manifest.descriptor.digest
     with key_lock(locks, f"sign-{subject.hex}", deadline):
+        own = [_public_pem(private)]
         try:
-            check(registry, manifest, [_public_pem(private)])
+            check(registry, manifest, own, deadline=deadline)
         except Untrusted:
             _put_signature(registry, manifest, private, expires)
-            check(registry, manifest, [_public_pem(private)])  # read back: the tag may be written by others
+            check(registry, manifest, own, deadline=deadline)  # read back: the tag may be written by others
             return True
         return False
 
@@ -198,9 +213,15 @@ def _put_signature(
         }
     )
     described = Descriptor.of(config, OCI_CONFIG)
+    signatures = Manifest.build(described, layers, {})
+    if len(signatures.raw) > MAX_MANIFEST:  # which nobody could read, and so none of the others either
+        raise RegistryError(
+            f"{registry.repository}:{tag} holds so many signatures that there is no room for one more",
+            hint="somebody fills it: delete the tag, and see who may write to the repository",
+        )
     registry.put_blob(layer, lambda: io.BytesIO(content))
     registry.put_blob(described, lambda: io.BytesIO(config))
-    registry.put_manifest(Manifest.build(described, layers, {}), tag)
+    registry.put_manifest(signatures, tag)
 
 
 def _library() -> Any:
@@ -227,6 +248,15 @@ def _on_p256(key: Any) -> Any:
             hint="make one with: openssl ecparam -genkey -name prime256v1",
         )
     return key
+
+
+def public_half(sign_key: str) -> bytes:
+    """The public half of a key to sign with, in PEM.
+
+    Raises:
+        SpecError: The key cannot be used.
+    """
+    return _public_pem(_private(sign_key))
 
 
 def _public_pem(private: Any) -> bytes:

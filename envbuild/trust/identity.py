@@ -8,6 +8,7 @@ What is signed is an in-toto statement about the manifest's digest, as cosign wr
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.deadline import NO_DEADLINE
-from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError, Unauthorized, Unavailable
+from envbuild.errors import IntegrityError, NotFound, SpecError, Unauthorized, Unavailable
 from envbuild.oci.manifest import Manifest
 from envbuild.oci.referrers import Artifact, attach, read_artifact, referrers
 from envbuild.trust.claims import check_claims, claims_of
@@ -33,8 +34,12 @@ PREDICATE: Final = "https://sigstore.dev/cosign/sign/v1"
 _BUNDLES: Final = "application/vnd.dev.sigstore.bundle"
 _STATEMENT: Final = "application/vnd.in-toto+json"
 _CLIENT_CONFIG: Final = "application/vnd.dev.sigstore.clienttrustconfig"
-_MAX_BUNDLES: Final = 64
 _MAX_BUNDLE: Final = 1 << 20
+_MAX_READ: Final = 32 << 20
+"""How many bytes of bundles are read for one image: others may attach some, too."""
+_LEAST: Final = 4 << 10
+"""What each of them counts at least: a small one costs two questions as well."""
+_MOST_REASONS: Final = 5
 
 
 def check_identities(
@@ -44,8 +49,12 @@ def check_identities(
     trusted_root: str | None,
     *,
     now: datetime | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> None:
     """See that an image is signed by one of the identities; nobody but the registry is asked.
+
+    Whose a bundle is shows only when it is read, so what is about another image is put aside before anything
+    is computed, and a budget of bytes ends the reading: some thousand bundles of the usual size.
 
     Args:
         registry: The repository that it is in, with what is attached to it.
@@ -53,6 +62,7 @@ def check_identities(
         identities: Who is accepted.
         trusted_root: The file that says whose word counts; None for Sigstore's public service.
         now: The time for claims that expire; that of the machine if None.
+        deadline: When to give up.
 
     Raises:
         Untrusted: There is no such signature; the message says what was wrong with each that there is.
@@ -60,28 +70,45 @@ def check_identities(
     """
     verifier, accepted = _verifier(trusted_root), tuple(identities)
     what = f"{registry.repository}@{manifest.descriptor.digest}"
-    reasons = []
-    listed = referrers(registry, manifest.descriptor.digest)
-    bundles = [entry for entry in listed if (entry.artifact_type or "").startswith(_BUNDLES)]
-    for entry in bundles[:_MAX_BUNDLES]:
+    reasons: dict[str, None] = {}
+    left = _MAX_READ
+    for entry in referrers(registry, manifest.descriptor.digest):
+        if not (entry.artifact_type or "").startswith(_BUNDLES):
+            continue
+        deadline.check(f"reading the signatures of {what}")
         try:
-            found = registry.get_manifest(entry.digest)
-            _check_bundle(verifier, _bundle(registry, found), accepted, manifest, now or datetime.now(UTC))
-        except EnvbuildError as error:
-            if not isinstance(error, IntegrityError | NotFound):
-                raise
-            reasons.append(error.message)
+            if entry.size > _MAX_BUNDLE:
+                raise Untrusted("it is far too large for a bundle")
+            content = _bundle(registry, registry.get_manifest(entry.digest))
+            if (left := left - max(entry.size + len(content), _LEAST)) < 0:
+                reasons[f"only {_MAX_READ} bytes of signatures are read"] = None
+                break
+            _check_statement(_stated(content), manifest, now or datetime.now(UTC))
+            _check_bundle(verifier, content, accepted, manifest, now or datetime.now(UTC))
+        except (IntegrityError, NotFound) as error:
+            reasons[error.message] = None
         else:
             return
     if not reasons:
         raise Untrusted(f"{what} is not signed by anybody", hint="sign it, or let the policy accept it")
-    raise Untrusted(f"no signature of {what} holds: {'; '.join(dict.fromkeys(reasons))}")
+    raise Untrusted(f"no signature of {what} holds: {'; '.join(list(reasons)[-_MOST_REASONS:])}")
 
 
 def _bundle(registry: Registry, found: Manifest | ImageIndex) -> bytes:
     if not isinstance(found, Manifest) or sum(layer.size for layer in found.layers) > _MAX_BUNDLE:
         raise Untrusted("it is not a bundle, or far too large for one")
-    return read_artifact(registry, found)
+    content = read_artifact(registry, found)
+    if len(content) > _MAX_BUNDLE:
+        raise Untrusted("it is far too large for a bundle when it is decompressed")
+    return content
+
+
+def _stated(content: bytes) -> bytes:
+    """What a bundle says is signed; whether it is shows later, and costs more."""
+    try:
+        return base64.b64decode(json.loads(content)["dsseEnvelope"]["payload"], validate=True)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Untrusted("it is not a bundle with a statement") from None
 
 
 def _check_bundle(
@@ -171,6 +198,13 @@ def sign_as(
     }
     artifact = Artifact(BUNDLE, BUNDLE, bundle.encode(), annotations)
     attach(registry, manifest.descriptor, [artifact], locks=locks, deadline=deadline)
+    return Identity(token.federated_issuer, token.identity)
+
+
+def identity_of(source: str) -> Identity:
+    """Whom a token is for; errors as :func:`sign_as`."""
+    _library()
+    token = _token(source)
     return Identity(token.federated_issuer, token.identity)
 
 
