@@ -417,7 +417,7 @@ def test_an_index_counts_with_its_images(
 def test_an_index_of_something_else_is_refused(
     registry: LayoutRegistry, index: ImageIndex, key_file: str, tmp_path: Path, case: str
 ) -> None:
-    entries = (index.descriptor,)
+    entries: tuple[Descriptor, ...] = (index.descriptor,)
     if case == "too many":
         images = [put_image(registry, f"{number}", layers=0) for number in range(65)]
         for each in images:
@@ -425,8 +425,8 @@ def test_an_index_of_something_else_is_refused(
         entries = tuple(each.descriptor for each in images)
     outer = ImageIndex.build(entries, {})
     registry.put_manifest(outer, Tag("outer"))
-    for each in (index, outer):
-        sign(registry, each, key_file, locks=tmp_path)
+    for made in (index, outer):
+        sign(registry, made, key_file, locks=tmp_path)
     with pytest.raises(Untrusted, match="no image" if case == "an index in it" else "at most 64"):
         check_rule(registry, outer, required().default)
 
