@@ -1,4 +1,9 @@
-"""Settings: ``envbuild.toml`` or ``[tool.envbuild]``, ``ENVBUILD_*``, flags, in rising precedence."""
+"""Settings: the machine's, the user's, the project's, ``ENVBUILD_*``, flags, in rising precedence.
+
+A project is somebody else's: its ``envbuild.toml`` came with a checkout. What decides whom to believe, whom
+to tell a secret and which content stands for a key is the user's own or the machine's to set
+(:data:`_PROJECT`).
+"""
 
 from __future__ import annotations
 
@@ -26,15 +31,19 @@ CompressionName = Literal["gzip", "zstd"]
 StepNetwork = Literal["default", "none"]
 
 FILE_NAME = "envbuild.toml"
+OWN_FILE = "ENVBUILD_CONFIG"
+"""The variable that names the user's own file of settings."""
+MACHINE_FILE = Path("/etc/envbuild/config.toml")
 DEFAULT_CHANNEL_ALIAS = "https://conda.anaconda.org"
-_LOGINS = ("ENVBUILD_USERNAME", "ENVBUILD_PASSWORD", "ENVBUILD_HOST")
+_NO_SETTINGS = ("ENVBUILD_USERNAME", "ENVBUILD_PASSWORD", "ENVBUILD_HOST", "ENVBUILD_SECRET_", OWN_FILE)
+"""What variables begin with that are read and are no settings."""
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(ms|[smhd])", re.ASCII)
 _DURATION = re.compile(f"(?:{_DURATION_PART.pattern}){{1,8}}", re.ASCII)
 _STRUCTURES = {
     "trust": ("Trust",),
     "channels": ("dict", "mappingproxy"),
-    "channel_variables": ("frozenset", "set"),
+    "login_variables": ("dict", "mappingproxy"),
     "insecure": ("frozenset", "set"),
     "registries": ("dict", "mappingproxy"),
 }
@@ -94,7 +103,8 @@ class Config:
         trust: Which images are trusted, and the key to sign with; None to trust all.
         channel_alias: The URL under which channel names stand.
         channels: For the URL of a channel, or of several, the URLs that are read before it: the same content.
-        channel_variables: The environment variables that URLs of channels may use in their credentials.
+        login_variables: For the names of environment variables that may stand for credentials in URLs of
+            channels and indexes the servers that they may be sent to, as ``https://host``.
         insecure: Registry hosts that are spoken to over plain HTTP (loopback hosts always are).
         registries: For a registry's host, the mirrors that are read before it, each as ``HOST`` or
             ``HOST/PREFIX``.
@@ -129,9 +139,9 @@ class Config:
     attach: bool = True
     sbom: bool = False
     trust: Trust | None = None
-    channel_alias: str = DEFAULT_CHANNEL_ALIAS
+    channel_alias: str = field(default=DEFAULT_CHANNEL_ALIAS, repr=False)
     channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    channel_variables: frozenset[str] = frozenset()
+    login_variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     insecure: frozenset[str] = frozenset()
     registries: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     compression: CompressionName = "gzip"
@@ -178,20 +188,23 @@ class Config:
         """The settings that hold in a folder.
 
         Args:
-            folder: Where to look for ``envbuild.toml`` or ``pyproject.toml``, upwards to the root; the
-                current folder if None.
-            environ: The environment; :data:`os.environ` if None.
+            folder: Where to look for the project's ``envbuild.toml`` or ``pyproject.toml``, upwards to the
+                root; the current folder if None.
+            environ: The environment; :data:`os.environ` if None. A variable that is empty is as one that is
+                not set.
             flags: Settings by name that win over all others; None means not given.
 
         Raises:
-            SpecError: A setting is unknown or has a value that does not fit.
+            SpecError: A setting is unknown, has a value that does not fit, or is not a project's to set.
         """
-        for remark in unknown_variables(os.environ if environ is None else environ):
+        environ = os.environ if environ is None else environ
+        for remark in unknown_variables(environ):
             warnings.warn(remark, stacklevel=2)
-        changes = _from_file(folder or Path.cwd())
+        own, read = _own_settings(environ)
+        changes = _with_project(own, folder or Path.cwd(), read)
         for setting, parse in _PARSERS.items():
-            variable = f"ENVBUILD_{setting.rstrip('_').upper()}"
-            if text := (os.environ if environ is None else environ).get(variable):
+            variable = _variable(setting)
+            if text := environ.get(variable, "").strip():
                 changes[setting] = parse(text, variable, None)
         for name, value in flags.items():
             if value is not None:
@@ -224,7 +237,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     said, prefix = [], "ENVBUILD_"
     for name in sorted(name for name in environ if name.startswith(prefix)):
         known = [setting.rstrip("_").upper() for setting in _PARSERS]
-        if name.removeprefix(prefix) in known or name.startswith(_LOGINS):
+        if name.removeprefix(prefix) in known or name.startswith(_NO_SETTINGS):
             continue
         import difflib
 
@@ -233,16 +246,71 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     return said
 
 
-def _from_file(folder: Path) -> dict[str, Any]:
-    path, table = _find_table(folder)
+def _variable(setting: str) -> str:
+    return f"ENVBUILD_{setting.rstrip('_').upper()}"
+
+
+def _own_settings(environ: Mapping[str, str]) -> tuple[dict[str, Any], frozenset[Path]]:
+    """The settings of the machine's file and the user's, and which files these are."""
     changes: dict[str, Any] = {}
+    files = [MACHINE_FILE] if MACHINE_FILE.is_file() else []
+    if named := environ.get(OWN_FILE, "").strip():
+        files.append(_at_home(Path(named)).absolute())
+    elif (user := _users_file(environ)) is not None and user.is_file():
+        files.append(user)
+    for path in files:
+        table = _read_toml(path)
+        if path.name == "pyproject.toml":
+            table = table.get("tool", {}).get("envbuild") or {}
+        changes |= {setting: value for setting, _, value in _parsed(table, path)}
+    return changes, frozenset(path.resolve() for path in files)
+
+
+def _users_file(environ: Mapping[str, str]) -> Path | None:
+    """The user's file of settings; None where it is not known where home is."""
+    folder, home = environ.get("XDG_CONFIG_HOME", ""), environ.get("HOME")
+    if folder.startswith("/"):
+        return Path(folder, "envbuild/config.toml")
+    return Path(home, ".config/envbuild/config.toml") if home else None
+
+
+def _with_project(own: dict[str, Any], folder: Path, read: frozenset[Path]) -> dict[str, Any]:
+    """The settings with those of the project's file, as far as these are a project's to set.
+
+    Args:
+        own: The user's settings.
+        folder: The folder that is in the project.
+        read: The files that were read as the user's own.
+    """
+    path, table = _find_table(folder)
+    changes = dict(own)
+    if path is None or path.resolve() in read:
+        return changes
+    for setting, name, value in _parsed(table, path):
+        choose = _PROJECT[setting]
+        if choose is None or (setting == "trust" and value.signs):
+            what = "sign_key and sign_identity are" if setting == "trust" else f"{name} is"
+            raise SpecError(
+                f"{what} not a project's to set: whoever wrote the project would decide whom you believe or "
+                "what you tell",
+                source=str(path),
+                hint=f"set it in your own file, ~/.config/envbuild/config.toml, or as {_variable(setting)}; "
+                f"or make this file your own with {OWN_FILE}={path}",
+            )
+        changes[setting] = choose(own[setting], value) if setting in own else value
+        if changes[setting] != value:
+            warnings.warn(f"{path}: {name} does not hold: your own setting is stricter", stacklevel=3)
+    return changes
+
+
+def _parsed(table: dict[str, Any], path: Path) -> Iterator[tuple[str, str, Any]]:
+    """For each setting of a file its name here, its name there, and its value."""
     for name, value in table.items():
         setting = _setting(name, f"{path}")
-        if setting == "trust" and path is not None:
-            changes[setting] = _trust(value, name, path.parent, path)
-            continue
-        changes[setting] = _PARSERS[setting](value, f"{path}: {name}", path.parent if path else None)
-    return changes
+        if setting == "trust":
+            yield setting, name, _trust(value, name, path.parent, path)
+        else:
+            yield setting, name, _PARSERS[setting](value, f"{path}: {name}", path.parent)
 
 
 def _setting(name: str, where: str) -> str:
@@ -456,13 +524,39 @@ def _channel(text: str, where: str, folder: Path | None) -> str:
     return url.rstrip("/")
 
 
-def _variables(value: Any, where: str, _folder: Path | None) -> frozenset[str]:
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list | tuple | set | frozenset) or not all(
-        isinstance(name, str) and re.fullmatch(r"\s*[A-Za-z_][A-Za-z0-9_]*\s*", name) for name in names
-    ):
-        raise SpecError(f"{where} is {value!r}, expected a list of variables' names")
-    return frozenset(name.strip() for name in names)
+def _login_variables(value: Any, where: str, _folder: Path | None) -> dict[str, tuple[str, ...]]:
+    """The servers of variables: ``{NAME: "HOST"}`` or ``{NAME: [HOST, …]}``, as text ``NAME=HOST,HOST;…``."""
+    if isinstance(value, str):
+        pairs = (part.partition("=")[::2] for part in value.split(";") if part.strip())
+        value = {name: places.split(",") for name, places in pairs}
+    if not isinstance(value, dict):
+        raise SpecError(f"{where} is {value!r}, expected a table of variables and their hosts")
+    found = {}
+    for name, places in value.items():
+        places = [places] if isinstance(places, str) else places  # noqa: PLW2901
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name.strip()):
+            raise SpecError(f"{where}: {name!r} is no name of a variable", hint="write NAME = 'HOST'")
+        if not isinstance(places, list | tuple) or not all(isinstance(each, str) for each in places):
+            raise SpecError(f'{where}: {name} has {places!r}, expected "HOST" or ["HOST", …]')
+        found[name.strip()] = tuple(_server(each.strip(), f"{where}: {name}") for each in places)
+    return found
+
+
+def _server(text: str, where: str) -> str:
+    """A server as ``https://host:port``."""
+    from envbuild.spec.channel import redact, split_credentials
+
+    url = text if "://" in text else f"https://{text}"
+    try:
+        public, private = split_credentials(url.rstrip("/"))
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}", hint=error.hint) from None
+    scheme, _, host = public.partition("://")
+    if scheme not in {"http", "https"} or "/" in host or public != private or not text:
+        raise SpecError(
+            f"{where} has {redact(text)!r}, expected a server", hint="write HOST, HOST:PORT or http://HOST"
+        )
+    return public
 
 
 def _mirrors(value: Any, where: str, _folder: Path | None) -> dict[str, tuple[str, ...]]:
@@ -501,7 +595,7 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "trust": _trust,
     "channel_alias": _alias,
     "channels": _channels,
-    "channel_variables": _variables,
+    "login_variables": _login_variables,
     "insecure": _hosts,
     "registries": _mirrors,
     "compression": _choice(CompressionName),
@@ -522,3 +616,58 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "step_network": _choice(StepNetwork),
     "cache_dir": _folder,
 }
+
+
+def _theirs(_own: Any, project: Any) -> Any:
+    """The project's value, whatever the user's is."""
+    return project
+
+
+def _least(own: Any, project: Any) -> Any:
+    """The smaller limit."""
+    return min(own, project)
+
+
+def _either(own: Any, project: Any) -> Any:
+    """What one of the two asks for."""
+    return own or project
+
+
+_PROJECT: dict[str, Callable[[Any, Any], Any] | None] = {
+    "workspace": _theirs,
+    "global_": None,  # what is found there stands for keys, and may come into the workspace of others
+    "base": _theirs,
+    "builder": _theirs,
+    "on_unavailable": _theirs,
+    "promote": None,
+    "index_ttl": _least,
+    "base_ttl": _least,
+    "deep": _either,
+    "attach": _either,
+    "sbom": _either,
+    "trust": lambda own, _project: own,
+    "channel_alias": _theirs,  # it is in the key
+    "channels": None,  # what a mirror lists is believed, and is not in the key
+    "login_variables": None,
+    "insecure": None,
+    "registries": None,  # a mirror learns what is read, and gets the login of its host
+    "compression": _theirs,
+    "pyc": _theirs,
+    "max_layers": _theirs,
+    "glibc": _theirs,
+    "cuda": _theirs,
+    "cuda_arch": _theirs,
+    "archspec": _theirs,
+    "jobs": _least,
+    "timeout": _least,
+    "docker_host": None,  # an engine gets the steps' secrets and files, and what it answers is believed
+    "buildx": None,
+    "step_timeout": _least,
+    "step_memory": _least,
+    "step_cpus": _least,
+    "step_disk": _least,
+    "step_network": lambda own, project: own if own == "none" else project,
+    "cache_dir": None,  # what is in a cache is believed
+}
+"""What holds of a setting that the user has and the project's file has, too: the stricter one where there is
+one. With None a project's file may not set it at all."""

@@ -134,7 +134,7 @@ def test_a_private_channel_needs_no_login_in_the_definition(
     (world.root / ".netrc").unlink()
     monkeypatch.setenv("WORD", SECRET)
     filled = world.spec("thing", f"{plain}::tool", channels=[plain.replace("://", "://jane:${WORD}@")])
-    by_variable = resolve(elsewhere(world, channel_variables=frozenset({"WORD"})), filled)
+    by_variable = resolve(elsewhere(world, login_variables={"WORD": (server.url,)}), filled)
     assert (by_variable.key, by_variable.reference.digest) == (public.key, public.reference.digest)
 
 

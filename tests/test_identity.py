@@ -451,7 +451,7 @@ TABLE = f'identities = [{{ issuer = "{ISSUER}", identity = "{JOB}" }}]\n'
 
 def policy(folder: Path, text: str) -> Trust:
     (folder / "envbuild.toml").write_text(f"[trust]\n{text}")
-    found = Config.load(folder, {}).trust
+    found = Config.load(folder, {"ENVBUILD_CONFIG": str(folder / "envbuild.toml")}).trust
     assert found is not None
     return found
 

@@ -83,7 +83,7 @@ SETTINGS: Final = {
     "trust": Answer(Trust(), COUNTED),
     "channel_alias": Answer("https://conda.example.com"),
     "channels": Answer({"https://conda.anaconda.org": ("https://m.example.com",)}, ELSEWHERE),
-    "channel_variables": Answer(frozenset({"TOKEN"}), SECRET),
+    "login_variables": Answer({"TOKEN": ("https://c.example.com",)}, SECRET),
     "insecure": Answer(frozenset({"r.example.com"}), FOUND),
     "registries": Answer({"docker.io": ("m.example.com",)}, ELSEWHERE),
     "compression": Answer("zstd", PACKED),

@@ -460,7 +460,7 @@ def policy(tmp_path: Path, text: str) -> Trust:
     (tmp_path / "ours.pub").write_bytes(public(OURS))
     (tmp_path / "private.pem").write_bytes(pem(OURS))
     (tmp_path / "envbuild.toml").write_text(text)
-    found = Config.load(tmp_path, {}).trust
+    found = Config.load(tmp_path, {"ENVBUILD_CONFIG": str(tmp_path / "envbuild.toml")}).trust
     assert found is not None
     return found
 
@@ -494,7 +494,7 @@ def test_rules_are_chosen_by_the_longest_name(tmp_path: Path) -> None:
     }
     assert found.sign_key == str(tmp_path / "private.pem")
     (tmp_path / "policy.toml").write_text('keys = ["ours.pub"]\nrequire_signed = true\n')
-    named = Config.load(tmp_path, {"ENVBUILD_TRUST": str(tmp_path / "policy.toml")}).trust
+    named = Config.load(None, {"ENVBUILD_TRUST": str(tmp_path / "policy.toml")}).trust
     assert named == Trust(trust.Rule(True, (public(OURS),)))
 
 

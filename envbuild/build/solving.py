@@ -106,7 +106,7 @@ def solve_conda(
         str(spec.channel_priority),
         spec.as_of,
         config.channels,
-        config.channel_variables,
+        config.login_variables,
     )
     solution = solve(request, cache_dir=config.cache_dir, deadline=deadline)
     progress(Event("solve", subject, "done", done=len(solution.lock.packages)))
@@ -121,4 +121,4 @@ def origins(spec: EnvironmentSpec, config: Config) -> Origins:
     """
     from envbuild.conda.origins import Origins, channel_urls
 
-    return Origins.of(channel_urls(spec.conda), config.channels, config.channel_variables)
+    return Origins.of(channel_urls(spec.conda), config.channels, config.login_variables)

@@ -97,7 +97,8 @@ class SourceBuilder:
 
     def _wheel(self, requirement: PipRequirement) -> PipRequirement:
         composer = self.composer
-        sources = Sources.of(self.request.section, self.request.pypi, composer.deadline)
+        request = self.request
+        sources = Sources.of(request.section, request.pypi, composer.deadline, request.variables)
         source = ProjectSource.read(requirement, sources.fetch_url, composer.deadline)
         asked = replace(self.request, section=build_section(self.request.section, source, requirement))
         needs = resolve(asked, cache_dir=self.config.cache_dir, deadline=composer.deadline)

@@ -113,7 +113,7 @@ class WheelSolver:
         if python is not None:
             linked = link_target(PREFIX, conda.lock, self.config, conda.urls, self.deadline, pyc=spec.pyc)
             installed = _Packages(self, conda, linked, python).find
-        request = pip_request(spec, section, platform, target, base, self.index)
+        request = pip_request(spec, section, platform, target, base, self.index, self.config)
         if locked is not None:
             solution = locked_solution(locked, request, installed, self.config.cache_dir, self.deadline)
         else:

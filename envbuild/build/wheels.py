@@ -191,7 +191,7 @@ def find_wheels(
     installed: Probe = nothing
     if conda.target.python is not None:
         installed = CondaDistributions.of(composed.contents, conda.target.python).find
-    request = pip_request(job.spec, section, job.platform, target, base, index)
+    request = pip_request(job.spec, section, job.platform, target, base, index, config)
     if job.locked is not None:
         solution = locked_solution(job.locked.pip, request, installed, config.cache_dir, job.deadline)
     else:
@@ -267,9 +267,11 @@ def pip_request(
     target: WheelTarget,
     base: BaseImage,
     index: Index,
+    config: Config,
 ) -> PipRequest:
     """What to resolve for a definition's pip section on a base with its steps."""
-    return PipRequest(section, platform, target.python, glibc_for(spec, base, index), spec.as_of)
+    glibc = glibc_for(spec, base, index)
+    return PipRequest(section, platform, target.python, glibc, spec.as_of, variables=config.login_variables)
 
 
 def resolve_wheels(

@@ -90,8 +90,9 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """A content-addressed builder and cache of environment images.
 
-    Settings come from envbuild.toml or [tool.envbuild] in pyproject.toml, from variables as
-    ENVBUILD_WORKSPACE, and from options; later ones win.
+    Settings come from your own ~/.config/envbuild/config.toml, from envbuild.toml or
+    [tool.envbuild] in pyproject.toml, from variables as ENVBUILD_WORKSPACE, and from options;
+    later ones win. What decides whom to trust is not a project's to set.
 
     Exit codes: 0 done; 1 the disk or the cache failed, or what diff and lock --check compare differs;
     2 usage or bad definition; 3 miss under --no-build; 4 registry or channel unavailable or unauthorised;

@@ -6,21 +6,16 @@ credentials are chosen anew by whoever fetches.
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Self
 
-from envbuild.errors import SpecError
+from envbuild.conda.variables import fill_variables
 from envbuild.spec.channel import split_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from envbuild.spec.conda import CondaSection
-
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +35,7 @@ class Origins:
         cls,
         urls: Iterable[str],
         mirrors: Mapping[str, tuple[str, ...]] | None = None,
-        variables: frozenset[str] = frozenset(),
+        variables: Mapping[str, tuple[str, ...]] | None = None,
     ) -> Self:
         """The origins of some channels.
 
@@ -48,7 +43,8 @@ class Origins:
             urls: The channels' URLs as they were written, maybe with credentials; of two that differ by these
                 alone the first one counts.
             mirrors: For the URL of a channel, or of several, the URLs to read in its place.
-            variables: The names of variables that may stand for credentials.
+            variables: For the names of variables that may stand for credentials the servers that these are
+                for.
 
         Raises:
             SpecError: A variable may not be used, or is not set.
@@ -56,7 +52,7 @@ class Origins:
         private: dict[str, str] = {}
         for url in urls:
             if not url.startswith("file:"):
-                public, own = split_credentials(fill_variables(url, variables))
+                public, own = split_credentials(fill_variables(url, variables or {}))
                 private.setdefault(public.rstrip("/"), own.rstrip("/"))
         ordered = ((url.rstrip("/"), places) for url, places in (mirrors or {}).items())
         return cls(
@@ -96,34 +92,6 @@ def channel_urls(section: CondaSection | None) -> list[str]:
     packages = [each.private_url for each in section.dependencies if each.private_url is not None]
     folders = [url.rpartition("/")[0] for url in packages]
     return [url for channel in (*section.channels, *named) for url in channel.urls()] + folders
-
-
-def fill_variables(url: str, allowed: frozenset[str]) -> str:
-    """A channel's URL with the variables in its credentials filled in.
-
-    Elsewhere in a URL none can stand: the key, which knows a URL without its credentials, would not know it.
-
-    Raises:
-        SpecError: A variable may not be used, or is not set.
-    """
-
-    def value(found: re.Match[str]) -> str:
-        name = found[1]
-        if name not in allowed:
-            raise SpecError(
-                f"the variable {name} in the URL of a channel may not be used",
-                hint=f'allow it where envbuild runs, with channel_variables = ["{name}"] in envbuild.toml or '
-                f"ENVBUILD_CHANNEL_VARIABLES={name}",
-            )
-        if (text := os.environ.get(name)) is None:
-            raise SpecError(
-                f"the variable {name} in the URL of a channel is not set",
-                hint=f"set {name} where envbuild runs",
-            )
-        # A value may be encoded already; as it is, it could end the credentials and begin a host.
-        return quote(text, safe="%:!$&'()*+,;=")
-
-    return _VARIABLE.sub(value, url)
 
 
 def _longest(pair: tuple[str, object]) -> int:

@@ -90,7 +90,8 @@ class SolveRequest:
         channel_priority: ``strict``, ``flexible`` or ``disabled``.
         as_of: Packages newer than this are not there, or None.
         mirrors: For the URL of a channel, or of several, the URLs to read in its place.
-        variables: The names of variables that may stand for credentials in the URLs of channels.
+        variables: For the names of variables that may stand for credentials in URLs the servers that these
+            are for.
     """
 
     conda: CondaSection
@@ -99,7 +100,7 @@ class SolveRequest:
     channel_priority: str
     as_of: dt.datetime | None
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    variables: frozenset[str] = frozenset()
+    variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     @property
     def subdirs(self) -> list[rattler.Subdir | SubdirLiteral]:

@@ -57,12 +57,13 @@ def locked_solution(
         deadline: When to give up.
 
     Raises:
-        SolveError: A variable for credentials is not set; or a wheel does not fit the base and its python.
+        SpecError: A variable for credentials may not be used, or is not set.
+        SolveError: A wheel does not fit the base and its python.
     """
     if wheels:
         _check_fit(wheels, request)
     own = _own_files(with_copies(request.section, cache_dir))
-    sources = Sources.of(request.section, request.pypi, deadline)
+    sources = Sources.of(request.section, request.pypi, deadline, request.variables)
     urls = {
         wheel.url: own[wheel.sha256.hex].absolute().as_uri()
         if _is_own(wheel) and wheel.sha256.hex in own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,6 +50,8 @@ class PipRequest:
         glibc: The base's glibc version as ``2.36``, or None where it has none.
         as_of: Files that were uploaded later are not there, or None.
         pypi: Where the Python Package Index is.
+        variables: For the names of variables that may stand for credentials in URLs the servers that these
+            are for.
     """
 
     section: PipSection
@@ -58,6 +60,7 @@ class PipRequest:
     glibc: str | None
     as_of: dt.datetime | None = None
     pypi: str = PYPI
+    variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def resolve(
     refuse_what_is_no_wheel(request.section)
     others = source_archives(request.section)
     request = replace(request, section=with_copies(request.section, cache_dir))
-    sources = Sources.of(request.section, request.pypi, deadline)
+    sources = Sources.of(request.section, request.pypi, deadline, request.variables)
     resolution = _Resolution(request, sources, others, cache_dir, deadline)
     resolution.check_logins()
     found = resolution.run({}, {})

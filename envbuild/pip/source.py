@@ -19,11 +19,13 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from envbuild.conda.tar import safe_path
+from envbuild.conda.variables import holds_variables
 from envbuild.digest import Digest
 from envbuild.errors import BuildError, IntegrityError
 from envbuild.lock import PipDistribution
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.spec.context import ContextFile
+from envbuild.spec.document import fail
 from envbuild.spec.requirement import parse_requirement
 
 if TYPE_CHECKING:
@@ -160,9 +162,18 @@ def build_section(section: PipSection, source: ProjectSource, requirement: PipRe
     """The section, with the same indexes, that asks for what a project's build needs.
 
     Raises:
-        SpecError: One of its requirements is not understood.
+        SpecError: One of its requirements is not understood, or has a variable in its URL: whoever wrote the
+            project is not who wrote the definition.
     """
     requirements = tuple(parse_requirement(text, requirement.mark) for text in source.requires)
+    for each in requirements:
+        if each.fetch_url is not None and holds_variables(each.fetch_url):
+            fail(
+                requirement.mark,
+                f"{source.what} asks for {each.name or each.url} with a variable in its URL",
+                "variables are filled in only where the definition itself has them: take it out of the "
+                "project's pyproject.toml, or name a wheel of the project",
+            )
     switches = tuple(each for each in section.switches if each != "--require-hashes")
     return replace(
         section, requirements=requirements, constraints=(), no_binary=(), only_binary=(), switches=switches

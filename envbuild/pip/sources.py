@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
-from envbuild.errors import SpecError
+from envbuild.conda.variables import fill_variables
 from envbuild.pip.logins import Logins
 from envbuild.spec.pip import IndexStrategy
-from envbuild.spec.requirement import redacted, strip_credentials, without_logins
+from envbuild.spec.requirement import strip_credentials, without_logins
 from envbuild.spec.tokens import token_prefixes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from envbuild.deadline import Deadline
     from envbuild.spec.pip import PipSection
     from envbuild.spec.requirement import PipRequirement
-
-_VARIABLE: Final = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,7 @@ class Sources:
         direct: The fetch URL of each URL that the section names, and of the files that were found.
         tokens: What the URLs of servers with tokens begin with, without and with them.
         logins: Fills logins into URLs.
+        variables: For the names of variables that may stand for credentials the servers that these are for.
     """
 
     section: PipSection
@@ -43,29 +40,39 @@ class Sources:
     direct: dict[str, str] = field(repr=False)
     tokens: tuple[tuple[str, str], ...] = field(repr=False)
     logins: Logins
+    variables: Mapping[str, tuple[str, ...]] = field(repr=False)
 
     @classmethod
-    def of(cls, section: PipSection, pypi: str, deadline: Deadline) -> Self:
+    def of(
+        cls,
+        section: PipSection,
+        pypi: str,
+        deadline: Deadline,
+        variables: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> Self:
         """The sources of a section.
 
         Args:
             section: The section.
             pypi: Where the Python Package Index is.
             deadline: When to give up.
+            variables: For the names of variables that may stand for credentials the servers that these are
+                for.
 
         Raises:
-            SpecError: A variable for credentials is not set.
+            SpecError: A variable may not be used, or is not set.
         """
-        written = [_filled(url) for url in section.fetch_indexes]
+        allowed = variables or {}
+        written = [fill_variables(url, allowed) for url in section.fetch_indexes]
         main, extra = (written[0], written[1:]) if section.own_index else (pypi, written)
         # Of equal files pip takes those of the last index, so that one comes first.
         strict = section.index_strategy is IndexStrategy.FIRST_INDEX
         indexes = (*(extra if strict else reversed(extra)), main)
         if "--no-index" in section.switches:
             indexes = ()
-        links = [_filled(url) for url in section.fetch_links]
+        links = [fill_variables(url, allowed) for url in section.fetch_links]
         named = {
-            bare(each.url): _filled(each.fetch_url)
+            bare(each.url): fill_variables(each.fetch_url, allowed)
             for each in section.requirements
             if each.url and each.fetch_url
         }
@@ -75,8 +82,9 @@ class Sources:
             tuple(map(logins.fill, indexes)),
             tuple(map(logins.fill, links)),
             {public: logins.fill(url) for public, url in named.items()},
-            tuple(_tokens(section, pypi)),
+            tuple(_tokens(section, pypi, allowed)),
             logins,
+            allowed,
         )
 
     @property
@@ -100,11 +108,11 @@ class Sources:
 
     def requirements(self) -> str:
         """The requirements, a line each; they may hold credentials."""
-        return "".join(f"{line}\n" for line in _texts(self.section.requirements))
+        return "".join(f"{line}\n" for line in self._texts(self.section.requirements))
 
     def constraints(self) -> str:
         """A constraints file; it may hold credentials."""
-        return "".join(f"{line}\n" for line in _texts(self.section.constraints))
+        return "".join(f"{line}\n" for line in self._texts(self.section.constraints))
 
     def options(self) -> list[str]:
         """Arguments that say how, and hold no credentials."""
@@ -140,14 +148,11 @@ class Sources:
                 break
         return public
 
-
-def _texts(requirements: tuple[PipRequirement, ...]) -> Iterator[str]:
-    """Requirements as uv reads them.
-
-    Variables are filled in, for uv's own environment has none; hashes are held against the wheels later.
-    """
-    for each in requirements:
-        yield each._replace(fetch_url=each.fetch_url and _filled(each.fetch_url), hashes=()).text()
+    def _texts(self, requirements: tuple[PipRequirement, ...]) -> Iterator[str]:
+        """Requirements as uv reads them: variables filled in; hashes are held against the wheels later."""
+        for each in requirements:
+            url = each.fetch_url and fill_variables(each.fetch_url, self.variables)
+            yield each._replace(fetch_url=url, hashes=()).text()
 
 
 def bare(url: str) -> str:
@@ -155,26 +160,13 @@ def bare(url: str) -> str:
     return without_logins(url).partition("#")[0]
 
 
-def _tokens(section: PipSection, pypi: str) -> Iterator[tuple[str, str]]:
+def _tokens(
+    section: PipSection, pypi: str, allowed: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, str]]:
     """What the URLs with tokens begin with, without and with them."""
     pairs = [(strip_credentials(url), url) for url in (*section.fetch_indexes, pypi)]
     pairs += [(strip_credentials(url, of_file=True), url) for url in section.fetch_links]
     pairs += [(each.url, each.fetch_url) for each in section.requirements if each.url and each.fetch_url]
     for public, private in pairs:
-        if (prefixes := token_prefixes(bare(public), bare(_filled(private)))) is not None:
+        if (prefixes := token_prefixes(bare(public), bare(fill_variables(private, allowed)))) is not None:
             yield prefixes
-
-
-def _filled(url: str) -> str:
-    """The URL with the variables in its credentials filled in."""
-
-    def value(found: re.Match[str]) -> str:
-        try:
-            return os.environ[found[1]]
-        except KeyError:
-            raise SpecError(
-                f"the variable {found[1]} of {redacted(url)} is not set",
-                hint=f"set {found[1]} where envbuild runs",
-            ) from None
-
-    return _VARIABLE.sub(value, url)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,11 +29,17 @@ from envbuild.storage import private_folder
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PASSED: Final = (
-    "HOME", "NETRC", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR",
-    "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY",
-    "all_proxy", "https_proxy", "http_proxy", "no_proxy",
-)  # fmt: skip
+_PASSED: Final = ("HOME", "NETRC", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR")
+_PROXIES: Final = ("all_proxy", "https_proxy", "http_proxy", "no_proxy")
+_HIDDEN: Final = "envbuild."
+"""In front of the name of a variable that is not for uv."""
+_KEYRING: Final = """\
+#!{python}
+import os, sys
+environ = {{name.removeprefix({hidden!r}): text for name, text in os.environ.items() if {hidden!r} in name}}
+os.execve({program!r}, [{program!r}, *sys.argv[1:]], environ)
+"""
+"""Runs the user's keyring in the user's environment, which uv does not see."""
 _LONGEST: Final = 3600.0
 _WRONG_LOGIN: Final = "401 Unauthorized"
 _DENIED: Final = re.compile(r"401 Unauthorized|403 Forbidden")
@@ -126,7 +133,7 @@ class Compilation:
         ]  # fmt: skip
         if sys.executable:
             arguments += ["--python", sys.executable]
-        environment = _environment()
+        environment = _environment(folder)
         try:
             process = subprocess.Popen(
                 arguments,
@@ -152,11 +159,29 @@ def _said(process: subprocess.Popen[bytes], deadline: Deadline) -> bytes:
         raise SolveError("uv found no answer within an hour", hint="pin more requirements") from None
 
 
-def _environment() -> dict[str, str]:
-    """What uv sees of the environment; a keyring needs more of it, but the settings of uv and pip."""
-    if keyring_is_asked_for():
-        return {name: text for name, text in os.environ.items() if not name.startswith(("UV_", "PIP_"))}
-    return {name: os.environ[name] for name in _PASSED if name in os.environ}
+def _environment(folder: Path) -> dict[str, str]:
+    """What uv sees of the environment: no secret under a name that it would put into a URL.
+
+    uv fills ``${NAME}`` in wherever it reads a URL, also in the metadata of a package, which is its author's
+    to write. It knows names of capitals alone: proxies are spelled small, and a keyring, which may need any
+    variable, gets them from names with a dot.
+
+    Args:
+        folder: Where the program stands that uv takes for the keyring.
+    """
+    environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    for name in _PROXIES:
+        if text := os.environ.get(name) or os.environ.get(name.upper()):
+            environment[name] = text
+    keyring = shutil.which("keyring") if keyring_is_asked_for() else None
+    if keyring is not None and sys.executable:
+        stand_in = folder / "bin" / "keyring"
+        stand_in.parent.mkdir()
+        stand_in.write_text(_KEYRING.format(python=sys.executable, hidden=_HIDDEN, program=keyring))
+        stand_in.chmod(0o700)
+        environment |= {f"{_HIDDEN}{name}": text for name, text in os.environ.items()}
+        environment["PATH"] = f"{stand_in.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return environment
 
 
 def program() -> Path:

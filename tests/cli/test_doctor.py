@@ -130,7 +130,8 @@ def test_the_rule_of_each_repository_is_shown(world: World, tmp_path: Path) -> N
         require_signed = true
         """
     )
-    found = [(check.name, check.seen) for check in diagnosis._trust(Config.load(tmp_path, {}))]
+    config = Config.load(tmp_path, {"ENVBUILD_CONFIG": str(tmp_path / "envbuild.toml")})
+    found = [(check.name, check.seen) for check in diagnosis._trust(config)]
     ours = "must be signed, else a fail (the rule 'ours.example.com/team')"
     hub = "must be signed, else a miss (the rule 'docker.io/team/envs')"
     assert found == [

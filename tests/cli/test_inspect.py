@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cli_calls import Call
@@ -29,9 +30,12 @@ def test_what_is_attached_is_named(world: World, call: Call) -> None:
     assert shown == {(entry["digest"], names[entry["artifactType"]]) for entry in document["attached"]}
 
 
-def test_signatures_and_indexes_too(world: World, call: Call, tmp_path: Path) -> None:
+def test_signatures_and_indexes_too(
+    world: World, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "key.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
-    (world.root / "envbuild.toml").write_text(f'[trust]\nsign_key = "{tmp_path}/key.pem"\n')
+    (tmp_path / "policy.toml").write_text('sign_key = "key.pem"\n')
+    monkeypatch.setenv("ENVBUILD_TRUST", str(tmp_path / "policy.toml"))
     path = world.root / "both.yaml"
     document = {"base": "scratch", "platforms": ["linux/amd64", "linux/arm64"], "variables": {"A": "1"}}
     path.write_text(json.dumps(document))

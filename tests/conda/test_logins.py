@@ -17,8 +17,9 @@ import pytest
 from envbuild.conda import logins
 from envbuild.conda.fetch import fetch_package
 from envbuild.conda.logins import Login, authorised, find_login
-from envbuild.conda.origins import Origins, channel_urls, fill_variables
+from envbuild.conda.origins import Origins, channel_urls
 from envbuild.conda.solve import Solution, SolveRequest, solve
+from envbuild.conda.variables import fill_variables
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import ChannelError, SpecError
 from envbuild.platform import Platform
@@ -252,7 +253,7 @@ def solved(
     cache: Path,
     channel: str,
     mirrors: Mapping[str, tuple[str, ...]] | None = None,
-    variables: frozenset[str] = frozenset(),
+    variables: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Solution:
     section = CondaSection((Channel.parse(channel),), dependencies=(MatchSpec.parse("tool"),))
     request = SolveRequest(
@@ -262,7 +263,7 @@ def solved(
         "strict",
         None,
         mirrors or {},
-        variables,
+        variables or {},
     )
     return solve(request, cache_dir=cache, deadline=NO_DEADLINE)
 
@@ -344,18 +345,46 @@ def test_a_login_is_dropped_where_a_channel_leads_elsewhere(
 def test_a_channel_may_take_its_credentials_from_variables_that_are_allowed(
     servers: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, _ = servers
+    server, other = servers
     server.header = BASIC
     monkeypatch.setenv("CONDA_USER", "jane")
     monkeypatch.setenv("CONDA_WORD", SECRET)
     written = server.url.replace("://", "://${CONDA_USER}:${CONDA_WORD}@") + "/tiny"
-    solution = solved(tmp_path / "cache", written, variables=frozenset({"CONDA_USER", "CONDA_WORD"}))
+    solution = solved(
+        tmp_path / "cache", written, variables=dict.fromkeys(("CONDA_USER", "CONDA_WORD"), (server.url,))
+    )
     fetched(solution)
     assert SECRET not in repr(solution.lock)
     assert leaks(tmp_path / "cache") == []
-    with pytest.raises(SpecError, match="the variable CONDA_WORD in the URL of a channel may not") as caught:
-        solved(tmp_path / "cache", written, variables=frozenset({"CONDA_USER"}))
-    assert "ENVBUILD_CHANNEL_VARIABLES=CONDA_WORD" in (caught.value.hint or "")
+    with pytest.raises(SpecError, match="the variable CONDA_WORD may not be sent to http") as caught:
+        solved(
+            tmp_path / "cache", written, variables={"CONDA_USER": (server.url,), "CONDA_WORD": (other.url,)}
+        )
+    assert f'ENVBUILD_LOGIN_VARIABLES="CONDA_WORD={server.url}"' in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://u:${P}@evil.example.com/c",
+        "http://u:${P}@conda.example.com/c",
+        "https://u:${P}@conda.example.com:8443/c",
+        "https://u:${P}@conda.example.com.evil.example.com/c",
+        "https://conda.example.com:${P}@evil.example.com/c",
+        "https://evil.example.com/t/${P}/conda.example.com",
+        "https://u:${Q}@conda.example.com/c",
+    ],
+)
+def test_a_variable_is_sent_to_the_servers_alone_that_it_is_bound_to(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    for name in ("P", "Q"):
+        monkeypatch.setenv(name, SECRET)
+    bound = {"P": ("https://conda.example.com",), "Q": ("https://other.example.com",)}
+    with pytest.raises(SpecError, match="may not be sent to"):
+        fill_variables(url, bound)
+    for good in ("https://u:${P}@conda.example.com/c", "https://CONDA.example.com:443/t/${P}/c"):
+        assert SECRET in fill_variables(good, bound)
 
 
 def test_a_variable_is_in_no_spelling_that_keys_hold() -> None:
@@ -369,11 +398,11 @@ def test_a_variable_is_in_no_spelling_that_keys_hold() -> None:
 
 def test_what_a_variable_holds_stays_in_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("P", "a@evil.example.com/b?c#d%20")
-    filled = fill_variables("https://u:${P}@conda.example.com/c", frozenset({"P"}))
+    filled = fill_variables("https://u:${P}@conda.example.com/c", {"P": ("https://conda.example.com",)})
     assert filled == "https://u:a%40evil.example.com%2Fb%3Fc%23d%20@conda.example.com/c"
-    monkeypatch.delenv("P")
-    with pytest.raises(SpecError, match="the variable P in the URL of a channel is not set"):
-        fill_variables("https://u:${P}@conda.example.com/c", frozenset({"P"}))
+    monkeypatch.setenv("P", "")
+    with pytest.raises(SpecError, match=r"the variable P in a URL of conda\.example\.com is not set"):
+        fill_variables("https://u:${P}@conda.example.com/c", {"P": ("https://conda.example.com",)})
 
 
 # Mirrors

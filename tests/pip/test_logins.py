@@ -14,7 +14,7 @@ import pytest
 
 from envbuild.conda.link import PythonTarget
 from envbuild.deadline import NO_DEADLINE, Deadline
-from envbuild.errors import ChannelError, DeadlineExceeded
+from envbuild.errors import ChannelError, DeadlineExceeded, EnvbuildError
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.pip.logins import Logins
 from envbuild.pip.resolve import PipRequest, PipSolution, resolve
@@ -174,3 +174,52 @@ def test_a_login_does_not_follow_a_redirection_to_another_origin(tmp_path: Path)
                 assert stream.read() == WHEEL.to_bytes()
             assert [bool(each) for each in seen] == [True]
         assert server.logins[-1] is None
+
+
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_variables_in_the_metadata_of_a_wheel_are_of_nobody(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked_for: bool
+) -> None:
+    """Uv fills variables in wherever it reads a URL; it is given none that holds a secret."""
+    secrets = dict.fromkeys(("UPLOAD_TOKEN", "AWS_SECRET_ACCESS_KEY"), "canary")
+    secrets |= dict.fromkeys(("HTTPS_PROXY", "https_proxy", "ALL_PROXY"), "proxy-canary:1")
+    for name, text in secrets.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    if asked_for:
+        keyring(home, {})
+        monkeypatch.setenv("PIP_KEYRING_PROVIDER", "subprocess")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Everything) as evil:
+        threading.Thread(target=evil.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        place = f"http://127.0.0.1:{evil.server_port}"
+        for name in secrets:
+            wheel = TinyWheel("tiny", requires=(f"other @ {place}/${{{name}}}/other-1.0-py3-none-any.whl",))
+            Everything.wheel, Everything.seen = wheel.to_bytes(), []
+            with pytest.raises(EnvbuildError) as caught:
+                solve(tmp_path / name, f"tiny @ {place}/tiny-1.0-py3-none-any.whl")
+            assert "canary" not in f"{caught.value}"
+            assert any("/other-1.0" in path for path in Everything.seen)
+            assert not [path for path in Everything.seen if "canary" in path]
+        evil.shutdown()
+
+
+class Everything(http.server.BaseHTTPRequestHandler):
+    """A server that has one wheel, and remembers what else it was asked."""
+
+    wheel = b""
+    seen: list[str]
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.seen.append(self.path)
+        there = "tiny" in self.path
+        self.send_response(200 if there else 404)
+        self.send_header("Content-Length", str(len(self.wheel) if there else 0))
+        self.end_headers()
+        if there and self.command == "GET":
+            self.wfile.write(self.wheel)
+
+    do_HEAD = do_GET  # noqa: N815 - the base class names it
+
+    def log_message(self, *args: object) -> None:
+        """Stay quiet."""

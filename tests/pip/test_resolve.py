@@ -239,6 +239,10 @@ def test_credentials_reach_the_index_and_nobody_else(tiny: Tiny, monkeypatch: py
     with index([TinyWheel("tiny")], user="me:hush-canary") as server:
         url = server.url.replace("//", "//me:${INDEX_TOKEN}@")
         request = tiny.request(f"--index-url {url}/simple", "tiny", local=False)
+        for bound in ({}, {"INDEX_TOKEN": ("https://pypi.example.com",)}):
+            with pytest.raises(SpecError, match="the variable INDEX_TOKEN may not be sent to http://127"):
+                tiny.solve(replace(request, variables=bound))
+        request = replace(request, variables={"INDEX_TOKEN": (server.url,)})
         solution = tiny.solve(request)
         found = solution.distributions[0]
         assert found.url == f"{server.url}/files/{found.file_name}"
@@ -253,6 +257,7 @@ def test_credentials_reach_the_index_and_nobody_else(tiny: Tiny, monkeypatch: py
 
 def test_a_variable_that_is_not_set_is_named(tiny: Tiny) -> None:
     request = tiny.request("--index-url http://me:${NOT_SET_AT_ALL}@127.0.0.1:1/simple", "tiny", local=False)
+    request = replace(request, variables={"NOT_SET_AT_ALL": ("http://127.0.0.1:1",)})
     with pytest.raises(SpecError, match="NOT_SET_AT_ALL"):
         tiny.solve(request)
 

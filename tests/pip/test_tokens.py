@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,9 +33,10 @@ def section(*lines: str) -> PipSection:
     return PipSection.from_requirements("\n".join(lines).encode(), "requirements.txt", None)
 
 
-def solve(tmp_path: Path, *lines: str) -> PipSolution:
+def solve(tmp_path: Path, *lines: str, bound: str = "") -> PipSolution:
     python = PythonTarget("3.11.4", "lib/python3.11/site-packages")
     request = PipRequest(section(*lines), LINUX_AMD64, python, "2.36", pypi="http://127.0.0.1:1/simple")
+    request = replace(request, variables={"PYPI_TOKEN": (bound,)} if bound else {})
     return resolve(request, cache_dir=tmp_path / "cache", deadline=NO_DEADLINE)
 
 
@@ -91,13 +93,15 @@ def test_a_token_solves_and_fetches_and_is_nowhere(
         section(*written).canonical()
         == section(*(line.format(server + folder) for line in lines)).canonical()
     )
-    solution = solve(tmp_path, *written)
+    solution = solve(tmp_path, *written, bound=server)
     (wheel,) = solution.distributions
     assert TOKEN not in repr(wheel) + repr(solution)
     assert wheel.url == f"{server}{folder}/files/{NAME}"
     with fetch_wheel(wheel, url=solution.urls[wheel.url], deadline=NO_DEADLINE) as stream:
         assert stream.read() == CONTENT
-    again = Sources.of(section(*written), "http://127.0.0.1:1/simple", NO_DEADLINE)  # as from a lock
+    again = Sources.of(  # as from a lock
+        section(*written), "http://127.0.0.1:1/simple", NO_DEADLINE, {"PYPI_TOKEN": (server,)}
+    )
     assert again.fetch_url(wheel.url) == solution.urls[wheel.url]
 
 

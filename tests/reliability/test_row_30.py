@@ -297,7 +297,7 @@ def test_no_secret_is_told(machine: Machine, files: str, caplog: pytest.LogCaptu
         assert machine.resolve(away, channels=mirrors) is None
     machine.patch.setenv("CHANNEL_WORD", new("a variable of a channel"))
     filled = machine.spec("http://dave:${CHANNEL_WORD}@" + f"{files}/channels/tiny", conda=("python", "tool"))
-    assert machine.resolve(filled, channel_variables=frozenset({"CHANNEL_WORD"})) is None
+    assert machine.resolve(filled, login_variables={"CHANNEL_WORD": (f"http://{files}",)}) is None
     assert isinstance(machine.resolve(replace_name(machine, filled)), SpecError)
     packed = machine.spec(tokened, *offline, "top", conda=("python", "dep", "tool"))
     assert machine.resolve(packed, compression="zstd") is None
