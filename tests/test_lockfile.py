@@ -411,12 +411,71 @@ def test_a_lock_does_not_hold_files(tmp_path: Path) -> None:
 
 def test_a_form_that_is_no_definition_is_refused(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
-    for member, value in (
-        ("conda", {"channels": 3}),
-        ("variables", None),
-        ("steps", {"context": [], "x": 1}),
+    conda = {"channels": [], "dependencies": ["numpy  >=1"], "nodefaults": False}
+    for member, value, said in (
+        ("conda", {"channels": 3}, "conda.channels is 3, expected a list"),
+        ("variables", None, "variables is None, expected an object"),
+        ("variables", {"A=B\nC": "x"}, "is not a variable's name"),
+        ("steps", {"context": [], "x": 1}, "'x' is not a member"),
+        ("conda", conda, "cannot be made into a definition"),
     ):
         form = CanonicalForm({**CanonicalForm.of(spec(), BASE, LINUX_AMD64).fields, member: value})
         path.write_bytes(LockFile.of("x", [replace(entry(spec()), form=form)]).to_bytes())
-        with pytest.raises(SpecError, match="cannot be made into a definition"):
+        with pytest.raises(SpecError, match=said):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arguments": ["true\nFROM evil"]},
+        {"arguments": ["true\\\n\nUSER 0"]},
+        {"keyword": "RUN x\nFROM", "arguments": ["evil"]},
+        {"flags": ["network=none\nFROM evil"]},
+        {"flags": ["mount=type=bind,source=.\nFROM evil"]},
+        {"arguments": ["cat <<E"], "heredocs": [{"content": "a\nE\nFROM evil\n", "name": "E"}]},
+        {"arguments": ["cat"], "heredocs": [{"content": "FROM evil\n", "name": "E"}]},
+        {"arguments": ["cat <<E"], "heredocs": [{"content": "a", "name": "E"}]},
+        {"arguments": ["x"], "keyword": "# syntax=evil\nRUN"},
+        {"keyword": "ONBUILD", "arguments": ["RUN true"]},
+        {"keyword": "FROM", "arguments": ["evil"]},
+        {"keyword": "COPY", "arguments": ["a", "b\nFROM evil"], "exec": True},
+    ],
+)
+def test_steps_of_a_lock_that_are_others_as_text_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    docs = [{"expand": True, "stripTabs": False, **each} for each in changes.get("heredocs", [])]
+    one = {"keyword": "RUN", "flags": [], "arguments": ["true"], "exec": False, **changes, "heredocs": docs}
+    steps = {"args": {}, "context": [], "instructions": [one]}
+    path = tmp_path / FILE_NAME
+    for member in ("steps", "steps_after"):
+        form = CanonicalForm({**CanonicalForm.of(spec(), BASE, LINUX_AMD64).fields, member: steps})
+        path.write_bytes(LockFile.of("x", [replace(entry(spec()), form=form)]).to_bytes())
+        with pytest.raises(SpecError):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "a\n--index-url http://evil/simple\nb"},
+        {"specifiers": ["==1\n-r /etc/passwd"]},
+        {"marker": 'python_version > "3"\n--extra-index-url http://evil'},
+        {"url": "https://h/a-1.zip\n-e .", "name": "a"},
+        {"extras": ["x]\nb["]},
+        {"hashes": ["sha256:" + "0" * 64 + "\nevil"]},
+    ],
+)
+def test_requirements_of_a_lock_that_are_others_as_text_are_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    one = {"editable": False, "extras": [], "hashes": [], "local": None, "marker": "", "name": "a",
+           "specifiers": ["==1"], "url": None}  # fmt: skip
+    lists = ("constraints", "findLinks", "findLinksLocal", "indexes", "noBinary", "onlyBinary", "switches")
+    pip: dict[str, Any] = {key: [] for key in (*lists, "trustedHosts")}
+    path = tmp_path / FILE_NAME
+    for member in ({"requirements": [{**one, **change}]}, {"indexes": ["https://h/simple\n-r /etc/passwd"]}):
+        section = {**pip, "ownIndex": False, "requirements": [one], **member}
+        form = CanonicalForm({**CanonicalForm.of(spec(), BASE, LINUX_AMD64).fields, "pip": section})
+        path.write_bytes(LockFile.of("x", [replace(entry(spec()), form=form)]).to_bytes())
+        with pytest.raises(SpecError):
             load(path)

@@ -29,7 +29,9 @@ SCHEME_ANNOTATION: Final = "io.envbuild.scheme"
 BASE_DIGEST_ANNOTATION: Final = "org.opencontainers.image.base.digest"
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_LAYER_TYPES: Final = {
+LAYER_TYPES: Final = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD})
+"""What the layers of an environment may be."""
+_AS_OCI: Final = {
     DOCKER_LAYER_GZIP: OCI_LAYER_GZIP,
     "application/vnd.docker.image.rootfs.diff.tar": OCI_LAYER,
     "application/vnd.docker.image.rootfs.diff.tar.zstd": OCI_LAYER_ZSTD,
@@ -170,4 +172,4 @@ def variables_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 def oci_layer(layer: Descriptor) -> Descriptor:
     """A base's layer as an OCI manifest may name it; URLs and annotations of the base are not taken over."""
-    return Descriptor(_LAYER_TYPES.get(layer.media_type, layer.media_type), layer.digest, layer.size)
+    return Descriptor(_AS_OCI.get(layer.media_type, layer.media_type), layer.digest, layer.size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,9 @@ from envbuild.build.conflicts import conflicts
 from envbuild.build.plan import Unit, join
 from envbuild.build.records import RecordStore, corrections_of, own_words, path_of
 from envbuild.build.scripts import has_script
-from envbuild.build.seen import Seen
+from envbuild.build.seen import Seen, activation_files, clobbers_in, json_in
 from envbuild.build.upload import in_parallel, rewound
-from envbuild.conda.clobber import Clobber, clobbers, lost_paths
+from envbuild.conda.clobber import clobbers, lost_paths
 from envbuild.conda.fetch import Connections, fetch_package
 from envbuild.conda.layer import PathHashes, layer_key, write_layer
 from envbuild.conda.link import LinkedFile, footprint, link
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from envbuild.build.known import SharedLayers
     from envbuild.build.records import Correction
     from envbuild.build.upload import Upload
+    from envbuild.conda.clobber import Clobber
     from envbuild.conda.layer import Compression
     from envbuild.conda.link import LinkTarget
     from envbuild.deadline import Deadline
@@ -157,13 +157,14 @@ class Composer:
             for record in unit.records
             if has_script(record.name, entries[unit].files)
         )
-        texts = [json.loads(entries[unit].activation or "{}") for unit in units]
-        activation = {path: text for each in texts for path, text in each.items()}
+        activation: dict[str, str | None] = {}
+        for unit in units:
+            activation |= activation_files(json_in(entries[unit].activation, "{}"))
         contents = tuple(
             (unit.records, PathHashes(entries[unit].files, entries[unit].folders)) for unit in units
         )
         for unit in units:
-            self.tell_clobbers(Clobber(*each) for each in json.loads(entries[unit].clobbers or "[]"))
+            self.tell_clobbers(clobbers_in(json_in(entries[unit].clobbers, "[]")))
         corrections = tuple(each for unit in units for each in corrections_of(unit, entries[unit]))
         return Composition(layers, new, len(units) - new, scripted, activation, contents, corrections)
 

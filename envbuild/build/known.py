@@ -8,12 +8,14 @@ layer that cannot be found is made.
 from __future__ import annotations
 
 import base64
-import binascii
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from envbuild.build.assemble import LAYER_TYPES
+from envbuild.build.seen import activation_files, clobbers_in, json_in
 from envbuild.build.upload import in_parallel
+from envbuild.conda.layer import split_hashes
 from envbuild.deadline import Deadline
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError, Unauthorized
@@ -21,9 +23,6 @@ from envbuild.index import LayerEntry
 from envbuild.oci.manifest import (
     MAX_MANIFEST,
     OCI_EMPTY,
-    OCI_LAYER,
-    OCI_LAYER_GZIP,
-    OCI_LAYER_ZSTD,
     Manifest,
 )
 from envbuild.oci.referrers import EMPTY, put_artifact
@@ -46,7 +45,6 @@ ACTIVATION_ANNOTATION: Final = "io.envbuild.activation"
 RECORDS_ANNOTATION: Final = "io.envbuild.records"
 CLOBBERS_ANNOTATION: Final = "io.envbuild.clobbers"
 
-_LAYER_TYPES: Final = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD})
 _DOCKER_HUB: Final = "docker.io"
 _Read = TypeVar("_Read")
 _PATIENCE: Final = 30.0
@@ -100,15 +98,18 @@ def parse(key: str, manifest: Manifest | ImageIndex, repository: Repository) -> 
     if not isinstance(manifest, Manifest) or notes.get(LAYER_ANNOTATION) != key or len(manifest.layers) != 1:
         raise IntegrityError(f"{what} is {notes.get(LAYER_ANNOTATION)!r}, expected one layer of that key")
     (layer,) = manifest.layers
-    if layer.media_type not in _LAYER_TYPES:
+    if layer.media_type not in LAYER_TYPES:
         raise IntegrityError(f"{what} has a layer of type {layer.media_type!r}")
     try:
         files, folders = (
             base64.b64decode(notes[name], validate=True) for name in (FILES_ANNOTATION, FOLDERS_ANNOTATION)
         )
         diff_id = Digest.parse(notes[DIFF_ID_ANNOTATION])
-    except (KeyError, binascii.Error, SpecError):
-        raise IntegrityError(f"{what} does not say what is in it") from None
+        split_hashes(files), split_hashes(folders)
+        activation_files(json_in(notes.get(ACTIVATION_ANNOTATION, ""), "{}"))
+        clobbers_in(json_in(notes.get(CLOBBERS_ANNOTATION, ""), "[]"))
+    except (KeyError, ValueError, SpecError, IntegrityError) as error:
+        raise IntegrityError(f"{what} does not say what is in it: {error}") from None
     plain = Descriptor(layer.media_type, layer.digest, layer.size)
     texts = (notes.get(name, "") for name in (ACTIVATION_ANNOTATION, RECORDS_ANNOTATION, CLOBBERS_ANNOTATION))
     return LayerEntry(plain, diff_id, files, folders, repository, *texts)

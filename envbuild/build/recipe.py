@@ -14,13 +14,16 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from envbuild.build.assemble import Layer
+from envbuild.build.assemble import LAYER_TYPES, Layer
 from envbuild.build.job import folder_of, job_form
+from envbuild.build.seen import activation_files
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError
-from envbuild.key import CanonicalForm, Key
-from envbuild.lock import Lock, PackageRecord, PipDistribution, encode_metadata
-from envbuild.lockfile.document import distribution_json, package_json
+from envbuild.key import Key
+from envbuild.lock import FORMS, Lock
+from envbuild.lockfile.document import distribution_json, package_json, read_distribution, read_package
+from envbuild.lockfile.form import read_form
+from envbuild.lockfile.place import Node
 from envbuild.lockkey import LockKey
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_EMPTY, Manifest, encode
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from envbuild.build.job import Job
     from envbuild.build.wheels import Wheels
     from envbuild.deadline import Deadline
+    from envbuild.key import CanonicalForm
+    from envbuild.lock import PipDistribution
     from envbuild.lockkey import Name
     from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registries import Registries
@@ -85,14 +90,20 @@ class PipPart:
         }
 
     @classmethod
-    def read(cls, document: dict[str, Any]) -> Self:
-        """Read :meth:`to_json`'s document; what is wrong with it raises whatever it raises."""
-        wheels = tuple(_distribution(each) for each in document["wheels"])
-        python = document["python"]
-        if python is not None:
-            executable, version = map(str, python)
-            python = executable, version
-        return cls(wheels, python)
+    def read(cls, node: Node) -> Self:
+        """Read :meth:`to_json`'s document.
+
+        Raises:
+            SpecError: It is another.
+            ValueError: Its python is no pair.
+        """
+        node.mapping()
+        wheels = tuple(read_distribution(each) for each in node.get("wheels").items())
+        python = node.get("python")
+        if python.value is None:
+            return cls(wheels)
+        executable, version = (each.text() for each in python.items())
+        return cls(wheels, (executable, version))
 
 
 @dataclass(frozen=True)
@@ -156,9 +167,11 @@ class Recipe:
             IntegrityError: It is not one, or that of another name.
         """
         try:
-            document = json.loads(text if text.startswith("{") else _unpacked(text))
-            found = cls._read(document) if document["envbuild_recipe"] == VERSION else None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SpecError):
+            plain = text if text.startswith("{") else _unpacked(text).decode()
+            document = json.loads(plain)
+            encode(document)  # fails on half a surrogate pair, which nobody could write again
+            found = cls._read(Node(document, (), plain, what))
+        except (ValueError, KeyError, RecursionError, EnvbuildError):
             found = None
         if found is None:
             raise IntegrityError(f"{what} is no recipe that this version reads", hint=BUILD_AGAIN)
@@ -168,21 +181,22 @@ class Recipe:
         return found
 
     @classmethod
-    def _read(cls, document: dict[str, Any]) -> Self:
-        form = CanonicalForm(document["form"])
-        packages = [_record(each) for each in document["packages"]]
-        layers = tuple(
-            Layer(Descriptor(media_type, Digest.parse(digest), int(size)), Digest.parse(diff_id), str(title))
-            for media_type, digest, size, diff_id, title in document["layers"]
-        )
+    def _read(cls, root: Node) -> Self | None:
+        """A recipe whose every member is of its type; None for one of another version."""
+        root.mapping()
+        if root.get("envbuild_recipe").value != VERSION:
+            return None
+        form = read_form(root.get("form"))
+        packages = [read_package(each) for each in root.get("packages").items()]
+        scripted = frozenset(each.text(FORMS["name"]) for each in root.get("scripted").items())
         return cls(
             form,
-            str(document["lock_key"]),
+            str(LockKey(root.get("lock_key").text())),
             Lock.of(Platform.parse(form.fields["platform"]), packages),
-            layers,
-            frozenset(map(str, document["scripted"])),
-            dict(document["activation"]),
-            PipPart.read(document["pip"]) if document["pip"] is not None else None,
+            tuple(map(_layer, root.get("layers").items())),
+            scripted,
+            activation_files(root.get("activation").value),
+            PipPart.read(pip) if (pip := root.get("pip")).value is not None else None,
         )
 
 
@@ -200,15 +214,12 @@ def _unpacked(text: str) -> bytes:
     return content
 
 
-def _record(document: dict[str, Any]) -> PackageRecord:
-    known = {**document, "sha256": Digest(document["sha256"]), "depends": tuple(document.get("depends", ()))}
-    if "metadata" in document:
-        known["metadata"] = encode_metadata(document["metadata"])
-    return PackageRecord(**known)
-
-
-def _distribution(document: dict[str, Any]) -> PipDistribution:
-    return PipDistribution(**{"size": None, **document, "sha256": Digest(document["sha256"])})
+def _layer(node: Node) -> Layer:
+    kind, digest, size, diff_id, title = node.items()
+    if kind.text() not in LAYER_TYPES:
+        kind.fail(f"{kind.value!r:.80} is no layer of an environment")
+    blob = Descriptor(kind.text(), Digest.parse(digest.text()), size.number())
+    return Layer(blob, Digest.parse(diff_id.text()), title.text())
 
 
 def _layer_json(layer: Layer) -> list[Any]:

@@ -1,19 +1,20 @@
-"""What is kept in mind of a layer's files while they are written."""
+"""What is kept in mind of a layer's files while they are written, and reading what others kept."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.conda.activate import is_activation
+from envbuild.conda.clobber import Clobber
 from envbuild.conda.tar import Kind
+from envbuild.errors import IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from envbuild.conda.clobber import Clobber
     from envbuild.conda.link import LinkedFile
 
 MAX_ACTIVATION: Final = 1 << 16
@@ -64,3 +65,58 @@ class Seen:
     def clobbers_text(self) -> str:
         """The clobbers as an index entry holds them."""
         return json.dumps(self.clobbers, separators=(",", ":")) if self.clobbers else ""
+
+
+def activation_files(document: Any) -> dict[str, str | None]:
+    """The text of files that take part in activation, by path, as somebody else wrote it down.
+
+    Raises:
+        IntegrityError: It is something else.
+    """
+    files = document if isinstance(document, dict) else {"": None}
+    for path, text in files.items():
+        if not is_activation(path) or not (text is None or _is_text(text, MAX_ACTIVATION)):
+            raise IntegrityError(f"{path!r:.80} is no file that takes part in activation")
+    return files
+
+
+def clobbers_in(document: Any) -> list[Clobber]:
+    """Packages that carry one path, as somebody else wrote them down.
+
+    Raises:
+        IntegrityError: It is something else.
+    """
+    found = []
+    for each in document if isinstance(document, list) else [None]:
+        match each:
+            case [str(loser), str(winner), str(path), int(total)] if _is_text(loser + winner + path, _LINE):
+                found.append(Clobber(loser, winner, path, total))
+            case _:
+                raise IntegrityError(f"{each!r:.80} does not tell of packages that carry one path")
+    return found
+
+
+def json_in(text: str, otherwise: str) -> Any:
+    """The JSON of a note that somebody else wrote.
+
+    Args:
+        text: The note.
+        otherwise: What an empty one stands for.
+
+    Raises:
+        IntegrityError: It is no JSON.
+    """
+    try:
+        return json.loads(text or otherwise)
+    except (ValueError, RecursionError):
+        raise IntegrityError(f"{text!r:.80} is not JSON") from None
+
+
+def _is_text(text: Any, most: int) -> bool:
+    try:
+        return isinstance(text, str) and len(text.encode()) <= most
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+
+
+_LINE: Final = 1 << 12

@@ -170,7 +170,8 @@ class Upload:
     def _obtain(self, expected: _Expected) -> None:
         """Get a blob that is missing from the target from wherever it is."""
         descriptor, title = expected.descriptor, expected.title
-        if any(self._take(descriptor, source, title) for source in expected.sources):
+        spare = expected.make is not None
+        if any(self._take(descriptor, source, title, spare=spare) for source in expected.sources):
             if expected.arrived is not None:
                 expected.arrived()
             return
@@ -187,8 +188,15 @@ class Upload:
                 retryable=True,
             )
 
-    def _take(self, descriptor: Descriptor, source: Registry, title: str) -> bool:
-        """Whether a blob could be taken over from a repository."""
+    def _take(self, descriptor: Descriptor, source: Registry, title: str, *, spare: bool) -> bool:
+        """Whether a blob could be taken over from a repository.
+
+        Args:
+            descriptor: The blob.
+            source: The repository.
+            title: What people read.
+            spare: Whether the blob can be made: then one that is damaged is as good as none.
+        """
         if source.repository == self.target.repository:
             return False
         if self.target.mount_blob(descriptor, source.repository):
@@ -199,6 +207,11 @@ class Upload:
             return False
         try:
             self.put(descriptor, lambda: opened.pop() if opened else source.open_blob(descriptor), title)
+        except IntegrityError as error:
+            if not spare:
+                raise
+            self._progress(Event("push", title, "output", text=f"made again: {error}"))
+            return False
         finally:
             for stream in opened:
                 stream.close()

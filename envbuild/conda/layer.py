@@ -321,7 +321,13 @@ def hash_of(path: str) -> bytes:
 
 
 def split_hashes(hashes: bytes) -> list[bytes]:
-    """The single hashes of :class:`PathHashes`."""
+    """The single hashes of :class:`PathHashes`.
+
+    Raises:
+        IntegrityError: There is a part of one.
+    """
+    if len(hashes) % _HASH:
+        raise IntegrityError(f"{len(hashes)} bytes are no hashes of {_HASH} bytes each")
     return [hashes[at : at + _HASH] for at in range(0, len(hashes), _HASH)]
 
 

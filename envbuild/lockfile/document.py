@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from envbuild.digest import Digest
 from envbuild.errors import SpecError
-from envbuild.key import SCRATCH, CanonicalForm
+from envbuild.key import SCRATCH
 from envbuild.lock import FORMS, METADATA, Lock, PackageRecord, PipDistribution, encode_metadata
 from envbuild.lockfile.files import write_whole
+from envbuild.lockfile.form import read_form
 from envbuild.lockfile.place import AGAIN, Node, line_and_column
 from envbuild.lockkey import lock_key
 from envbuild.platform import Platform
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from envbuild.key import Key
+    from envbuild.key import CanonicalForm, Key
     from envbuild.lockkey import LockKey
 
 VERSION: Final = 1
@@ -293,11 +294,11 @@ def _entry(node: Node) -> LockEntry:
     form = _form(node.get("form"), platform)
     if str(form.key) != node.get("key").text(_HEX):
         node.get("key").fail(f"the key is not that of the form beside it, which has {form.key}")
-    packages = [_package(each) for each in node.get("packages").items()]
+    packages = [read_package(each) for each in node.get("packages").items()]
     lock = Lock.of(platform, packages)
     if len(lock.by_name) != len(packages):
         node.get("packages").fail("a package stands twice")
-    pip = tuple(sorted(_distribution(each) for each in node.get("pip").items()))
+    pip = tuple(sorted(read_distribution(each) for each in node.get("pip").items()))
     if len({wheel.name for wheel in pip}) != len(pip):
         node.get("pip").fail("a wheel stands twice")
     manifest = node.optional("manifest", lambda each: _digest(each, each.text().removeprefix("sha256:")))
@@ -313,11 +314,9 @@ def _is_platform(name: str | int) -> bool:
 
 def _form(node: Node, platform: Platform) -> CanonicalForm:
     node.mapping()
-    if node.get("platform").value != str(platform):
-        node.get("platform").fail(f"the form is for {node.value['platform']!r:.60}, expected {platform}")
-    if (base := node.get("base").text()) != SCRATCH:
-        _digest(node.get("base"), base.removeprefix("sha256:"))
-    return CanonicalForm(node.value)
+    if (said := node.get("platform")).value != str(platform):
+        said.fail(f"the form is for {said.value!r:.60}, expected {platform}")
+    return read_form(node)
 
 
 def _digest(node: Node, digits: str) -> Digest:
@@ -332,7 +331,8 @@ _PACKAGE: Final = {
 }  # fmt: skip
 
 
-def _package(node: Node) -> PackageRecord:
+def read_package(node: Node) -> PackageRecord:
+    """A package of a lock, each member of its type; SpecError for anything else."""
     node.mapping(_PACKAGE)
     noarch = node.optional("noarch", Node.text)
     if noarch not in {None, "python", "generic"}:
@@ -377,7 +377,8 @@ def _texts(node: Node) -> tuple[str, ...]:
     return tuple(each.text() for each in node.items())
 
 
-def _distribution(node: Node) -> PipDistribution:
+def read_distribution(node: Node) -> PipDistribution:
+    """A wheel of a lock, each member of its type; SpecError for anything else."""
     node.mapping(
         {"name", "version", "file_name", "url", "sha256", "size", "direct_url", "built_from", "requested"}
     )

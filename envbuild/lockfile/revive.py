@@ -105,6 +105,7 @@ def _conda(section: dict[str, Any] | None) -> CondaSection | None:
 
 def revived_steps(section: dict[str, Any] | None, path: Path) -> Steps | None:
     """Steps of their part of a form, where they read no files; ``path`` is named in messages."""
+    from envbuild.spec.dockerfile import parse_instructions
     from envbuild.spec.instruction import Heredoc, Instruction
     from envbuild.spec.steps import Steps
 
@@ -125,10 +126,15 @@ def revived_steps(section: dict[str, Any] | None, path: Path) -> Steps | None:
         )
         for one in section["instructions"]
     )
-    return Steps.of(instructions, Mark(str(path), 1, 1), args=section["args"], context=None)
+    found = Steps.of(instructions, Mark(str(path), 1, 1), args=section["args"], context=None)
+    # An engine reads them as text: what is no instruction by the grammar could be several, or a FROM, there.
+    if parse_instructions(found.render(), Mark(str(path), 1, 1)) != instructions:
+        raise SpecError("the steps are others when they are written as text", source=str(path), hint=_NAME_IT)
+    return found
 
 
 def _pip(section: dict[str, Any] | None, path: Path) -> PipSection | None:
+    from envbuild.spec.collector import Collector
     from envbuild.spec.pip import IndexStrategy, PipSection
     from envbuild.spec.requirement import PipRequirement
 
@@ -157,7 +163,7 @@ def _pip(section: dict[str, Any] | None, path: Path) -> PipSection | None:
             for one in listed
         )
 
-    return PipSection(
+    found = PipSection(
         requirements=requirements(section["requirements"]),
         constraints=requirements(section["constraints"]),
         indexes=tuple(section["indexes"]),
@@ -173,3 +179,12 @@ def _pip(section: dict[str, Any] | None, path: Path) -> PipSection | None:
         fetch_indexes=tuple(section["indexes"]),
         fetch_links=tuple(section["findLinks"]),
     )
+    again = Collector()
+    again.file(found.requirements_text().encode(), str(path), None, constraint=False)
+    again.file(found.constraints_text().encode(), str(path), None, constraint=True)
+    # uv reads it as text, too.
+    if PipSection(**again.members(), index_strategy=found.index_strategy) != found:
+        raise SpecError(
+            "the pip section is another one when it is written as text", source=str(path), hint=_NAME_IT
+        )
+    return found

@@ -83,7 +83,11 @@ def test_layers_are_shared_beside_the_workspace() -> None:
 
 
 def test_what_is_described_is_what_is_read() -> None:
-    for made in (entry(), entry(files=b"", folders=bytes(80)), entry(activation='{"a": 1}')):
+    for made in (
+        entry(),
+        entry(files=b"", folders=bytes(80)),
+        entry(activation='{"conda-meta/state": "{}"}'),
+    ):
         manifest = describe(KEY, made)
         assert parse(KEY, manifest, made.repository) == made
         assert manifest.raw == describe(KEY, made).raw
