@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuild import lockfile
+from envbuild.checks import Check
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import BuildError, ChannelError, IntegrityError, SpecError, counted
 from envbuild.lockfile.document import LockFile
@@ -21,7 +22,6 @@ from envbuild.progress import silent
 from envbuild.reference import Repository
 from envbuild.resolver import Resolver
 from envbuild.restore import again, bring_steps, compression, in_folder, lock_of
-from envbuild.verify import Check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,25 +68,29 @@ class Rebuild:
             return
         for entry in manifest.manifests:
             part = self.registry.by(self.deadline).get_manifest(entry.digest)
+            prefix = f"{entry.platform or entry.digest.short} "
             if isinstance(part, Manifest):
-                yield from self._image(part, f"{entry.platform or entry.digest.short} ")
+                yield from self._image(part, prefix)
+            else:
+                yield Check(f"{prefix}rebuild", False, "an index in an index, expected an image", asked=True)
 
     def _image(self, manifest: Manifest, prefix: str) -> Iterator[Check]:
         try:
             lock = lock_of(self.registry.by(self.deadline), manifest)
         except (IntegrityError, SpecError) as error:
-            yield Check(f"{prefix}lock", False, error.message)
+            yield Check(f"{prefix}rebuild", False, error.message, asked=True)
             return
         if lock is None:
-            yield Check(f"{prefix}rebuild", None, "no lock is attached")
+            detail = "no lock is attached, so there is nothing to build it again from"
+            yield Check(f"{prefix}rebuild", False, detail, asked=True)
             return
         (entry,) = lock.entries
         count = len(entry.lock.packages) + len(entry.pip)
-        yield Check(f"{prefix}lock", True, f"of {counted(count, 'package')}, with the image's lock key")
+        yield Check(f"{prefix}packages", True, f"the lock has {counted(count, 'package')}")
         try:
             yield self._compared(manifest, entry, f"{prefix}rebuild")
         except (SpecError, BuildError, ChannelError) as error:
-            yield Check(f"{prefix}rebuild", None, f"cannot be built again: {error.message}")
+            yield Check(f"{prefix}rebuild", None, f"cannot be built again: {error.message}", asked=True)
 
     def _compared(self, manifest: Manifest, entry: LockEntry, name: str) -> Check:
         with tempfile.TemporaryDirectory(prefix="envbuild-") as folder:
@@ -124,7 +128,10 @@ def comparison(manifest: Manifest, made: Manifest | ImageIndex, name: str, *, ru
     if isinstance(made, Manifest) and _content(made) == _content(manifest):
         return Check(name, True, f"gave {digest}: the same image, which another definition named first")
     if runs:
-        return Check(name, None, f"gave {digest}: steps after the environment were run again")
+        detail = (
+            f"gave {digest}: steps after the environment were run again, and need not give the same bytes"
+        )
+        return Check(name, None, detail, asked=True)
     layers = made.layers if isinstance(made, Manifest) else ()
     other = [pair for pair in zip(manifest.layers, layers, strict=False) if pair[0].digest != pair[1].digest]
     same = min(len(manifest.layers), len(layers)) - len(other)

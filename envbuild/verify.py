@@ -2,66 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from envbuild.attached import Attached
+from envbuild.build.assemble import SCHEME_ANNOTATION, STEPS_ANNOTATION
+from envbuild.checks import Check, NotChecked, Report, checked
+from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import CHUNK
 from envbuild.errors import IntegrityError, NotFound, counted
-from envbuild.key import KEY_SCHEME, CanonicalForm
+from envbuild.imageconfig import config_checks, read_config
+from envbuild.key import KEY_SCHEME, Key, index_key
+from envbuild.lockkey import LockKey, index_name
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
 from envbuild.oci.manifest import ImageIndex, Manifest
-from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.oci.registry import reread
 from envbuild.reference import Tag
 from envbuild.trust import Rule, check_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Collection, Iterator
 
+    from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
     from envbuild.oci.registry import Registry
-    from envbuild.reference import ImageReference
+    from envbuild.platform import Platform
 
-FORM_TYPE: Final = "application/vnd.envbuild.form.v1+json"
-SCHEME_ANNOTATION: Final = "io.envbuild.scheme"
-MAX_CONFIG: Final = 8 << 20
+_STEPS_TAG: Final = "s1-"
 _HEX: Final = re.compile("[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One question and its answer.
-
-    Attributes:
-        name: What was looked at.
-        passed: Whether it is as it should be; None where there is nothing to compare.
-        detail: What was seen.
-    """
-
-    name: str
-    passed: bool | None
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The result.
-
-    Attributes:
-        reference: The image.
-        checks: In the order in which they were made.
-    """
-
-    reference: ImageReference
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether no check failed."""
-        return all(check.passed is not False for check in self.checks)
+_MOST_IMAGES: Final = 64
+"""How many images of an index are looked at."""
+_MOST_NAMES: Final = 10
+"""For how many platforms it is tried which of them are named by their lock keys."""
 
 
 def verify(
@@ -71,15 +46,19 @@ def verify(
     full: bool = False,
     keys: tuple[bytes, ...] = (),
     rule: Rule | None = None,
+    platforms: Collection[Platform] = (),
+    deadline: Deadline = NO_DEADLINE,
 ) -> Report:
     """Check an image; an index with every image in it.
 
     Args:
         registry: The repository, for a call with the deadline that holds.
         wanted: The image.
-        full: Whether every blob is read and hashed, instead of only looked for.
+        full: Whether every blob is read and hashed, and each layer unpacked, instead of only looked for.
         keys: Public keys in PEM, one of which must have signed it; none to go by the rule.
         rule: What the policy says of the repository; one that asks for none, or None, leaves them alone.
+        platforms: What it must be for; none for whatever it is for.
+        deadline: When to give up.
 
     Raises:
         NotFound: There is no such image.
@@ -89,76 +68,79 @@ def verify(
     manifest = registry.get_manifest(wanted)
     reference = registry.repository.at(manifest.descriptor.digest)
     checks = [Check("manifest", True, f"{manifest.descriptor.digest}, {len(manifest.raw)} bytes")]
-    checks += _Verifier(registry, full).image(manifest, wanted, "")
+    verifier = _Verifier(registry, full, deadline)
+    if isinstance(manifest, ImageIndex):
+        checks += verifier.index(manifest, wanted, tuple(platforms))
+    else:
+        checks += verifier.image(manifest, wanted, "", tuple(platforms))
     asked = Rule(True, keys) if keys else rule
-    if asked is not None and asked.require_signed:
-        checks.append(_checked("signature", lambda: check_rule(registry, manifest, asked)))
+    checks.append(checked("signature", partial(_signature, registry, manifest, asked, deadline)))
     return Report(reference, tuple(checks))
 
 
-def _checked(name: str, action: Callable[[], str | None]) -> Check:
-    """A check that fails with an integrity error or for want of something; None for nothing to compare."""
-    try:
-        detail = action()
-    except (IntegrityError, NotFound) as error:
-        return Check(name, False, error.message)
-    return Check(name, None if detail is None else True, detail or "nothing to compare")
+def _signature(
+    registry: Registry, manifest: Manifest | ImageIndex, rule: Rule | None, deadline: Deadline
+) -> str:
+    if rule is None or not rule.require_signed:
+        raise NotChecked("neither a key nor the policy asks for one")
+    return check_rule(registry, manifest, rule, deadline=deadline)
 
 
 @dataclass(frozen=True, slots=True)
 class _Verifier:
     registry: Registry
     full: bool
+    deadline: Deadline
 
-    def image(self, manifest: Manifest | ImageIndex, wanted: Tag | Digest, prefix: str) -> Iterator[Check]:
-        yield _checked(f"{prefix}key", lambda: _key(manifest, wanted))
-        yield _checked(f"{prefix}lock key", lambda: _lock(manifest, wanted))
-        if isinstance(manifest, ImageIndex):
-            for entry in manifest.manifests:
-                yield from self._entry(entry.digest, f"{entry.platform or entry.digest.short} ")
-            return
+    def image(
+        self,
+        manifest: Manifest,
+        wanted: Tag | Digest,
+        prefix: str,
+        platforms: tuple[Platform | None, ...],
+    ) -> Iterator[Check]:
+        """The checks of one image; each of the platforms must be its own."""
+        yield checked(f"{prefix}key", partial(_key, manifest, wanted))
+        yield checked(f"{prefix}lock key", partial(_lock, manifest, wanted))
+        if isinstance(wanted, Tag) and wanted.name.startswith(_STEPS_TAG):
+            yield checked("steps key", partial(_steps, manifest, wanted))
+        config: dict[str, Any] | None = None
         try:
-            config = self._config(manifest)
+            config = read_config(self.registry, manifest)
         except (IntegrityError, NotFound) as error:
             yield Check(f"{prefix}config", False, error.message)
         else:
             yield Check(f"{prefix}config", True, str(manifest.config.digest))
-            yield _checked(f"{prefix}platform", lambda: _platform(config))
-            yield _checked(f"{prefix}layers", lambda: _layers(config, manifest))
-            yield _checked(f"{prefix}labels", lambda: _labels(config, manifest))
-        yield _checked(f"{prefix}blobs", lambda: self._blobs(manifest))
-        yield _checked(f"{prefix}definition", lambda: self._form(manifest))
+            yield from config_checks(config, manifest, prefix, platforms)
+        yield checked(f"{prefix}blobs", partial(self._blobs, manifest))
+        yield from Attached(self.registry, manifest, self.deadline).checks(config, prefix)
 
-    def _entry(self, digest: Digest, prefix: str) -> Iterator[Check]:
-        try:
-            manifest = self.registry.get_manifest(digest)
-        except (IntegrityError, NotFound) as error:
-            yield Check(f"{prefix}manifest", False, error.message)
-            return
-        yield Check(f"{prefix}manifest", True, str(digest))
-        if isinstance(manifest, ImageIndex):
-            yield Check(f"{prefix}image", False, "an index in an index, expected an image")
-            return
-        yield from self.image(manifest, digest, prefix)
-
-    def _config(self, manifest: Manifest) -> dict[str, Any]:
-        if manifest.config.size > MAX_CONFIG:
-            raise IntegrityError(
-                f"the config has {manifest.config.size} bytes, at most {MAX_CONFIG} are read"
-            )
-        with self.registry.open_blob(manifest.config) as stream:
-            content = stream.read()
-        try:
-            config = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise IntegrityError(f"the config is not JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise IntegrityError("the config is not a JSON object")
-        return config
+    def index(
+        self, index: ImageIndex, wanted: Tag | Digest, platforms: tuple[Platform, ...]
+    ) -> Iterator[Check]:
+        """The checks of an index, and of every image in it."""
+        children: dict[Platform, Manifest] = {}
+        yield checked("platforms", partial(_platforms, index, platforms))
+        for entry in index.manifests[:_MOST_IMAGES]:
+            self.deadline.check("looking at the images of an index")
+            prefix = f"{entry.platform or entry.digest.short} "
+            try:
+                child = _child(self.registry, entry)
+            except (IntegrityError, NotFound) as error:
+                yield Check(f"{prefix}manifest", False, error.message)
+                continue
+            yield Check(f"{prefix}manifest", True, str(entry.digest))
+            if entry.platform is not None:
+                children[entry.platform] = child
+            yield from self.image(child, entry.digest, prefix, (entry.platform,))
+        yield checked("key", partial(_index_key, index, wanted, children))
+        yield checked("lock key", partial(_index_lock, index, wanted, children))
+        yield from Attached(self.registry, index, self.deadline).index_checks(children)
 
     def _blobs(self, manifest: Manifest) -> str:
         bad = []
         for blob in manifest.blobs:
+            self.deadline.check("looking for the blobs of an image")
             try:
                 if self.full:
                     reread(partial(self._read, blob))
@@ -177,35 +159,43 @@ class _Verifier:
             while stream.read(CHUNK):
                 pass
 
-    def _form(self, manifest: Manifest) -> str | None:
-        """The attached definition must be the one whose key the image carries."""
-        key = manifest.annotations.get(KEY_ANNOTATION)
-        entries = referrers(self.registry, manifest.descriptor.digest, FORM_TYPE)
-        if key is None or not entries:
-            return None
-        for entry in entries:
-            artifact = self.registry.get_manifest(entry.digest)
-            if isinstance(artifact, Manifest) and _form_key(read_artifact(self.registry, artifact)) != key:
-                raise IntegrityError(f"the attached definition {entry.digest} has another key than {key}")
-        return "the attached form has the key"
+
+def _child(registry: Registry, entry: Descriptor) -> Manifest:
+    """An image of an index, of the type and size that the index says."""
+    child = registry.get_manifest(entry.digest)
+    if not isinstance(child, Manifest):
+        raise IntegrityError("an index in an index, expected an image")
+    if (entry.media_type, entry.size) != (child.media_type, len(child.raw)):
+        raise IntegrityError(
+            f"{entry.digest} is {child.media_type} of {len(child.raw)} bytes, and the index says "
+            f"{entry.media_type!r:.80} of {entry.size}"
+        )
+    return child
 
 
-def _form_key(content: bytes) -> str | None:
-    try:
-        form = json.loads(content)
-        return str(CanonicalForm(form).key) if isinstance(form, dict) else None
-    except (ValueError, TypeError, RecursionError):
-        return None
+def _platforms(index: ImageIndex, platforms: tuple[Platform, ...]) -> str:
+    """Which image an engine takes must be plain: each platform has one."""
+    named = [entry.platform for entry in index.manifests]
+    if not named or len(named) > _MOST_IMAGES:
+        raise IntegrityError(f"the index has {len(named)} images, expected 1 to {_MOST_IMAGES}")
+    if twice := next((each for each in named if each is not None and named.count(each) > 1), None):
+        raise IntegrityError(f"the index has several images for {twice}")
+    for platform in platforms:
+        if index.for_platform(platform) is None:
+            raise IntegrityError(f"the index has no image for {platform}")
+    if None in named:
+        raise NotChecked("the index has images without a platform")
+    return ", ".join(map(str, named))
 
 
-def _key(manifest: Manifest | ImageIndex, wanted: Tag | Digest) -> str | None:
+def _key(manifest: Manifest | ImageIndex, wanted: Tag | Digest) -> str:
     seen = manifest.annotations.get(KEY_ANNOTATION)
     named = wanted.name if isinstance(wanted, Tag) else ""
     expected = named.removeprefix("k1-") if named.startswith("k1-") else None
     if expected is not None and seen != expected:
         raise IntegrityError(f"it carries the key {seen or 'of nothing'}, expected {expected}")
     if seen is None:
-        return None
+        raise NotChecked("the image carries no key")
     if not _HEX.fullmatch(seen):
         raise IntegrityError(f"it carries {seen!r:.80}, which is no key")
     scheme = manifest.annotations.get(SCHEME_ANNOTATION)
@@ -214,44 +204,58 @@ def _key(manifest: Manifest | ImageIndex, wanted: Tag | Digest) -> str | None:
     return seen
 
 
-def _lock(manifest: Manifest | ImageIndex, wanted: Tag | Digest) -> str | None:
+def _lock(manifest: Manifest | ImageIndex, wanted: Tag | Digest) -> str:
     seen = manifest.annotations.get(LOCK_ANNOTATION)
     named = wanted.name if isinstance(wanted, Tag) and wanted.name.startswith(LOCK_TAG) else None
     if named is not None and named != f"{LOCK_TAG}{seen}":
         expected = named.removeprefix(LOCK_TAG)
         raise IntegrityError(f"it carries the lock key {seen or 'of nothing'}, expected {expected}")
-    if seen is not None and not _HEX.fullmatch(seen):
+    if seen is None:
+        raise NotChecked("the image carries no lock key")
+    if not _HEX.fullmatch(seen):
         raise IntegrityError(f"it carries {seen!r:.80}, which is no lock key")
     return seen
 
 
-def _platform(config: dict[str, Any]) -> str:
-    system, architecture = config.get("os"), config.get("architecture")
-    if not isinstance(system, str) or not isinstance(architecture, str) or not system or not architecture:
-        raise IntegrityError(f"the config names the platform {system!r:.40}/{architecture!r:.40}")
-    return f"{system}/{architecture}"
+def _steps(manifest: Manifest, wanted: Tag) -> str:
+    seen = manifest.annotations.get(STEPS_ANNOTATION)
+    if wanted.name != f"{_STEPS_TAG}{seen}":
+        expected = wanted.name.removeprefix(_STEPS_TAG)
+        raise IntegrityError(f"it carries the steps key {seen or 'of nothing'}, expected {expected}")
+    return str(seen)
 
 
-def _layers(config: dict[str, Any], manifest: Manifest) -> str:
-    root = config.get("rootfs")
-    found = root.get("diff_ids") if isinstance(root, dict) else None
-    if not isinstance(found, list) or len(found) != len(manifest.layers):
-        count = len(found) if isinstance(found, list) else "no list of"
-        raise IntegrityError(f"the config names {count} layers, the manifest {len(manifest.layers)}")
-    if not all(isinstance(each, str) and _HEX.fullmatch(each.removeprefix("sha256:")) for each in found):
-        raise IntegrityError("the config names a layer by something other than a sha256 digest")
-    return f"{counted(len(found), 'layer')} in config and manifest"
+def _index_key(index: ImageIndex, wanted: Tag | Digest, children: dict[Platform, Manifest]) -> str:
+    """The key of an index is computed over the keys of its images."""
+    seen = _key(index, wanted)
+    _require_all(index, children)
+    keys = {platform: child.annotations.get(KEY_ANNOTATION) for platform, child in children.items()}
+    if without := next((platform for platform, key in keys.items() if key is None), None):
+        raise IntegrityError(f"it carries the key {seen}, and its image for {without} carries none")
+    found = index_key({platform: Key(key) for platform, key in keys.items() if key is not None})
+    if str(found) != seen:
+        raise IntegrityError(f"it carries the key {seen}, and its images have the key {found} together")
+    return seen
 
 
-def _labels(config: dict[str, Any], manifest: Manifest) -> str | None:
-    runtime = config.get("config")
-    labels = (runtime.get("Labels") if isinstance(runtime, dict) else None) or {}
-    compared = []
-    for name in (LOCK_ANNOTATION, SCHEME_ANNOTATION):
-        label, annotation = labels.get(name), manifest.annotations.get(name)
-        if label is None or annotation is None:
-            continue
-        if label != annotation:
-            raise IntegrityError(f"the label {name} is {label!r:.80}, the annotation {annotation!r:.80}")
-        compared.append(name)
-    return f"{', '.join(compared)} agree with the annotations" if compared else None
+def _index_lock(index: ImageIndex, wanted: Tag | Digest, children: dict[Platform, Manifest]) -> str:
+    """The lock key of an index is computed over the names of its images, some of which are lock keys."""
+    seen = _lock(index, wanted)
+    _require_all(index, children)
+    if len(children) > _MOST_NAMES:
+        raise NotChecked(
+            f"it has {len(children)} images, and at most {_MOST_NAMES} may be named in either way"
+        )
+    names: list[list[Key | LockKey]] = []
+    for child in children.values():
+        key, lock = (child.annotations.get(name) for name in (KEY_ANNOTATION, LOCK_ANNOTATION))
+        names.append([*([LockKey(lock)] if lock else []), *([Key(key)] if key else [])])
+    for chosen in itertools.product(*names):
+        if str(index_name(dict(zip(children, chosen, strict=True)))) == seen:
+            return seen
+    raise IntegrityError(f"it carries the lock key {seen}, which is not that of its images together")
+
+
+def _require_all(index: ImageIndex, children: dict[Platform, Manifest]) -> None:
+    if len(children) != len(index.manifests):
+        raise IntegrityError("its key cannot be that of its images: one is missing, or has no platform")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from envbuild.digest import Descriptor
+from envbuild.digest import Descriptor, Digest
 from envbuild.errors import IntegrityError, NotFound
 from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.layout import LayoutRegistry
@@ -23,6 +26,16 @@ from tiny import World
 KEY, LOCK = "a" * 64, "b" * 64
 
 
+def archive(name: str) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as written:
+        written.addfile(tarfile.TarInfo(name))
+    return content.getvalue()
+
+
+TARS = archive("one"), archive("two")
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> LayoutRegistry:
     return LayoutRegistry(Repository.parse(f"oci:{tmp_path}/images"))
@@ -30,7 +43,7 @@ def registry(tmp_path: Path) -> LayoutRegistry:
 
 def image(registry: LayoutRegistry, config: Any, annotations: dict[str, str] | None = None) -> Manifest:
     """An image of two layers whose config is as given."""
-    layers = tuple(put(registry, content * 100) for content in (b"one", b"two"))
+    layers = tuple(put(registry, gzip.compress(tar)) for tar in TARS)
     content = config if isinstance(config, bytes) else encode(config)
     manifest = Manifest.build(
         put(registry, content, OCI_CONFIG),
@@ -46,7 +59,7 @@ def config(**changes: Any) -> dict[str, Any]:
         "architecture": "amd64",
         "os": "linux",
         "config": {"Labels": {LOCK_ANNOTATION: LOCK, "io.envbuild.scheme": "1"}},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digit * 64}" for digit in "12"]},
+        "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar)) for tar in TARS]},
     }
     return document | changes
 
@@ -69,9 +82,14 @@ def test_a_good_image_passes_every_check(registry: LayoutRegistry) -> None:
         "config": True,
         "platform": True,
         "layers": True,
+        "history": None,
         "labels": True,
         "blobs": True,
+        "attached": None,
         "definition": None,
+        "lock": None,
+        "recipe": None,
+        "signature": None,
     }
 
 

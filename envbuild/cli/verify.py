@@ -17,18 +17,22 @@ from envbuild.errors import IntegrityError
 from envbuild.spec.fields import reference
 
 if TYPE_CHECKING:
+    from envbuild.checks import Check, Report
     from envbuild.cli.options import Common
     from envbuild.cli.progress import Display
     from envbuild.digest import Digest
     from envbuild.oci.registry import Registry
-    from envbuild.verify import Check, Report
 
-_MARKS = {True: "ok", False: "FAILED", None: "-"}
+_MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
 
 @click.command(cls=Command)
 @click.argument("image", metavar="REF|SPEC")
-@click.option("--full", is_flag=True, help="Read and hash every blob instead of only looking for it.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Read and hash every blob instead of only looking for it, and unpack each layer.",
+)
 @click.option(
     "--key",
     "keys",
@@ -48,7 +52,8 @@ def verify(image: str, full: bool, keys: tuple[Path, ...], rebuild: bool, option
     """Check that an image is what it says it is, and print each check and its result.
 
     Give a reference, or a definition whose image is looked up; no repository is written. Exits with 7 where a
-    check fails. --rebuild says with --base where the base is, if it is not where it was.
+    check fails, or could not be made with --full or --rebuild; what else was not checked is shown as that.
+    --rebuild says with --base where the base is, if it is not where it was.
     """
     from envbuild.trust import read_key
     from envbuild.verify import verify as run
@@ -62,7 +67,16 @@ def verify(image: str, full: bool, keys: tuple[Path, ...], rebuild: bool, option
         accepted = tuple(read_key(path) for path in keys)
         trust = options.config.trust
         rule = trust.rule(found.repository) if trust is not None else None
-        report = run(registry, wanted, full=full, keys=accepted, rule=rule)
+        platforms = options.overrides["platforms"] or ()
+        report = run(
+            registry,
+            wanted,
+            full=full,
+            keys=accepted,
+            rule=rule,
+            platforms=platforms,
+            deadline=deadline,
+        )
         if rebuild:
             report = replace(
                 report,
@@ -92,4 +106,4 @@ def _print(report: Report, *, as_json: bool) -> None:
         return
     click.echo(report.reference)
     for check in report.checks:
-        click.echo(f"{_MARKS[check.passed]:<7} {check.name:<12} {check.detail}")
+        click.echo(f"{_MARKS[check.passed]:<11} {check.name:<12} {check.detail}")
