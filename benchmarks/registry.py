@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import urllib3
 
 from envbuild.config import Config
-from envbuild.lookup import KEY_ANNOTATION
+from envbuild.key import KEY_ANNOTATION
 from envbuild.oci.manifest import ACCEPT
 from envbuild.oci.registry import publish
 from envbuild.oci.remote import RemoteRegistry

@@ -19,10 +19,9 @@ from envbuild.checks import NotChecked, checked
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, counted
-from envbuild.key import CanonicalForm
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, CanonicalForm
 from envbuild.lockfile.document import LockFile
 from envbuild.lockkey import LockKey, lock_key
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.oci.registry import find_manifest

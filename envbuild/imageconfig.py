@@ -14,7 +14,7 @@ from envbuild.build.assemble import SCHEME_ANNOTATION
 from envbuild.build.base import MAX_CONFIG, read_all
 from envbuild.checks import NotChecked, checked
 from envbuild.errors import IntegrityError, counted
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.manifest import (
     DOCKER_CONFIG,
     DOCKER_LAYER_GZIP,

@@ -32,6 +32,11 @@ BUILT_WITH = ("pyc", "step_network")
 OPTIONAL = (*BUILT_WITH, "virtual_packages")
 """The members of a form that are there only where they are given."""
 
+KEY_ANNOTATION = "io.envbuild.key"
+LOCK_ANNOTATION = "io.envbuild.lock"
+LOCK_TAG = "l1-"
+"""How the tags of lock keys begin."""
+
 _KEY_DOMAIN = b"envbuild/key/v1"
 _INDEX_DOMAIN = b"envbuild/index-key/v1"
 _STEPS_DOMAIN = b"envbuild/steps/v1"

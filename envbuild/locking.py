@@ -61,6 +61,7 @@ def _entry(
         platform,
         config=resolver.config,
         registries=resolver.registries,
+        progress=resolver.progress,
         deadline=deadline,
     )
     solution = solve_conda(

@@ -5,7 +5,6 @@ An answer is a hit, a miss or unknown; unknown is never taken for a miss.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Final, Literal
 from envbuild.deadline import Deadline
 from envbuild.errors import EnvbuildError, IntegrityError, NotFound, RegistryError, Unavailable
 from envbuild.index import ImageEntry
+from envbuild.key import LOCK_ANNOTATION
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from envbuild.config import Config
     from envbuild.digest import Digest
@@ -25,17 +25,10 @@ if TYPE_CHECKING:
     from envbuild.lockkey import Name
     from envbuild.oci.manifest import ImageIndex, Manifest
     from envbuild.oci.registries import Registries
-    from envbuild.oci.registry import Registry
+    from envbuild.platform import Platform
     from envbuild.progress import Progress
     from envbuild.reference import ImageReference, Repository, Tag
 
-KEY_ANNOTATION: Final = "io.envbuild.key"
-LOCK_ANNOTATION: Final = "io.envbuild.lock"
-LOCK_TAG: Final = "l1-"
-"""How the tags of lock keys begin."""
-
-_HEX: Final = re.compile("[0-9a-f]{64}")
-_MOST_LAYERS: Final = 127
 _GRACE: Final = 5.0
 """Seconds for which a place is waited for when one that counts less has the image."""
 _LATE: Final = 0.5
@@ -68,6 +61,7 @@ class Lookup:
         registries: Asks repositories.
         progress: Told of unknown answers that did not matter.
         confirm: Whether the repositories are asked whatever the index knows.
+        platforms: The platforms that are wanted: one is an image's, several an index's; None for either.
     """
 
     config: Config
@@ -75,6 +69,7 @@ class Lookup:
     registries: Registries
     progress: Progress
     confirm: bool = False
+    platforms: Collection[Platform] | None = None
 
     def find(self, key: Name, deadline: Deadline) -> Hit | None:
         """The image of a key, or None where every repository says that it has none.
@@ -111,7 +106,7 @@ class Lookup:
                 continue
             hit = Hit(entry.reference, entry.lock_key, "index")
             is_fresh = 0 <= time.time() - entry.confirmed_at < self.config.index_ttl
-            if is_fresh and not is_strict(self.config, repository):
+            if is_fresh and not self._asks(repository):
                 return hit
             if self._confirmed(key, entry, deadline):
                 return hit
@@ -128,8 +123,7 @@ class Lookup:
             if not self.registries.unknowns.is_miss(repository, error):
                 raise
             return False
-        _verify(manifest, key, str(entry.reference))
-        if not self._admitted(manifest, entry.reference.repository, deadline):
+        if not self._admits(manifest, key, entry.reference.repository, str(entry.reference), deadline):
             self.index.evict_image(str(key), entry.reference.repository)
             return False
         self.index.put_image(ImageEntry(str(key), entry.reference, entry.lock_key, time.time()))
@@ -186,16 +180,35 @@ class Lookup:
             manifest = self._get(repository, key.tag, deadline)
         except NotFound:
             return None
-        _verify(manifest, key, f"{repository}:{key.tag}")
-        if not self._admitted(manifest, repository, deadline):
+        if not self._admits(manifest, key, repository, f"{repository}:{key.tag}", deadline):
             return None
         reference = repository.at(manifest.descriptor.digest)
         return Hit(reference, manifest.annotations.get(LOCK_ANNOTATION), place)
 
-    def _admitted(self, manifest: Manifest | ImageIndex, repository: Repository, deadline: Deadline) -> bool:
-        if not is_strict(self.config, repository):
+    def _asks(self, repository: Repository) -> bool:
+        """Whether an image needs more than the index's word."""
+        if not self.config.deep and self.config.trust is None:
+            return False
+        from envbuild.admission import Admission
+
+        return Admission(self.config, self.progress).asks(repository)
+
+    def _admits(
+        self,
+        manifest: Manifest | ImageIndex,
+        key: Name,
+        repository: Repository,
+        what: str,
+        deadline: Deadline,
+    ) -> bool:
+        from envbuild.admission import Admission, require_name
+
+        require_name(manifest, key, what, self.platforms)
+        admission = Admission(self.config, self.progress)
+        if not admission.asks(repository):
             return True
-        return admitted(self.config, self.registries.open(repository).by(deadline), manifest, self.progress)
+        registry = self.registries.open(repository)
+        return admission.image(manifest, registry, deadline, platforms=self.platforms) is not None
 
     def _get(
         self, repository: Repository, reference: Tag | Digest, deadline: Deadline
@@ -234,46 +247,3 @@ def _is_settled(places: Iterable[Place], answers: dict[Place, Hit | EnvbuildErro
         if isinstance(answers[place], Hit | IntegrityError):
             return True
     return True
-
-
-def is_strict(config: Config, repository: Repository) -> bool:
-    """Whether more is asked of a repository's images than their manifest."""
-    return config.deep or (config.trust is not None and config.trust.rule(repository).require_signed)
-
-
-def admitted(config: Config, registry: Registry, manifest: Manifest | ImageIndex, progress: Progress) -> bool:
-    """Whether an image is whole, where that is asked, and trusted; if not, people are told.
-
-    Raises:
-        Untrusted: It is not, and the policy says that this is a failure and not a miss.
-    """
-    from envbuild.oci.whole import require_whole
-    from envbuild.trust import Untrusted, check_rule
-
-    rule = config.trust.rule(registry.repository) if config.trust is not None else None
-    try:
-        if config.deep:
-            require_whole(registry, manifest, jobs=config.jobs)
-        if rule is not None and rule.require_signed:
-            check_rule(registry, manifest, rule)
-    except IntegrityError as error:
-        if isinstance(error, Untrusted) and rule is not None and rule.on_failure == "fail":
-            raise
-        progress(Event("resolve", str(registry.repository), "output", text=f"not used: {error}"))
-        return False
-    return True
-
-
-def _verify(manifest: Manifest | ImageIndex, key: Name, what: str) -> None:
-    is_lock = key.tag.name.startswith(LOCK_TAG)
-    seen = manifest.annotations.get(LOCK_ANNOTATION if is_lock else KEY_ANNOTATION)
-    if seen != str(key):
-        raise IntegrityError(
-            f"{what} carries the {'lock key' if is_lock else 'key'} {seen or 'of nothing'}, expected {key}",
-            hint="the tag was moved or written by something else: delete it, then resolve again",
-        )
-    lock = manifest.annotations.get(LOCK_ANNOTATION)
-    if lock is not None and not _HEX.fullmatch(lock):
-        raise IntegrityError(f"{what} carries the lock key {lock!r:.80}, which is none")
-    if (count := len(getattr(manifest, "layers", ()))) > _MOST_LAYERS:
-        raise IntegrityError(f"{what} has {count} layers, and no engine runs more than {_MOST_LAYERS}")

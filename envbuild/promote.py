@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Descriptor
 from envbuild.errors import IntegrityError, SpecError, TagMoved
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
 from envbuild.oci.copy import JOBS, copy_image
 from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest, encode
 from envbuild.oci.referrers import enlist, referrers

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from envbuild.admission import Admission
 from envbuild.attach import describe
 from envbuild.oci.referrers import THREADS, attach, has_referrers_api
-from envbuild.oci.registry import publish
+from envbuild.oci.registry import publish, publish_over
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from envbuild.attach import Made
     from envbuild.config import Config
@@ -63,6 +64,26 @@ class Known:
 NOTHING: Final = Known()
 
 
+def _nothing() -> None:
+    """Nothing is to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What goes with an image's signature.
+
+    Attributes:
+        claims: What is said of the image beside what it carries.
+        done: Called when the image is signed, where it is, and before it has the tag of its key.
+    """
+
+    claims: Mapping[str, str] = field(default_factory=dict)
+    done: Callable[[], None] = _nothing
+
+
+PLAIN: Final = Signing()
+
+
 @dataclass(frozen=True, slots=True)
 class Publisher:
     """Publishes images to a repository.
@@ -82,7 +103,13 @@ class Publisher:
     known: Known = NOTHING
 
     def publish_built(
-        self, manifest: Manifest, name: Name, made: Made, store: Callable[[], None] | None = None
+        self,
+        manifest: Manifest,
+        name: Name,
+        made: Made,
+        store: Callable[[], None] | None = None,
+        *,
+        signing: Signing = PLAIN,
     ) -> Manifest | ImageIndex:
         """Publish an image with what is known of it; as :meth:`publish`.
 
@@ -91,12 +118,13 @@ class Publisher:
             name: Its key or lock key.
             made: What it was made from.
             store: As :meth:`publish` takes it.
+            signing: As :meth:`publish` takes it.
         """
 
         def artifacts() -> Iterator[Artifact]:
             return describe(made, self.target, manifest.descriptor, sboms=self.config.sbom)
 
-        return self.publish(manifest, name, artifacts, store)
+        return self.publish(manifest, name, artifacts, store, signing=signing)
 
     def publish(
         self,
@@ -104,10 +132,13 @@ class Publisher:
         key: Name,
         artifacts: Callable[[], Iterable[Artifact]],
         store: Callable[[], None] | None = None,
+        *,
+        signing: Signing = PLAIN,
     ) -> Manifest | ImageIndex:
         """Sign an image or index if there is a key for that, tag it with its key, attach what is known of it.
 
-        One that was there first wins, if it is trusted. What cannot be attached is told and does not matter.
+        One that was there first wins, if it is trusted; else ours takes its tag, where ours is signed. What
+        cannot be attached is told and does not matter.
 
         Args:
             manifest: The image or index.
@@ -115,9 +146,11 @@ class Publisher:
             artifacts: Makes what is attached.
             store: Puts the manifest, and before it what it names; if None, what it names is there, and the
                 manifest is put unless it is known to be there.
+            signing: What its signature claims, and what is done once it is signed.
 
         Raises:
-            Untrusted: Another image that the policy does not accept has the key's tag.
+            Untrusted: Another image that the policy does not accept has the key's tag, and that is a failure,
+                or ours would not be accepted either.
             SpecError: The key to sign with cannot be used.
         """
         stored: Future[None] = Future()
@@ -132,12 +165,12 @@ class Publisher:
                 pool.submit(attached)
             self._put(manifest, store)
             stored.set_result(None)
-            self._sign(manifest)  # which may attach too, and waits for its turn
+            self._sign(manifest, signing.claims)  # which may attach too, and waits for its turn
+            signing.done()
             if self.config.attach and self.known.crowded:
                 attached()  # a kill before the tag leaves work to do, one after it an image without
             seen = publish(self.target, manifest, key.tag, stored=True, absent=self.known.absent)
-        self._admit(manifest, seen)
-        return seen
+        return self._admitted(manifest, key, seen)
 
     def _put(self, manifest: Manifest | ImageIndex, store: Callable[[], None] | None) -> None:
         if store is not None:
@@ -145,27 +178,36 @@ class Publisher:
         elif not self.known.stored:
             self.target.put_manifest(manifest)
 
-    def _sign(self, manifest: Manifest | ImageIndex) -> None:
+    def _sign(self, manifest: Manifest | ImageIndex, claims: Mapping[str, str]) -> None:
         if self.config.trust is not None:
             from envbuild.trust import Untrusted, sign_built
 
             trust, locks = self.config.trust, self.config.cache_dir
             try:
-                sign_built(self.target, manifest, trust, locks=locks, deadline=self.deadline)
+                sign_built(self.target, manifest, trust, locks=locks, deadline=self.deadline, claims=claims)
             except Untrusted as error:
                 if trust.rule(self.target.repository).require_signed:
                     raise
                 what = str(manifest.descriptor.digest)
                 self.progress(Event("push", what, "output", text=f"not signed: {error}"))
 
-    def _admit(self, manifest: Manifest | ImageIndex, seen: Manifest | ImageIndex) -> None:
-        """Hold what was there first against the policy."""
+    def _admitted(
+        self, manifest: Manifest | ImageIndex, key: Name, seen: Manifest | ImageIndex
+    ) -> Manifest | ImageIndex:
+        """What has the key's tag in the end: what was there first is held against the policy."""
         trust = self.config.trust
-        rule = trust.rule(self.target.repository) if trust is not None else None
-        if seen.descriptor.digest != manifest.descriptor.digest and rule is not None and rule.require_signed:
-            from envbuild.trust import check_rule
-
-            check_rule(self.target, seen, rule)
+        if trust is None or seen.descriptor.digest == manifest.descriptor.digest:
+            return seen
+        admission = Admission(self.config, self.progress)
+        if (rule := admission.rule(self.target.repository)) is None:
+            return seen
+        if not trust.signs or rule.on_failure == "fail":
+            admission.require(seen, self.target, self.deadline)
+            return seen
+        if admission.image(seen, self.target, self.deadline) is not None:
+            return seen
+        admission.require(manifest, self.target, self.deadline)
+        return publish_over(self.target, manifest, key.tag)
 
     def _attach(
         self,

@@ -15,8 +15,8 @@ from envbuild import lockfile
 from envbuild.checks import Check
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import BuildError, ChannelError, IntegrityError, SpecError, counted
+from envbuild.key import KEY_ANNOTATION
 from envbuild.lockfile.document import LockFile
-from envbuild.lookup import KEY_ANNOTATION
 from envbuild.oci.manifest import Manifest
 from envbuild.progress import silent
 from envbuild.reference import Repository

@@ -327,7 +327,7 @@ class Resolver:
         key = index_key({each: request.key for each, request in requests.items()})
         name = name_for(requests)
         lock = None if name == key else str(name)
-        hit = self._lookup(name, deadline, promote=build)
+        hit = self._lookup(name, deadline, platforms, promote=build)
         if hit is not None:
             source = Source(hit.source)
             found = ResolvedImage(
@@ -376,7 +376,7 @@ class Resolver:
         return replace(request, lock_key=found, manifest=manifest)
 
     def _find(self, request: Wanted, *, promote: bool = True) -> ResolvedImage | None:
-        hit = self._lookup(request.name, request.deadline, promote=promote)
+        hit = self._lookup(request.name, request.deadline, (request.platform,), promote=promote)
         if hit is None:
             return None
         if hit.source != "index":
@@ -391,11 +391,12 @@ class Resolver:
             locked=request.lock_key is not None,
         )
 
-    def _lookup(self, name: Name, deadline: Deadline, *, promote: bool) -> Hit | None:
+    def _lookup(
+        self, name: Name, deadline: Deadline, platforms: tuple[Platform, ...], *, promote: bool
+    ) -> Hit | None:
         """Find an image, and copy one that is not in the workspace to it where that is wished."""
-        hit = Lookup(self.config, self.index, self.registries, self.progress, self.confirm).find(
-            name, deadline
-        )
+        lookup = Lookup(self.config, self.index, self.registries, self.progress, self.confirm, platforms)
+        hit = lookup.find(name, deadline)
         if hit is None or hit.reference.repository == self.config.workspace:
             return hit
         return self._promote(hit, name, deadline) if promote and self.config.promote else hit

@@ -12,9 +12,8 @@ from envbuild.attach import LOCK_TYPE
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION
 from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, SpecError
-from envbuild.key import Key, steps_key
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, Key, steps_key
 from envbuild.lockfile.document import LockEntry, LockFile
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.copy import copy_image
 from envbuild.oci.manifest import OCI_LAYER_ZSTD, Manifest
 from envbuild.oci.referrers import read_artifact, referrers

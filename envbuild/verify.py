@@ -15,9 +15,8 @@ from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import CHUNK
 from envbuild.errors import IntegrityError, NotFound, counted
 from envbuild.imageconfig import config_checks, read_config
-from envbuild.key import KEY_SCHEME, Key, index_key
+from envbuild.key import KEY_ANNOTATION, KEY_SCHEME, LOCK_ANNOTATION, LOCK_TAG, Key, index_key
 from envbuild.lockkey import LockKey, index_name
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.registry import reread
 from envbuild.reference import Tag
@@ -83,7 +82,7 @@ def _signature(
 ) -> str:
     if rule is None or not rule.require_signed:
         raise NotChecked("neither a key nor the policy asks for one")
-    return check_rule(registry, manifest, rule, deadline=deadline)
+    return str(check_rule(registry, manifest, rule, deadline=deadline))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from envbuild.build.base import decompressed
 from envbuild.config import Config
 from envbuild.digest import Descriptor
 from envbuild.errors import BuildError, DeadlineExceeded, SolveError, SpecError
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import OCI_CONFIG, Manifest, encode
 from envbuild.oci.registry import publish

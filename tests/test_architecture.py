@@ -40,6 +40,7 @@ ORDER = (
     "sealed",
     "index",
     "cleaning",
+    "admission",
     "lookup",
     "sbom",
     "attach",

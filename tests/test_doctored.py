@@ -20,11 +20,10 @@ from envbuild.attach import FORM_TYPE, IN_TOTO_TYPE, LOCK_TYPE
 from envbuild.build.recipe import RECIPE_ANNOTATION, Recipe, recipe_tag
 from envbuild.checks import Report
 from envbuild.digest import Descriptor, Digest
-from envbuild.key import Key, index_key
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, Key, index_key
 from envbuild.lock import Lock
 from envbuild.lockfile.document import LockFile
 from envbuild.lockkey import LockKey, index_name
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import DOCKER_MANIFEST, OCI_CONFIG, ImageIndex, Manifest, encode
 from envbuild.oci.referrers import Artifact, attach, fallback_tag, read_artifact, referrers

@@ -16,7 +16,7 @@ import pytest
 from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.errors import DeadlineExceeded, EnvbuildError, SpecError, Unauthorized, Unavailable
-from envbuild.lookup import KEY_ANNOTATION
+from envbuild.key import KEY_ANNOTATION
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import Artifact, attach, read_artifact, referrers
@@ -120,7 +120,7 @@ def test_what_an_identity_signed_is_trusted(
     assert statement["subject"][0]["digest"] == {"sha256": image.descriptor.digest.hex}
     assert statement["predicate"] == image.annotations
     rule = Rule(True, (), "fail", (OURS,), root)
-    assert check_rule(registry, image, rule) == "made by an identity that is accepted"
+    assert check_rule(registry, image, rule).by == "made by an identity that is accepted"
 
 
 def test_the_client_configuration_is_a_trusted_root_too(

@@ -17,11 +17,11 @@ from envbuild.build.rebase import Failed, Rebased, Rebaser
 from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import CacheMiss, IntegrityError, SpecError
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.lockfile import FILE_NAME, LockPolicy, load
 from envbuild.lockfile.document import LockFile
 from envbuild.locking import make_lock
 from envbuild.lockkey import LockKey
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.registry import publish

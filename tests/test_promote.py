@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from envbuild.config import Config
 from envbuild.digest import Descriptor
 from envbuild.errors import IntegrityError, SpecError, TagMoved
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.copy import copy_image
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import ImageIndex, Manifest

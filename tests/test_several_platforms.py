@@ -189,4 +189,4 @@ def test_a_signed_image_from_elsewhere_is_signed_where_an_index_names_it(
     resolve(world.other_machine(workspace=shared, trust=trust), definition(world, platforms=BOTH[:1]))
     image = resolve(world.other_machine(global_=shared, trust=trust), definition(world))
     assert image.source is Source.BUILT
-    assert "2 images" in check_rule(world.layout(), index_of(image), trust.default)
+    assert "2 images" in check_rule(world.layout(), index_of(image), trust.default).by

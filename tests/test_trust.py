@@ -21,7 +21,7 @@ from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import DeadlineExceeded, RegistryError, SpecError
-from envbuild.lookup import KEY_ANNOTATION
+from envbuild.key import KEY_ANNOTATION
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_CONFIG, ImageIndex, Manifest, encode
 from envbuild.platform import LINUX_AMD64
@@ -406,7 +406,8 @@ def test_an_index_counts_with_its_images(
     check_rule(registry, index, rule, platforms=[LINUX_AMD64])
     sign_digest(registry, arm, key_file, tmp_path)
     assert (
-        check_rule(registry, index, rule) == "made with a key that is accepted, as 2 images of the index are"
+        str(check_rule(registry, index, rule))
+        == "made with a key that is accepted, as 2 images of the index are"
     )
     (registry.repository.folder / "blobs/sha256" / arm.hex).unlink()
     with pytest.raises(Untrusted, match="which is not there"):

@@ -14,7 +14,7 @@ import pytest
 
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import IntegrityError, NotFound
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import OCI_CONFIG, Manifest, encode
 from envbuild.reference import Repository, Tag

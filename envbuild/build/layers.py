@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from envbuild.admission import Admission, require_name
 from envbuild.build.assemble import (
     BASE_DIGEST_ANNOTATION,
     SCHEME_ANNOTATION,
@@ -25,18 +26,19 @@ from envbuild.build.solving import origins, solve_conda
 from envbuild.build.upload import Upload
 from envbuild.digest import Descriptor
 from envbuild.errors import BuildError, IntegrityError
-from envbuild.key import KEY_SCHEME
+from envbuild.key import KEY_ANNOTATION, KEY_SCHEME, LOCK_ANNOTATION
 from envbuild.lockkey import lock_key
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, admitted, is_strict
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
 from envbuild.oci.registry import find_manifest
 from envbuild.progress import Event
-from envbuild.publishing import Known, Publisher
+from envbuild.publishing import Known, Publisher, Signing
 from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
 
+    from envbuild.admission import Admitted
     from envbuild.build.assemble import Assembled, Layer
     from envbuild.build.compose import Composer, Composition
     from envbuild.build.job import Job
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from envbuild.build.wheels import Wheels
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
+    from envbuild.deadline import Deadline
     from envbuild.index import Index
     from envbuild.lock import Lock
     from envbuild.lockkey import LockKey
@@ -112,27 +115,32 @@ class LayersBuilder:
         solved = lock_key(job_form(job), job.base.digest, solution.lock, wheels)
         _require(job.lock_key, solved)
         composition: Composition | None = None
-        manifest = self._same_solution(target, solved)
-        if manifest is not None and job.lock_key is not None:
+        same = self._same_solution(target, solved, job.deadline)
+        if same is not None and job.lock_key is not None:
             upload.settle()
-            return Built(manifest.descriptor.digest, str(solved), 0, parts.count, upload.bytes_sent)
+            return Built(same.manifest.descriptor.digest, str(solved), 0, parts.count, upload.bytes_sent)
         annotations = self._annotations(job, solved)
         known = Known(has_empty=upload.refuses_dangling(self.index), index=self.index)
         keep = partial(keep_recipe, target, name=job.name, progress=self.progress, has_config=known.has_empty)
-        if manifest is None:
+        store: Callable[[], None] | None = None
+        if same is None:
             assembled, composition, variables = self._compose(job, parts, str(solved), annotations, above)
             recipe = recipe_of(job, str(solved), solution.lock, composition, pip)
             upload.later(partial(keep, recipe))
             scripted = composition.scripted
             manifest = self._after(job, assembled, scripted, solution.lock, variables, upload)
             whole = assembled if manifest is assembled.manifest else None
-            store = partial(self._store, manifest, whole, upload, None if job.lock_key else solved.tag)
+            store = partial(self._store, manifest, whole, upload)
+            done = partial(self._name, upload, manifest, None if job.lock_key else solved.tag, job.deadline)
+            signing = Signing(recipe.claim if self._signs else {}, done)
         else:
-            keep(recipe_like(job, str(solved), manifest, self.registries, self.config.workspace))
-            manifest, store = reannotated(manifest, annotations), None
+            found = recipe_like(job, str(solved), same, self.registries, self.config.workspace)
+            keep(found)
+            manifest = reannotated(same.image, annotations)
+            signing = Signing(found.claim if found is not None and self._signs else {})
         made = made_of(job, solution.lock, wheels, started)
         publisher = Publisher(self.config, target, job.deadline, self.progress, known)
-        seen = publisher.publish_built(manifest, job.name, made, store)
+        seen = publisher.publish_built(manifest, job.name, made, store, signing=signing)
         upload.settle()
         return Built(
             seen.descriptor.digest,
@@ -184,15 +192,21 @@ class LayersBuilder:
             annotations[BASE_DIGEST_ANNOTATION] = str(job.base.digest)
         return annotations
 
-    def _same_solution(self, target: Registry, solved: LockKey) -> Manifest | None:
+    @property
+    def _signs(self) -> bool:
+        return self.config.trust is not None and self.config.trust.signs
+
+    def _same_solution(self, target: Registry, solved: LockKey, deadline: Deadline) -> Admitted | None:
         """The image of this solution, of whatever definition: its layers and config serve as they are."""
         found = find_manifest(target, solved.tag)
-        if not isinstance(found, Manifest) or found.annotations.get(LOCK_ANNOTATION) != str(solved):
+        if not isinstance(found, Manifest):
             return None
-        config, strict = self.config, is_strict(self.config, target.repository)
-        if config.trust is not None and config.trust.signs and not strict:
-            return None  # what is signed here was made here, or was signed before
-        return found if not strict or admitted(config, target, found, self.progress) else None
+        try:
+            require_name(found, solved, f"{target.repository}:{solved.tag}")
+        except IntegrityError:
+            return None
+        admission = Admission(self.config, self.progress)
+        return admission.image(found, target, deadline, part=True, every=True)
 
     def _compose(
         self,
@@ -295,23 +309,37 @@ class LayersBuilder:
         upload.put_bytes(assembled.manifest.config, assembled.config, "config")
         upload.complete(assembled.manifest, self.index, self.config.jobs)
 
-    def _store(
-        self, manifest: Manifest, assembled: Assembled | None, upload: Upload, tag: Tag | None
-    ) -> None:
-        """Put the manifest, and begin to name it by its solution.
+    def _store(self, manifest: Manifest, assembled: Assembled | None, upload: Upload) -> None:
+        """Put the manifest.
 
         Args:
             manifest: The image.
             assembled: The image with its config, where that is not complete in the target yet.
             upload: Puts it.
-            tag: Names the solution; None where the image is published by that name.
         """
         if assembled is not None:
             self._complete(assembled, upload)
         else:
             upload.target.put_manifest(manifest)
+
+    def _name(self, upload: Upload, manifest: Manifest, tag: Tag | None, deadline: Deadline) -> None:
+        """Begin to name an image by its solution, unless another that serves as well has that tag.
+
+        Args:
+            upload: Does it.
+            manifest: The image, which is signed where it will be.
+            tag: Names the solution; None where the image is published by that name.
+            deadline: When to give up.
+        """
+        target, admission = upload.target, Admission(self.config, self.progress)
+
+        def name(tag: Tag) -> None:
+            found = find_manifest(target, tag)
+            if found is None or admission.image(found, target, deadline, part=True) is None:
+                target.put_manifest(manifest, tag)
+
         if tag is not None:
-            upload.later(partial(_name, upload.target, manifest, tag))
+            upload.later(partial(name, tag))
 
     def _environment(
         self, job: Job, base: BaseImage, composition: Composition, own: dict[str, str] | None = None
@@ -375,9 +403,3 @@ def _require(wanted: LockKey | None, solved: LockKey) -> None:
             f"the packages, wheels and settings have the lock key {solved}, expected {wanted}",
             hint="the lock is not that of the image; resolve the definition instead",
         )
-
-
-def _name(target: Registry, manifest: Manifest, tag: Tag) -> None:
-    """Tag an image with the key of its solution, unless another image has that tag: it serves as well."""
-    if find_manifest(target, tag) is None:
-        target.put_manifest(manifest, tag)

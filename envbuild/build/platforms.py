@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from envbuild.attach import LOCK_TYPE, lock_artifact, provenance, provenance_artifact
 from envbuild.errors import IntegrityError
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.lockfile.document import LockFile
 from envbuild.lockkey import LockKey
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.copy import copy_image
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import read_artifact, referrers

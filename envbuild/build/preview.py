@@ -92,6 +92,7 @@ class Previewer(LayersBuilder):
             job.platform,
             config=self.config,
             registries=self.registries,
+            progress=self.progress,
             deadline=job.deadline,
         )
         solution = self._solve(job, base)
@@ -110,7 +111,7 @@ class Previewer(LayersBuilder):
             job.name,
             str(solved) if solved is not None else None,
             steps,
-            solved is not None and self._same_solution(target, solved) is not None,
+            solved is not None and self._same_solution(target, solved, job.deadline) is not None,
             tuple(str(record) for record in solution.lock.packages),
             _wheels(job),
             self._layers(job, base, solution),

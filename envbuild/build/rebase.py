@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from envbuild.admission import Admission
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, reannotated
 from envbuild.build.job import Job
 from envbuild.build.platforms import publish_index
@@ -15,13 +16,20 @@ from envbuild.build.recipe import BUILD_AGAIN, keep_recipe, name_of, read_recipe
 from envbuild.build.transplant import Transplant, as_spec, made_on
 from envbuild.build.upload import Upload
 from envbuild.errors import BuildError, EnvbuildError, IntegrityError, NotFound, SpecError
-from envbuild.key import KEY_SCHEME, SCRATCH, CanonicalForm, index_key
+from envbuild.key import (
+    KEY_ANNOTATION,
+    KEY_SCHEME,
+    LOCK_ANNOTATION,
+    LOCK_TAG,
+    SCRATCH,
+    CanonicalForm,
+    index_key,
+)
 from envbuild.lockkey import LockKey, index_name, lock_key
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG, admitted, is_strict
 from envbuild.oci.manifest import ImageIndex
 from envbuild.oci.referrers import has_referrers_api
 from envbuild.platform import Platform
-from envbuild.publishing import Known, Publisher
+from envbuild.publishing import Known, Publisher, Signing
 from envbuild.reference import ImageReference, Tag, TaggedReference
 from envbuild.spec.virtual import spelled
 
@@ -253,12 +261,13 @@ class Rebaser(Transplant):
 
     def _recipe(self, source: ImageReference, manifest: Manifest, deadline: Deadline) -> Recipe:
         """The recipe of an image that is trusted and that it belongs to."""
-        if is_strict(self.config, source.repository):
-            registry = self.registries.open(source.repository).by(deadline)
-            if not admitted(self.config, registry, manifest, self.progress):
-                raise IntegrityError(f"{source} is not trusted, and so neither is what is made of it")
+        admission = Admission(self.config, self.progress)
+        registry = self.registries.open(source.repository)
+        image = admission.image(manifest, registry, deadline, part=True, every=True)
+        if image is None:
+            raise IntegrityError(f"{source} is not trusted, and so neither is what is made of it")
         try:
-            return read_recipe(self.registries, source.repository, manifest, deadline)
+            return read_recipe(self.registries, source.repository, image, deadline)
         except NotFound:
             raise BuildError(f"{source} has no recipe beside it", hint=BUILD_AGAIN) from None
 
@@ -305,9 +314,9 @@ class Rebaser(Transplant):
         self.check(recipe, base)
         annotations = self._annotations(job, solved)
         runs, stored = self.runs(job, recipe), False
-        manifest = self._same_solution(target, solved) if runs else None
-        if manifest is not None:
-            manifest = reannotated(manifest, annotations)
+        same = self._same_solution(target, solved, job.deadline) if runs else None
+        if same is not None:
+            manifest = reannotated(same.image, annotations)
         else:
             manifest = self.on_base(base, job, recipe, annotations, upload, source.repository)
             if runs and job.lock_key is None:  # nobody was there first, and others need not run it again
@@ -319,7 +328,12 @@ class Rebaser(Transplant):
             self._seen["empty"] = True
         known = Known(stored, absent=True, has_empty=has_empty, has_api=self._has_api(target), crowded=True)
         publisher = Publisher(self.config, target, job.deadline, self.progress, known)
-        seen = publisher.publish_built(manifest, job.name, made_on(job, recipe, started, source))
+        seen = publisher.publish_built(
+            manifest,
+            job.name,
+            made_on(job, recipe, started, source),
+            signing=Signing(recipe.claim if self._signs else {}),
+        )
         return seen.descriptor.digest
 
     def _has_api(self, target: Registry) -> bool | None:

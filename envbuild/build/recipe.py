@@ -14,27 +14,29 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from envbuild.build.assemble import LAYER_TYPES, Layer
+from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, LAYER_TYPES, Layer
 from envbuild.build.job import folder_of, job_form
 from envbuild.build.seen import activation_files
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import EnvbuildError, IntegrityError, NotFound, SpecError
-from envbuild.key import Key
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, Key
 from envbuild.lock import FORMS, Lock
 from envbuild.lockfile.document import distribution_json, package_json, read_distribution, read_package
 from envbuild.lockfile.form import read_form
 from envbuild.lockfile.place import Node
-from envbuild.lockkey import LockKey
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.lockkey import LockKey, lock_key
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_EMPTY, Manifest, encode
 from envbuild.oci.referrers import EMPTY, put_artifact
 from envbuild.platform import Platform
 from envbuild.progress import Event
 from envbuild.reference import Tag
+from envbuild.trust.claims import RECIPE
+from envbuild.trust.policy import Untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from envbuild.admission import Admitted
     from envbuild.build.compose import Composition
     from envbuild.build.job import Job
     from envbuild.build.wheels import Wheels
@@ -138,6 +140,11 @@ class Recipe:
         wanted = (each.partition(" ") for package in self.lock.packages for each in package.depends)
         return tuple(sorted({rest.strip() or "*" for name, _, rest in wanted if name == "__glibc"}))
 
+    @property
+    def claim(self) -> dict[str, str]:
+        """What an image's signature says of the recipe that is put beside it."""
+        return {RECIPE: str(Digest.of(self.to_json()))}
+
     def to_json(self) -> bytes:
         """The one byte form."""
         return encode(
@@ -167,7 +174,7 @@ class Recipe:
             IntegrityError: It is not one, or that of another name.
         """
         try:
-            plain = text if text.startswith("{") else _unpacked(text).decode()
+            plain = _content(text).decode()
             document = json.loads(plain)
             encode(document)  # fails on half a surrogate pair, which nobody could write again
             found = cls._read(Node(document, (), plain, what))
@@ -200,9 +207,12 @@ class Recipe:
         )
 
 
-def _unpacked(text: str) -> bytes:
-    """The document of :meth:`Recipe.to_text`; ValueError for what is none."""
+def _content(text: str) -> bytes:
+    """The document of :meth:`Recipe.to_text`, which may stand there as it is; ValueError for what is none."""
     import zstandard
+
+    if text.startswith("{"):
+        return text.encode()
 
     try:
         with zstandard.ZstdDecompressor().stream_reader(base64.b64decode(text, validate=True)) as stream:
@@ -243,33 +253,43 @@ def name_of(image: Manifest | ImageIndex) -> Name | None:
 
 
 def read_recipe(
-    registries: Registries, repository: Repository, image: Manifest, deadline: Deadline
+    registries: Registries, repository: Repository, image: Admitted, deadline: Deadline
 ) -> Recipe:
     """The recipe of an image.
 
     An image that was built again from the lock attached to it carries its key, and has its recipe under the
     lock key, as whatever is built of a lock.
 
+    Args:
+        registries: Opens repositories.
+        repository: Where the image is.
+        image: The image, admitted with all claims: where it is vouched for, so must its recipe be.
+        deadline: When to give up.
+
     Raises:
         NotFound: The repository has none.
         IntegrityError: It is not what it should be, or that of another image.
+        Untrusted: No signature of the image vouches for it.
     """
-    where = f"{repository}@{image.descriptor.digest}"
+    manifest = image.manifest
+    where = f"{repository}@{manifest.descriptor.digest}"
 
     def read(name: Name) -> Recipe:
         found = registries.probe(repository, recipe_tag(name), deadline)
-        text = found.annotations.get(RECIPE_ANNOTATION, "")
-        recipe = Recipe.parse(text, name, f"{repository}:{recipe_tag(name)}")
-        require_of(recipe, image, where)
+        text, what = found.annotations.get(RECIPE_ANNOTATION, ""), f"{repository}:{recipe_tag(name)}"
+        recipe = Recipe.parse(text, name, what)
+        if image.is_vouched and not image.lets(RECIPE, str(Digest.of(_content(text)))):
+            raise Untrusted(f"no signature of {where} vouches for the recipe {what}", hint=BUILD_AGAIN)
+        require_of(recipe, manifest, where)
         return recipe
 
-    own = name_of(image)
+    own = name_of(manifest)
     if own is None:
         raise NotFound(f"{where} carries no key")
     try:
         return read(own)
     except (NotFound, IntegrityError):
-        lock = image.annotations.get(LOCK_ANNOTATION)
+        lock = manifest.annotations.get(LOCK_ANNOTATION)
         if isinstance(own, LockKey) or lock is None:
             raise
         with contextlib.suppress(NotFound, IntegrityError, SpecError):
@@ -277,13 +297,25 @@ def read_recipe(
         raise
 
 
-def require_of(recipe: Recipe, image: Manifest, name: str) -> None:
+def require_of(recipe: Recipe, image: Manifest | ImageIndex, name: str) -> None:
     """Hold a recipe against the image that it stands beside: what is made of it is what was in the image.
 
     Raises:
         IntegrityError: It is that of another image.
     """
-    if recipe.lock_key != image.annotations.get(LOCK_ANNOTATION):
+    if not isinstance(image, Manifest):
+        raise IntegrityError(f"{name} is an index, and recipes are those of images")
+    base = image.annotations.get(BASE_DIGEST_ANNOTATION)
+    try:
+        found = lock_key(
+            recipe.form,
+            None if base is None else Digest.parse(base),
+            recipe.lock,
+            recipe.pip.wheels if recipe.pip is not None else (),
+        )
+    except (SpecError, ValueError, KeyError, TypeError, AttributeError):
+        raise IntegrityError(f"the recipe beside {name} is damaged", hint=BUILD_AGAIN) from None
+    if not str(found) == recipe.lock_key == image.annotations.get(LOCK_ANNOTATION):
         raise IntegrityError(f"the recipe beside {name} is that of another solution", hint=BUILD_AGAIN)
     own = [layer.descriptor.digest for layer in recipe.layers]
     all_ = [layer.digest for layer in image.layers]
@@ -354,7 +386,7 @@ def recipe_of(
 
 
 def recipe_like(
-    job: Job, lock_key: str, image: Manifest, registries: Registries, repository: Repository
+    job: Job, lock_key: str, image: Admitted, registries: Registries, repository: Repository
 ) -> Recipe | None:
     """The recipe of an image with the same solution, for another definition; None where that has none."""
     try:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from envbuild.build.assemble import STEPS_ANNOTATION
-from envbuild.build.base import BaseImage, glibc_version
+from envbuild.build.base import glibc_version
 from envbuild.key import steps_key
 from envbuild.lock import Lock
 from envbuild.progress import Event
-from envbuild.reference import Tag
 
 if TYPE_CHECKING:
+    from envbuild.build.base import BaseImage
     from envbuild.conda.origins import Origins
     from envbuild.conda.solve import Solution
     from envbuild.config import Config
@@ -33,6 +32,7 @@ def with_known_steps(
     *,
     config: Config,
     registries: Registries,
+    progress: Progress,
     deadline: Deadline,
 ) -> tuple[BaseImage, Steps]:
     """The base with the definition's steps, if that image is known; else the base. Nothing is run.
@@ -43,6 +43,7 @@ def with_known_steps(
         platform: The platform.
         config: Names the repositories in which the image is looked for.
         registries: Opens them.
+        progress: Told of an image that is not used.
         deadline: When to give up.
 
     Raises:
@@ -50,14 +51,12 @@ def with_known_steps(
     """
     if spec.steps is None or not spec.steps.instructions:
         return base, "none"
+    from envbuild.build.steps import known_steps
+
     name = steps_key(base.digest, spec.steps, platform, offline=spec.offline)
-    for repository in (config.workspace, config.global_):
-        if repository is None:
-            continue
-        found = registries.ask(repository, Tag(f"s1-{name}"), deadline)
-        if found is not None and found.annotations.get(STEPS_ANNOTATION) == name:
-            registry = registries.open(repository).by(deadline)
-            return BaseImage.read(registry, found.descriptor.digest, platform), "known"
+    found = known_steps(base, name, platform, config, registries, progress, deadline)
+    if found is not None:
+        return found, "known"
     return base, "to run"
 
 

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from envbuild.admission import Admission, require_carried
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, STEPS_ANNOTATION, Layer, oci_layer
 from envbuild.build.base import BaseImage
 from envbuild.build.engines import connect
@@ -16,7 +17,7 @@ from envbuild.digest import CHUNK, Descriptor, Digest
 from envbuild.errors import BuildError, IntegrityError
 from envbuild.key import steps_key
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
-from envbuild.oci.registry import publish
+from envbuild.oci.registry import publish, publish_over
 from envbuild.progress import Event
 from envbuild.reference import Tag
 from envbuild.storage import key_lock, private_folder
@@ -28,12 +29,56 @@ if TYPE_CHECKING:
     from envbuild.build.upload import Upload
     from envbuild.config import Config
     from envbuild.deadline import Deadline
+    from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registries import Registries
     from envbuild.platform import Platform
     from envbuild.progress import Progress
     from envbuild.spec.steps import Steps
 
 SPOOL_BYTES: Final = 8 << 20
+_MOVED: Final = "the tag was moved or written by something else: delete it, then build again"
+
+
+def known_steps(
+    base: BaseImage,
+    name: str,
+    platform: Platform,
+    config: Config,
+    registries: Registries,
+    progress: Progress,
+    deadline: Deadline,
+) -> BaseImage | None:
+    """The image of steps on a base, where a repository has it and it may be used.
+
+    Args:
+        base: The base.
+        name: The steps' name: the key of base and steps.
+        platform: The platform.
+        config: Names the repositories, and the policy.
+        registries: Opens them.
+        progress: Told of what is not used.
+        deadline: When to give up.
+
+    Raises:
+        RegistryError: A repository could not be asked.
+        IntegrityError: What has the name is something else.
+    """
+    tag, admission = Tag(f"s1-{name}"), Admission(config, progress)
+    for repository in (config.workspace, config.global_):
+        if repository is None:
+            continue
+        manifest = registries.ask(repository, tag, deadline)
+        if not isinstance(manifest, Manifest):
+            continue
+        what = f"{repository}:{tag}"
+        require_carried(manifest, STEPS_ANNOTATION, name, what, "name of steps")
+        below = [layer.digest for layer in base.manifest.layers]
+        if [layer.digest for layer in manifest.layers[: len(below)]] != below:
+            raise IntegrityError(f"{what} is on another base than {base.digest}", hint=_MOVED)
+        registry = registries.open(repository).by(deadline)
+        if admission.image(manifest, registry, deadline, part=True) is not None:
+            return BaseImage.read(registry, manifest.descriptor.digest, platform)
+    return None
 
 
 @dataclass(frozen=True)
@@ -62,31 +107,19 @@ class StepsBuilder:
             RegistryError: A repository could not be asked.
         """
         name = steps_key(base.digest, steps, platform, offline=self.offline)
-        found = self._find(name, platform, deadline)
+        found = self._find(base, name, platform, deadline)
         if found is None:
             with key_lock(self.config.cache_dir, f"s1-{name}", deadline):
-                found = self._find(name, platform, deadline) or self._build(
+                found = self._find(base, name, platform, deadline) or self._build(
                     base, steps, platform, name, deadline
                 )
         return found
 
-    def _find(self, name: str, platform: Platform, deadline: Deadline) -> BaseImage | None:
-        tag = Tag(f"s1-{name}")
-        for repository in (self.config.workspace, self.config.global_):
-            if repository is None:
-                continue
-            manifest = self.registries.ask(repository, tag, deadline)
-            if not isinstance(manifest, Manifest):
-                continue
-            if manifest.annotations.get(STEPS_ANNOTATION) != name:
-                raise IntegrityError(
-                    f"{repository}:{tag} is not the image of these steps",
-                    hint="the tag was moved or written by something else: delete it, then build again",
-                )
-            self.progress(Event("step", str(repository), "reused", text=str(tag)))
-            registry = self.registries.open(repository).by(deadline)
-            return BaseImage.read(registry, manifest.descriptor.digest, platform)
-        return None
+    def _find(self, base: BaseImage, name: str, platform: Platform, deadline: Deadline) -> BaseImage | None:
+        found = known_steps(base, name, platform, self.config, self.registries, self.progress, deadline)
+        if found is not None and found.registry is not None:
+            self.progress(Event("step", str(found.registry.repository), "reused", text=f"s1-{name}"))
+        return found
 
     def run(
         self, base: BaseImage, steps: Steps, platform: Platform, deadline: Deadline
@@ -159,8 +192,26 @@ class StepsBuilder:
             annotations[BASE_DIGEST_ANNOTATION] = str(base.digest)
         below = tuple(oci_layer(layer) for layer in base.manifest.layers)
         manifest = Manifest.build(Descriptor.of(config, OCI_CONFIG), (*below, *layers), annotations)
-        seen = publish(self.upload.target, manifest, Tag(f"s1-{name}"))
+        seen = self._publish(manifest, name, deadline)
         return BaseImage.read(self.upload.target, seen.descriptor.digest, platform)
+
+    def _publish(self, manifest: Manifest, name: str, deadline: Deadline) -> Manifest | ImageIndex:
+        """Sign the image of steps if there is a key for that, and tag it; as :class:`Publisher` does it."""
+        target, trust = self.upload.target, self.config.trust
+        target.put_manifest(manifest)
+        if trust is not None and trust.signs:
+            from envbuild.trust import sign_built
+
+            sign_built(target, manifest, trust, locks=self.config.cache_dir, deadline=deadline)
+        seen = publish(target, manifest, Tag(f"s1-{name}"), stored=True)
+        if seen.descriptor.digest == manifest.descriptor.digest:
+            return seen
+        admission = Admission(self.config, self.progress)
+        if not admission.asks(target.repository, part=True):
+            return seen
+        if admission.image(seen, target, deadline, part=True) is not None:
+            return seen
+        return publish_over(target, manifest, Tag(f"s1-{name}"))
 
     def put_all(self, layers: Iterable[NewLayer], title: str) -> tuple[Layer, ...]:
         """Compress layers that an engine made and put them into the target."""

@@ -23,9 +23,8 @@ from envbuild.build.needs import check_glibc
 from envbuild.build.place import folder_above
 from envbuild.build.recipe import BUILD_AGAIN
 from envbuild.errors import BuildError
-from envbuild.key import KEY_SCHEME
+from envbuild.key import KEY_SCHEME, LOCK_ANNOTATION
 from envbuild.lockfile import base_text
-from envbuild.lookup import LOCK_ANNOTATION
 
 if TYPE_CHECKING:
     from datetime import datetime

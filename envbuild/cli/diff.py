@@ -13,9 +13,8 @@ from envbuild.cli.progress import shown
 from envbuild.deadline import Deadline
 from envbuild.diff import Change, compare
 from envbuild.errors import SpecError
-from envbuild.key import OPTIONAL
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, OPTIONAL
 from envbuild.lockfile import LockPolicy, is_lock
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.reference import ImageReference, parse_reference
 from envbuild.resolver import Resolver
 

@@ -196,6 +196,15 @@ def publish(
         registry.put_manifest(manifest)
         if (existing := find_manifest(registry, tag)) is not None:
             return _adopted(existing, manifest, registry, tag)
+    return publish_over(registry, manifest, tag)
+
+
+def publish_over(registry: Registry, manifest: Manifest | ImageIndex, tag: Tag) -> Manifest | ImageIndex:
+    """Tag a manifest, whatever has the tag, and read it back.
+
+    Raises:
+        TagMoved: The tag that was just written names another manifest when read back.
+    """
     registry.put_manifest(manifest, tag)
     seen = registry.get_manifest(tag)
     if seen.descriptor.digest != manifest.descriptor.digest:

@@ -16,13 +16,20 @@ if TYPE_CHECKING:
     from envbuild.oci.manifest import ImageIndex, Manifest
 
 EXPIRES: Final = "io.envbuild.expires"
+RECIPE: Final = "io.envbuild.recipe"
+"""Names the content of the recipe beside the image; whoever acts on a recipe compares it."""
 _REPEATED: Final = ("io.envbuild.key", "io.envbuild.lock", "io.envbuild.scheme")
 """Annotations of the manifest that may be repeated."""
 
 
-def claims_of(manifest: Manifest | ImageIndex, expires: datetime | None = None) -> dict[str, str]:
-    """What is said of an image when it is signed."""
-    claims = {name: manifest.annotations[name] for name in _REPEATED if name in manifest.annotations}
+def claims_of(
+    manifest: Manifest | ImageIndex,
+    expires: datetime | None = None,
+    more: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """What is said of an image when it is signed: what it carries, until when that holds, and ``more``."""
+    claims = dict(more or {})
+    claims |= {name: manifest.annotations[name] for name in _REPEATED if name in manifest.annotations}
     if expires is not None:
         claims[EXPIRES] = expires.isoformat()
     return claims

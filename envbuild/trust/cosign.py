@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import io
 import json
 import os
@@ -53,7 +54,8 @@ def check(
     *,
     now: datetime | None = None,
     deadline: Deadline = NO_DEADLINE,
-) -> None:
+    every: bool = False,
+) -> tuple[dict[str, Any], ...]:
     """See that an image is signed with one of the keys.
 
     A signature is over the payload's SHA-256, which is the digest that the descriptor names: whose it is
@@ -65,6 +67,10 @@ def check(
         keys: Public keys in PEM.
         now: The time for signatures that expire; that of the machine if None.
         deadline: When to give up.
+        every: Whether all such signatures are read, and not only the first.
+
+    Returns:
+        What each of them claims of the image beside its digest.
 
     Raises:
         Untrusted: There is no such signature; the message says what was wrong with each that there is.
@@ -76,6 +82,7 @@ def check(
         raise Untrusted(f"{what} is not signed", hint="sign it, or let the policy accept it unsigned")
     public = [_public(key) for key in keys]
     reasons: dict[str, None] = {}
+    accepted: list[dict[str, Any]] = []
     left = _MAX_READ
     for layer in found.layers:
         deadline.check(f"reading the signatures of {what}")
@@ -84,11 +91,13 @@ def check(
             if (left := left - layer.size) < 0:
                 raise Untrusted(f"only {_MAX_READ} bytes of signatures are read")
             with registry.open_blob(layer) as stream:  # gives no other bytes than those of the digest
-                _check_payload(stream.read(), manifest, now or datetime.now(UTC))
+                accepted.append(_check_payload(stream.read(), manifest, now or datetime.now(UTC)))
         except (IntegrityError, NotFound) as error:
             reasons[error.message] = None
-        else:
-            return
+        if accepted and not every:
+            break
+    if accepted:
+        return tuple(accepted)
     told = "; ".join(list(reasons)[:_MOST_REASONS]) or "there is none"
     raise Untrusted(f"no signature of {what} holds: {told}")
 
@@ -121,8 +130,8 @@ def _require_signed(keys: list[Any], layer: Descriptor) -> None:
     raise Untrusted("it was not made with a key that is accepted")
 
 
-def _check_payload(content: bytes, manifest: Manifest | ImageIndex, now: datetime) -> None:
-    """Compare a payload that is signed with the image.
+def _check_payload(content: bytes, manifest: Manifest | ImageIndex, now: datetime) -> dict[str, Any]:
+    """What a payload that is signed claims of the image beside its digest.
 
     Raises:
         Untrusted: It is about something else, or about nothing.
@@ -139,6 +148,7 @@ def _check_payload(content: bytes, manifest: Manifest | ImageIndex, now: datetim
     if named != str(manifest.descriptor.digest):
         raise Untrusted(f"it is for {named!r:.90}")
     check_claims(optional, manifest, now)
+    return optional
 
 
 def sign(
@@ -149,8 +159,9 @@ def sign(
     locks: Path,
     deadline: Deadline = NO_DEADLINE,
     expires: datetime | None = None,
+    claims: Mapping[str, str] | None = None,
 ) -> bool:
-    """Sign an image, unless it is signed with that key already.
+    """Sign an image, unless a signature with that key says all of it already.
 
     Args:
         registry: The repository; signatures that are there stay.
@@ -159,9 +170,10 @@ def sign(
         locks: The folder of the local cache, whose locks make writers take turns.
         deadline: When to give up.
         expires: When the signature stops to hold; None for never.
+        claims: What is said of the image beside what it carries.
 
     Returns:
-        False if it was signed with the key before.
+        False if it was signed with the key before, and that was said.
 
     Raises:
         SpecError: The key cannot be used.
@@ -169,21 +181,24 @@ def sign(
     private = _private(sign_key)
     subject = manifest.descriptor.digest
     with key_lock(locks, f"sign-{subject.hex}", deadline):
-        own = [_public_pem(private)]
-        try:
-            check(registry, manifest, own, deadline=deadline)
-        except Untrusted:
-            _put_signature(registry, manifest, private, expires)
-            check(registry, manifest, own, deadline=deadline)  # read back: the tag may be written by others
-            return True
-        return False
+        own, said = [_public_pem(private)], (claims or {}).items()
+        with contextlib.suppress(Untrusted):
+            before = check(registry, manifest, own, deadline=deadline, every=bool(said))
+            if any(said <= each.items() for each in before):
+                return False
+        _put_signature(registry, manifest, private, payload(manifest, registry.repository, expires, claims))
+        check(registry, manifest, own, deadline=deadline)  # read back: the tag may be written by others
+        return True
 
 
 def payload(
-    manifest: Manifest | ImageIndex, repository: Repository, expires: datetime | None = None
+    manifest: Manifest | ImageIndex,
+    repository: Repository,
+    expires: datetime | None = None,
+    claims: Mapping[str, str] | None = None,
 ) -> bytes:
     """What is signed for an image."""
-    optional = claims_of(manifest, expires)
+    optional = claims_of(manifest, expires, claims)
     critical = {
         "identity": {"docker-reference": str(repository)},
         "image": {"docker-manifest-digest": str(manifest.descriptor.digest)},
@@ -192,13 +207,10 @@ def payload(
     return encode({"critical": critical, "optional": optional or None})
 
 
-def _put_signature(
-    registry: Registry, manifest: Manifest | ImageIndex, private: Any, expires: datetime | None
-) -> None:
+def _put_signature(registry: Registry, manifest: Manifest | ImageIndex, private: Any, content: bytes) -> None:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    content = payload(manifest, registry.repository, expires)
     signature = private.sign(content, ec.ECDSA(hashes.SHA256()))
     layer = Descriptor.of(content, PAYLOAD).annotated(**{SIGNATURE: base64.b64encode(signature).decode()})
     tag = signature_tag(manifest.descriptor.digest)

@@ -50,7 +50,8 @@ def check_identities(
     *,
     now: datetime | None = None,
     deadline: Deadline = NO_DEADLINE,
-) -> None:
+    every: bool = False,
+) -> tuple[dict[str, Any], ...]:
     """See that an image is signed by one of the identities; nobody but the registry is asked.
 
     Whose a bundle is shows only when it is read, so what is about another image is put aside before anything
@@ -63,6 +64,10 @@ def check_identities(
         trusted_root: The file that says whose word counts; None for Sigstore's public service.
         now: The time for claims that expire; that of the machine if None.
         deadline: When to give up.
+        every: Whether all such signatures are read, and not only the first.
+
+    Returns:
+        What each of them claims of the image beside its digest.
 
     Raises:
         Untrusted: There is no such signature; the message says what was wrong with each that there is.
@@ -71,6 +76,7 @@ def check_identities(
     verifier, accepted = _verifier(trusted_root), tuple(identities)
     what = f"{registry.repository}@{manifest.descriptor.digest}"
     reasons: dict[str, None] = {}
+    found: list[dict[str, Any]] = []
     left = _MAX_READ
     for entry in referrers(registry, manifest.descriptor.digest):
         if not (entry.artifact_type or "").startswith(_BUNDLES):
@@ -84,11 +90,13 @@ def check_identities(
                 reasons[f"only {_MAX_READ} bytes of signatures are read"] = None
                 break
             _check_statement(_stated(content), manifest, now or datetime.now(UTC))
-            _check_bundle(verifier, content, accepted, manifest, now or datetime.now(UTC))
+            found.append(_check_bundle(verifier, content, accepted, manifest, now or datetime.now(UTC)))
         except (IntegrityError, NotFound) as error:
             reasons[error.message] = None
-        else:
-            return
+        if found and not every:
+            break
+    if found:
+        return tuple(found)
     if not reasons:
         raise Untrusted(f"{what} is not signed by anybody", hint="sign it, or let the policy accept it")
     raise Untrusted(f"no signature of {what} holds: {'; '.join(list(reasons)[-_MOST_REASONS:])}")
@@ -117,7 +125,7 @@ def _check_bundle(
     accepted: tuple[Identity, ...],
     manifest: Manifest | ImageIndex,
     now: datetime,
-) -> None:
+) -> dict[str, Any]:
     from sigstore.models import Bundle
     from sigstore.verify import policy
 
@@ -134,11 +142,11 @@ def _check_bundle(
         raise Untrusted(f"it is not accepted: {type(error).__name__}: {error!s:.200}") from None
     if kind != _STATEMENT:
         raise Untrusted(f"it is over {kind!r:.80}, expected a statement")
-    _check_statement(payload, manifest, now)
+    return _check_statement(payload, manifest, now)
 
 
-def _check_statement(payload: bytes, manifest: Manifest | ImageIndex, now: datetime) -> None:
-    """Compare a statement that is signed with the image."""
+def _check_statement(payload: bytes, manifest: Manifest | ImageIndex, now: datetime) -> dict[str, Any]:
+    """What a statement claims of the image beside its digest."""
     try:
         statement = json.loads(payload.decode())
         kind, subjects = statement["predicateType"], statement["subject"]
@@ -151,6 +159,7 @@ def _check_statement(payload: bytes, manifest: Manifest | ImageIndex, now: datet
     if digests != [manifest.descriptor.digest.hex]:
         raise Untrusted(f"it is for {digests!r:.90}")
     check_claims(claims, manifest, now)
+    return claims
 
 
 def sign_as(
@@ -162,6 +171,7 @@ def sign_as(
     locks: Path,
     deadline: Deadline = NO_DEADLINE,
     expires: datetime | None = None,
+    claims: Mapping[str, str] | None = None,
 ) -> Identity:
     """Sign an image in the name that an identity token has, and attach the bundle.
 
@@ -173,6 +183,7 @@ def sign_as(
         locks: The folder of the local cache, whose locks make writers take turns.
         deadline: When to give up; the library's own requests are not bounded by it.
         expires: When the signature stops to hold; None for never.
+        claims: What is said of the image beside what it carries.
 
     Returns:
         Who signed.
@@ -187,7 +198,7 @@ def sign_as(
     deadline.check("signing")
     try:
         with context.signer(token) as signer:
-            bundle = signer.sign_dsse(_statement(registry, manifest, expires)).to_json()
+            bundle = signer.sign_dsse(_statement(registry, manifest, expires, claims)).to_json()
     except Exception as error:  # noqa: BLE001 - the library lets through what requests raises
         # What the error says is not shown: it may hold the request with the token.
         message = f"signing as {token.identity} failed: {type(error).__name__}"
@@ -208,13 +219,18 @@ def identity_of(source: str) -> Identity:
     return Identity(token.federated_issuer, token.identity)
 
 
-def _statement(registry: Registry, manifest: Manifest | ImageIndex, expires: datetime | None) -> Any:
+def _statement(
+    registry: Registry,
+    manifest: Manifest | ImageIndex,
+    expires: datetime | None,
+    claims: Mapping[str, str] | None,
+) -> Any:
     from sigstore.dsse import StatementBuilder, Subject
 
     digest = {"sha256": manifest.descriptor.digest.hex}
     subject = Subject(name=str(registry.repository), digest=digest)  # type: ignore[arg-type]
     builder = StatementBuilder().subjects([subject]).predicate_type(PREDICATE)
-    return builder.predicate(claims_of(manifest, expires)).build()
+    return builder.predicate(claims_of(manifest, expires, claims)).build()
 
 
 def _token(source: str, environ: Mapping[str, str] = os.environ) -> Any:

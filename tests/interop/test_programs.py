@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from envbuild.attach import FORM_TYPE, LOCK_TYPE
 from envbuild.digest import Digest
-from envbuild.key import CanonicalForm
+from envbuild.key import KEY_ANNOTATION, CanonicalForm
 from envbuild.lockfile.document import LockFile
-from envbuild.lookup import KEY_ANNOTATION
 from envbuild.oci.manifest import Manifest
 from envbuild.oci.referrers import fallback_tag, read_artifact, referrers
 from envbuild.oci.registry import find_manifest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from envbuild.errors import CacheMiss, EnvbuildError, IntegrityError, NotFound, TagMoved
-from envbuild.lookup import KEY_ANNOTATION
+from envbuild.key import KEY_ANNOTATION
 from envbuild.oci.manifest import Manifest
 from envbuild.oci.registry import publish
 from envbuild.oci.remote import RemoteRegistry

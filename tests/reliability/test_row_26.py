@@ -18,7 +18,7 @@ from envbuild.build.job import Built, Job
 from envbuild.build.solving import solve_conda
 from envbuild.deadline import Deadline
 from envbuild.errors import TagMoved
-from envbuild.lookup import KEY_ANNOTATION, LOCK_ANNOTATION
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.registry import publish
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.resolver import ResolvedImage, Resolver, Source

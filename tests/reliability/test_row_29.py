@@ -10,8 +10,8 @@ from envbuild.config import Config
 from envbuild.deadline import Deadline
 from envbuild.errors import IntegrityError, NotFound
 from envbuild.index import Index
-from envbuild.key import Key
-from envbuild.lookup import KEY_ANNOTATION, Lookup
+from envbuild.key import KEY_ANNOTATION, Key
+from envbuild.lookup import Lookup
 from envbuild.oci.copy import copy_image
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import (

@@ -1,0 +1,261 @@
+"""What is taken from a registry: nothing enters an answer or an image but through here.
+
+Whatever its tag family, what is taken must be what it says it is: its bytes are those of its digest, and it
+carries the name by which it was asked for. Where the policy asks for signatures, somebody whom it accepts
+must vouch for it too; what nobody vouches for is as good as not there, and is made again.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from envbuild.errors import IntegrityError
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
+from envbuild.oci.manifest import ImageIndex, Manifest
+from envbuild.progress import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from envbuild.config import Config
+    from envbuild.deadline import Deadline
+    from envbuild.lockkey import Name
+    from envbuild.oci.registry import Registry
+    from envbuild.platform import Platform
+    from envbuild.progress import Progress
+    from envbuild.reference import Repository
+    from envbuild.trust import Rule
+
+_HEX: Final = re.compile("[0-9a-f]{64}")
+_MOST_LAYERS: Final = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An image that may be used.
+
+    Attributes:
+        manifest: The image or index.
+        is_vouched: Whether a signature was asked for, and is there.
+        claims: What each accepted signature that was read says of it beside its digest.
+    """
+
+    manifest: Manifest | ImageIndex
+    is_vouched: bool = False
+    claims: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def image(self) -> Manifest:
+        """The manifest of what is no index.
+
+        Raises:
+            IntegrityError: It is one.
+        """
+        if isinstance(self.manifest, ImageIndex):
+            raise IntegrityError(f"{self.manifest.descriptor.digest} is an index, expected an image")
+        return self.manifest
+
+    def lets(self, claim: str, value: str) -> bool:
+        """Whether something beside the image may be used: its signature says so, or none was asked for."""
+        return not self.is_vouched or any(each.get(claim) == value for each in self.claims)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Decides what may be used. May be used by several threads.
+
+    Attributes:
+        config: The settings, with the policy.
+        progress: Told of what is not used, and why.
+    """
+
+    config: Config
+    progress: Progress
+    _rules: dict[tuple[Repository, bool], Rule | None] = field(default_factory=dict, repr=False)
+    _guard: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def rule(self, owner: Repository, *, part: bool = False) -> Rule | None:
+        """Whose signatures are asked for in a repository, or in that of its layers; None where nobody's are.
+
+        What becomes part of an image that is built here is asked for more than an answer is: the image's own
+        signature, or the rule of where it goes, must not vouch for what nobody vouched for before.
+
+        Args:
+            owner: The repository that the rule is about.
+            part: Whether something becomes part of what is put into the workspace.
+        """
+        with self._guard:
+            if (owner, part) not in self._rules:
+                self._rules[owner, part] = self._rule(owner, part=part)
+            return self._rules[owner, part]
+
+    def _rule(self, owner: Repository, *, part: bool) -> Rule | None:
+        from envbuild.trust import accepted_here
+
+        trust = self.config.trust
+        if trust is None:
+            return None
+        rule, target = trust.rule(owner), trust.rule(self.config.workspace)
+        if not part or not (trust.signs or target.require_signed):
+            return rule if rule.require_signed else None
+        own = accepted_here(owner, trust)
+        if rule.require_signed:
+            return own
+        keys = tuple(dict.fromkeys((*own.keys, *target.keys)))
+        identities = tuple(dict.fromkeys((*own.identities, *target.identities)))
+        root = rule.trusted_root or target.trusted_root
+        return replace(own, keys=keys, identities=identities, trusted_root=root, on_failure="miss")
+
+    def asks(self, owner: Repository, *, part: bool = False) -> bool:
+        """Whether an image needs more than its manifest to be used."""
+        return self.config.deep or self.rule(owner, part=part) is not None
+
+    def image(
+        self,
+        manifest: Manifest | ImageIndex,
+        registry: Registry,
+        deadline: Deadline,
+        *,
+        part: bool = False,
+        platforms: Collection[Platform] | None = None,
+        every: bool = False,
+    ) -> Admitted | None:
+        """An image that was found, if it may be used; None with a word to people where not.
+
+        Args:
+            manifest: The image or index, which is what its name says.
+            registry: The repository that it is in.
+            deadline: When to give up.
+            part: Whether it, or something in it, becomes part of what is put into the workspace.
+            platforms: Whose images of an index are used; None for all.
+            every: Whether all accepted signatures are read, for what they claim.
+
+        Raises:
+            Untrusted: It is not accepted, and the policy says that this is a failure and not a miss.
+        """
+        rule = self.rule(registry.repository, part=part)
+        try:
+            return self._required(manifest, registry, deadline, rule, platforms, every=every)
+        except IntegrityError as error:
+            from envbuild.trust import Untrusted
+
+            if isinstance(error, Untrusted) and rule is not None and rule.on_failure == "fail":
+                raise
+            self.tell(registry.repository, error)
+            return None
+
+    def require(
+        self,
+        manifest: Manifest | ImageIndex,
+        registry: Registry,
+        deadline: Deadline,
+        *,
+        part: bool = False,
+        platforms: Collection[Platform] | None = None,
+        every: bool = False,
+    ) -> Admitted:
+        """As :meth:`image`, where nothing can be done without it.
+
+        Raises:
+            IntegrityError: It is not whole, where that is asked.
+            Untrusted: It is not accepted.
+        """
+        rule = self.rule(registry.repository, part=part)
+        return self._required(manifest, registry, deadline, rule, platforms, every=every)
+
+    def _required(
+        self,
+        manifest: Manifest | ImageIndex,
+        registry: Registry,
+        deadline: Deadline,
+        rule: Rule | None,
+        platforms: Collection[Platform] | None,
+        *,
+        every: bool,
+    ) -> Admitted:
+        registry = registry.by(deadline)
+        if self.config.deep:
+            from envbuild.oci.whole import require_whole
+
+            require_whole(registry, manifest, jobs=self.config.jobs)
+        if rule is None:
+            return Admitted(manifest)
+        from envbuild.trust import check_rule
+
+        accepted = check_rule(registry, manifest, rule, platforms=platforms, deadline=deadline, every=every)
+        return Admitted(manifest, is_vouched=True, claims=accepted.claims)
+
+    def tell(self, place: Repository, why: IntegrityError) -> None:
+        """Tell people what is not used."""
+        self.progress(Event("resolve", str(place), "output", text=f"not used: {why}"))
+
+
+def require_name(
+    manifest: Manifest | ImageIndex,
+    name: Name,
+    what: str,
+    platforms: Collection[Platform] | None = None,
+) -> None:
+    """See that what a tag names is an image that carries the name, as far as its manifest tells.
+
+    Args:
+        manifest: What the tag names.
+        name: The key or lock key that it was asked for by.
+        what: The tag for messages.
+        platforms: The platforms that are wanted: one is an image's, several an index's; None where the name
+            may be that of either.
+
+    Raises:
+        IntegrityError: It is something else.
+    """
+    is_lock = name.tag.name.startswith(LOCK_TAG)
+    word = "lock key" if is_lock else "key"
+    require_carried(manifest, LOCK_ANNOTATION if is_lock else KEY_ANNOTATION, str(name), what, word)
+    lock = manifest.annotations.get(LOCK_ANNOTATION)
+    if lock is not None and not _HEX.fullmatch(lock):
+        raise IntegrityError(f"{what} carries the lock key {lock!r:.80}, which is none")
+    if platforms is not None:
+        _require_kind(manifest, platforms, what)
+
+
+def _require_kind(manifest: Manifest | ImageIndex, platforms: Collection[Platform], what: str) -> None:
+    if isinstance(manifest, ImageIndex) != (len(platforms) > 1):
+        kind = "an index over several images" if isinstance(manifest, ImageIndex) else "one image"
+        raise IntegrityError(f"{what} is {kind}, expected {'one' if len(platforms) == 1 else 'an index'}")
+    if isinstance(manifest, ImageIndex):
+        lacking = sorted(str(each) for each in platforms if manifest.for_platform(each) is None)
+        if lacking:
+            raise IntegrityError(f"{what} has no image for {', '.join(lacking)}")
+
+
+def require_carried(
+    manifest: Manifest | ImageIndex, annotation: str, value: str, what: str, word: str
+) -> None:
+    """See that a manifest is that of an image, and carries the name by which it was asked for.
+
+    Args:
+        manifest: What a tag names.
+        annotation: The annotation that has the name.
+        value: The name.
+        what: The tag for messages.
+        word: What the name is called.
+
+    Raises:
+        IntegrityError: It is something else.
+    """
+    seen = manifest.annotations.get(annotation)
+    if seen != value:
+        raise IntegrityError(
+            f"{what} carries the {word} {seen or 'of nothing'}, expected {value}",
+            hint="the tag was moved or written by something else: delete it, then resolve again",
+        )
+    if isinstance(manifest, Manifest):
+        if manifest.artifact_type is not None:
+            raise IntegrityError(
+                f"{what} is an artifact of the type {manifest.artifact_type!r:.80}, no image"
+            )
+        if (count := len(manifest.layers)) > _MOST_LAYERS:
+            raise IntegrityError(f"{what} has {count} layers, and no engine runs more than {_MOST_LAYERS}")
