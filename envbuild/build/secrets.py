@@ -21,13 +21,19 @@ def build_secrets(names: Iterable[str], environ: Mapping[str, str] | None = None
     """The values of the secrets that steps mount, by their names.
 
     Raises:
-        BuildError: A secret has no value.
+        BuildError: A secret has no value, or an empty one; or two would be one variable.
     """
     values = os.environ if environ is None else environ
-    found = {}
+    found: dict[str, bytes] = {}
     for name in names:
         variable = variable_of(name)
-        if variable not in values:
+        for other in found:
+            if variable_of(other) == variable:
+                raise BuildError(
+                    f"the build secrets {other!r} and {name!r} would both be {variable}",
+                    hint="rename one of them",
+                )
+        if not values.get(variable):
             raise BuildError(f"the build secret {name!r} has no value", hint=f"set {variable}")
         found[name] = values[variable].encode()
     return found

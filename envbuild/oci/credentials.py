@@ -1,7 +1,7 @@
 """Credentials, from wherever Docker, Podman or the environment keep them; read only when they are needed.
 
-Order: ``ENVBUILD_USERNAME_<HOST>`` and ``ENVBUILD_PASSWORD_<HOST>``; ``ENVBUILD_USERNAME`` and
-``ENVBUILD_PASSWORD`` for the one host in ``ENVBUILD_HOST``; ``$DOCKER_CONFIG/config.json``, else
+Order: ``ENVBUILD_USERNAME`` and ``ENVBUILD_PASSWORD`` for the host in ``ENVBUILD_HOST``, likewise
+``ENVBUILD_USERNAME_<WORD>`` and the others with the same word; ``$DOCKER_CONFIG/config.json``, else
 ``~/.docker/config.json``; Podman's ``$REGISTRY_AUTH_FILE``, ``$XDG_RUNTIME_DIR/containers/auth.json`` and
 ``~/.config/containers/auth.json``. Sources: docker/cli ``config.json``, docker-credential-helpers' protocol,
 containers-auth.json(5).
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _HUB_KEY: Final = "https://index.docker.io/v1/"
 _HUB_HOSTS: Final = frozenset({"index.docker.io", "registry-1.docker.io", DOCKER_HUB})
+_USERNAME, _PASSWORD, _HOST = (f"ENVBUILD_{word}" for word in ("USERNAME", "PASSWORD", "HOST"))
 _HELPER_SECONDS: Final = 30
 _IDENTITY: Final = "<token>"
 """The user name under which a helper gives an identity token."""
@@ -96,26 +97,27 @@ class Keychain:
         return None
 
     def _from_environment(self, host: str) -> tuple[Credentials, str] | None:
-        suffix = "_" + re.sub(r"[^A-Z0-9]", "_", host.upper())
-        for end in (suffix, ""):
-            username = self.environment.get(f"ENVBUILD_USERNAME{end}")
-            password = self.environment.get(f"ENVBUILD_PASSWORD{end}")
-            if username is None or password is None:
-                continue
-            if end or self._named_host() == host:
-                return Credentials(username, password), f"ENVBUILD_USERNAME{end} and ENVBUILD_PASSWORD{end}"
-        return None
+        """The pair whose own ``ENVBUILD_HOST`` names the host: what stands behind the names is any word.
 
-    def _named_host(self) -> str:
-        # A password without a host would go to every host that asks for one.
-        host = self.environment.get("ENVBUILD_HOST")
-        if not host:
-            raise SpecError(
-                "ENVBUILD_USERNAME and ENVBUILD_PASSWORD say nothing of the host that they are for",
-                hint="set ENVBUILD_HOST too, or write ENVBUILD_USERNAME_<HOST>, as in "
-                "ENVBUILD_USERNAME_REGISTRY_EXAMPLE_COM",
+        Raises:
+            SpecError: A pair has no host, or two pairs have the same one.
+        """
+        found: dict[str, Credentials] = {}
+        for name in self.environment:
+            end = name.removeprefix(_USERNAME)
+            if end == name or (end and not end.startswith("_")):
+                continue
+            username, password, named = (
+                self.environment.get(f"{variable}{end}") for variable in (_USERNAME, _PASSWORD, _HOST)
             )
-        return DOCKER_HUB if host in _HUB_HOSTS else host.lower()
+            if username and password and _named_host(named, end) == host:
+                found[end] = Credentials(username, password)
+        if len(found) > 1:
+            names = " and ".join(sorted(f"{_USERNAME}{end}" for end in found))
+            raise SpecError(f"{names} are for the same host, {host}", hint="unset one of them")
+        for end, credentials in found.items():
+            return credentials, f"{_USERNAME}{end} and {_PASSWORD}{end}"
+        return None
 
     def _files(self) -> Iterator[Path]:
         environment = self.environment
@@ -126,6 +128,19 @@ class Keychain:
         if environment.get("XDG_RUNTIME_DIR"):
             yield Path(environment["XDG_RUNTIME_DIR"]) / "containers/auth.json"
         yield Path(environment.get("XDG_CONFIG_HOME") or self.home / ".config") / "containers/auth.json"
+
+
+def _named_host(host: str | None, end: str) -> str:
+    """The host that a pair of variables is for."""
+    # A password without a host would go to every host that asks for one.
+    if not host:
+        raise SpecError(
+            f"{_USERNAME}{end} and {_PASSWORD}{end} say nothing of the host that they are for",
+            hint=f"set {_HOST}{end} too, as {_HOST}{end}=registry.example.com",
+        )
+    if "/" in host:
+        raise SpecError(f"{_HOST}{end} is {host!r}, expected HOST or HOST:PORT", hint="leave out the rest")
+    return DOCKER_HUB if host.lower() in _HUB_HOSTS else host.lower()
 
 
 def _load(path: Path) -> dict[str, Any] | None:

@@ -18,6 +18,12 @@ def test_a_secret_is_read_from_its_variable() -> None:
 
 
 def test_a_secret_without_a_value_says_which_variable_to_set() -> None:
-    with pytest.raises(BuildError, match="'token' has no value") as caught:
-        build_secrets(["token"], {})
-    assert "ENVBUILD_SECRET_TOKEN" in str(caught.value.hint)
+    for values in ({}, {"ENVBUILD_SECRET_TOKEN": ""}):
+        with pytest.raises(BuildError, match="'token' has no value") as caught:
+            build_secrets(["token"], values)
+        assert "ENVBUILD_SECRET_TOKEN" in str(caught.value.hint)
+
+
+def test_two_secrets_are_not_one_variable() -> None:
+    with pytest.raises(BuildError, match="'pip-token' and 'pip_token' would both be ENVBUILD_SECRET_PIP"):
+        build_secrets(["pip-token", "pip_token"], {"ENVBUILD_SECRET_PIP_TOKEN": "x"})

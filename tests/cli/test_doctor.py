@@ -73,13 +73,10 @@ def test_where_a_login_is_kept(
     assert found["workspace login"]["state"] == "broken"
     assert "docker-credential-ours" in found["workspace login"]["seen"]
 
-    name = repository.host.upper().replace(".", "_").replace(":", "_")
-    monkeypatch.setenv(f"ENVBUILD_USERNAME_{name}", USERNAME)
-    monkeypatch.setenv(f"ENVBUILD_PASSWORD_{name}", PASSWORD)
-    assert (
-        lines(call)["workspace login"]["seen"]
-        == f"from ENVBUILD_USERNAME_{name} and ENVBUILD_PASSWORD_{name}"
-    )
+    monkeypatch.setenv("ENVBUILD_USERNAME_CI", USERNAME)
+    monkeypatch.setenv("ENVBUILD_PASSWORD_CI", PASSWORD)
+    monkeypatch.setenv("ENVBUILD_HOST_CI", repository.host)
+    assert lines(call)["workspace login"]["seen"] == "from ENVBUILD_USERNAME_CI and ENVBUILD_PASSWORD_CI"
 
 
 @pytest.mark.usefixtures("world", "docker")

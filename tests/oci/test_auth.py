@@ -128,8 +128,12 @@ class TestKeychain:
         chain = keychain(
             tmp_path,
             {"auths": {TEAM.host: auth()}},
-            ENVBUILD_USERNAME_REGISTRY_EXAMPLE_COM_5000="bob",
-            ENVBUILD_PASSWORD_REGISTRY_EXAMPLE_COM_5000="builder",
+            ENVBUILD_USERNAME_TEAM="bob",
+            ENVBUILD_PASSWORD_TEAM="builder",
+            ENVBUILD_HOST_TEAM="Registry.example.com:5000",
+            ENVBUILD_USERNAME="tom",
+            ENVBUILD_PASSWORD="other",
+            ENVBUILD_HOST="other.example.com",
         )
         assert chain.find(TEAM) == Credentials("bob", "builder")
         assert chain.find(HUB) is None
@@ -141,12 +145,55 @@ class TestKeychain:
         assert chain.find(TEAM) == Credentials("bob", "builder")
         assert chain.find(HUB) is None
 
-    def test_environment_without_a_host_is_refused(self, tmp_path: Path) -> None:
-        chain = keychain(tmp_path, ENVBUILD_USERNAME="bob", ENVBUILD_PASSWORD="builder")
-        with pytest.raises(SpecError, match="host") as caught:
-            chain.find(TEAM)
+    @pytest.mark.parametrize("word", ["", "_REGISTRY_EXAMPLE_COM_5000"])
+    @pytest.mark.parametrize("host", [None, "", "https://registry.example.com:5000/"])
+    def test_environment_without_a_host_is_refused(self, tmp_path: Path, word: str, host: str | None) -> None:
+        variables = {f"ENVBUILD_USERNAME{word}": "bob", f"ENVBUILD_PASSWORD{word}": "builder"}
+        variables |= {} if host is None else {f"ENVBUILD_HOST{word}": host}
+        with pytest.raises(SpecError, match=r"host|HOST") as caught:
+            keychain(tmp_path, **variables).find(TEAM)
         assert caught.value.hint is not None
         assert "builder" not in str(caught.value)
+
+    def test_hosts_that_look_alike_have_logins_of_their_own(self, tmp_path: Path) -> None:
+        """No two hosts share a variable, whatever is in their names."""
+        named = "registry.example.com:5000"
+        chain = keychain(
+            tmp_path,
+            ENVBUILD_USERNAME_REGISTRY_EXAMPLE_COM_5000="bob",
+            ENVBUILD_PASSWORD_REGISTRY_EXAMPLE_COM_5000="builder",
+            ENVBUILD_HOST_REGISTRY_EXAMPLE_COM_5000=named,
+        )
+        alike = ("registry-example.com:5000", "registry.example-com:5000", "registry.example.com.5000")
+        others = ("registry.example.com", "registry.example.com:50", "xregistry.example.com:5000")
+        for host in (*alike, *others):
+            assert chain.find(Repository(host, "team/envs")) is None
+        assert chain.find(Repository(named, "team/envs")) == Credentials("bob", "builder")
+
+    def test_two_logins_for_one_host_are_refused(self, tmp_path: Path) -> None:
+        variables = {
+            f"ENVBUILD_{part}{word}": "canary"
+            for part in ("USERNAME", "PASSWORD")
+            for word in ("", "_A", "_B")
+        }
+        hosts = {"ENVBUILD_HOST": HUB.host, "ENVBUILD_HOST_A": TEAM.host, "ENVBUILD_HOST_B": TEAM.host}
+        chain = keychain(tmp_path, **variables, **hosts)
+        with pytest.raises(SpecError, match="_A and ENVBUILD_USERNAME_B are for the same host"):
+            chain.find(TEAM)
+        assert chain.find(HUB) == Credentials("canary", "canary")
+
+    @pytest.mark.parametrize("missing", ["USERNAME", "PASSWORD"])
+    @pytest.mark.parametrize("empty", [{}, {"": ""}])
+    def test_an_empty_variable_hides_no_other_login(
+        self, tmp_path: Path, missing: str, empty: dict[str, str]
+    ) -> None:
+        """As where a CI has a secret on some branches alone."""
+        variables = {"ENVBUILD_USERNAME": "bob", "ENVBUILD_PASSWORD": "builder", "ENVBUILD_HOST": TEAM.host}
+        del variables[f"ENVBUILD_{missing}"]
+        variables |= {f"ENVBUILD_{missing}": text for text in empty.values()}
+        found = keychain(tmp_path, {"auths": {TEAM.host: auth("file")}}, **variables).find(TEAM)
+        assert found is not None
+        assert found.username == "file"
 
     @pytest.mark.parametrize(
         "content", ["[]", "{", "not json", '{"auths": {"registry.example.com:5000": {"auth": "%%%secret"}}}']
