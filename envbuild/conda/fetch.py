@@ -16,12 +16,21 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from envbuild.conda.logins import authorised, find_login
 from envbuild.conda.redaction import redact_logs
-from envbuild.errors import BuildError, ChannelError, IntegrityError, StorageError, StorageFull
+from envbuild.errors import (
+    BuildError,
+    ChannelError,
+    IntegrityError,
+    RegistryError,
+    StorageError,
+    StorageFull,
+)
 from envbuild.oci.client import tls_context
 from envbuild.oci.proxies import causes, private_proxy_for, way_hint
+from envbuild.oci.transport import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
+from envbuild.spec.channel import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import urllib3
@@ -120,6 +129,53 @@ class Connections:
                 self._pools[way].pool_classes_by_scheme = POOLS
             return self._pools[way]
 
+    def get(
+        self, url: str, login: Mapping[str, str], deadline: Deadline, headers: Mapping[str, str] | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        """Ask for what is at a URL, wherever that leads; its body is not read.
+
+        The login goes to the URL's own origin alone, and nobody is told where a redirect came from: a token
+        may stand in the URL.
+
+        Args:
+            url: Where it is.
+            login: The headers that carry the login.
+            deadline: When to give up.
+            headers: More headers.
+
+        Raises:
+            ChannelError: It leads from HTTPS to plain HTTP, to no place on the web, or on and on.
+            urllib3.exceptions.HTTPError: There was no answer.
+        """
+        import urllib3
+
+        place = url
+        for _ in range(MAX_REDIRECTS + 1):
+            left = deadline.remaining()
+            own = login if same_origin(place, url) else {}
+            response = self.to(place).request(
+                "GET",
+                _quoted(place),
+                headers={"User-Agent": "envbuild", "Accept-Encoding": "identity", **(headers or {}), **own},
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                timeout=urllib3.Timeout(connect=min(_CONNECT, left), read=min(_READ, left)),
+                retries=urllib3.Retry(total=None, connect=0, read=0, redirect=0, status=0, other=0),
+            )
+            if response.status not in REDIRECTS:
+                return response
+            location = response.headers.get("Location")
+            response.close()
+            what = f"{urlsplit(place).scheme}://{urlsplit(place).netloc}"
+            try:
+                place = redirected(place, location, what)
+            except RegistryError as error:
+                raise ChannelError(redact(error.message).replace("the registry", "the server")) from None
+            except ValueError:
+                raise ChannelError(f"{what} redirects to what is no place on the web") from None
+        raise ChannelError(f"{urlsplit(url).netloc} redirects more than {MAX_REDIRECTS} times")
+
     def close(self) -> None:
         """Close them."""
         for pool in self._pools.values():
@@ -214,19 +270,8 @@ class _Download:
 
         self.deadline.check(f"fetching {self.record}")
         place, login = authorised(url, self.login)
-        headers = {"User-Agent": "envbuild", "Accept-Encoding": "identity", **login}
-        left = self.deadline.remaining()
         try:
-            response = connections.to(place).request(
-                "GET",
-                _quoted(place),
-                headers=headers,
-                preload_content=False,
-                decode_content=False,
-                redirect=True,
-                timeout=urllib3.Timeout(connect=min(_CONNECT, left), read=min(_READ, left)),
-                retries=urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0),
-            )
+            response = connections.get(place, login, self.deadline)
         except urllib3.exceptions.HTTPError as error:
             raise self._trouble(place, error) from None
         with _released(response), self._cut_at_deadline(response):

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import functools
+import hashlib
 import json
 import os
 import threading
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast
+from urllib.parse import unquote, urlsplit
 
+from envbuild.conda.copies import Copies
 from envbuild.conda.elsewhere import solve_elsewhere
 from envbuild.conda.fetch import LOGIN_HINT
 from envbuild.conda.meta import metadata_of
 from envbuild.conda.origins import Origins, channel_urls
 from envbuild.conda.stand_ins import StandIns
 from envbuild.conda.unsolvable import Offer, Unsolvable
+from envbuild.deadline import Deadline
 from envbuild.digest import Digest
-from envbuild.errors import ChannelError, SolveError, SpecError
+from envbuild.errors import ChannelError, DeadlineExceeded, SolveError, SpecError
 from envbuild.lock import Lock, PackageRecord, encode_metadata
 from envbuild.oci.proxies import said_hint
 from envbuild.spec.channel import DEFAULTS, Channel, split_credentials
@@ -33,8 +38,8 @@ if TYPE_CHECKING:
     import rattler
     from rattler.platform.subdir import SubdirLiteral
 
+    from envbuild.conda.stand_ins import StandIn
     from envbuild.conda.unsolvable import Finding, Offers
-    from envbuild.deadline import Deadline
     from envbuild.lock import NoArch
     from envbuild.platform import Platform
     from envbuild.spec.conda import CondaSection
@@ -181,13 +186,15 @@ async def _solve(
         chosen += [(folder, origins.places(folder)[-1]) for folder in folders]
         stand_ins = StandIns.of(chosen)
         last = all(len(places) == 1 for places in left.values())
-        gateway = _gateway(cache_dir, stand_ins, 3 if last else 1, int(time.monotonic() / _GATEWAY_SECONDS))
-        repodata = _Repodata(request, channels, stand_ins, gateway)
+        period = int(time.monotonic() / _GATEWAY_SECONDS)
         limits = {url: _MIRROR if len(places) > 1 else _CHANNEL for url, places in left.items()}
         try:
+            stand_ins = await _with_copies(stand_ins, request, cache_dir, limits, deadline)
+            gateway = _gateway(cache_dir, stand_ins, 3 if last else 1, period)
+            repodata = _Repodata(request, channels, stand_ins, gateway)
             await repodata.read(limits, deadline)
             return await _attempt(repodata, deadline), stand_ins
-        except (GatewayError, FetchRepoDataError, _SilenceError) as error:
+        except (GatewayError, FetchRepoDataError, _UnreadError) as error:
             text = str(error)
             if _UNCHANGED in text and not is_fresh:
                 is_fresh = True
@@ -199,6 +206,44 @@ async def _solve(
             failed += [f"its mirror {left[url][0]} failed before: {stand_ins.public(text)}" for url in named]
             for url in named:
                 del left[url][0]
+
+
+async def _with_copies(
+    stand_ins: StandIns,
+    request: SolveRequest,
+    cache_dir: Path,
+    limits: Mapping[str, float],
+    deadline: Deadline,
+) -> StandIns:
+    """The stand-ins, with a copy of each channel that has a token in its path."""
+    lists = tuple(f"{subdir}/repodata.json" for subdir in (request.platform.subdir, "noarch"))
+    packages: dict[str, list[str]] = {}
+    for spec in request.conda.dependencies:
+        if spec.private_url is not None:
+            folder, _, name = public_url(spec.private_url).rpartition("/")
+            packages.setdefault(folder, []).append(name)
+    period = int(time.monotonic() / _GATEWAY_SECONDS)
+
+    def copied(each: StandIn) -> StandIn:
+        if not each.has_token:
+            return each
+        paths = lists if each.public in limits else tuple(packages.get(each.public, ()))
+        seconds = limits.get(each.public, _CHANNEL)
+        limit = Deadline.after(deadline.remaining(at_most=seconds))
+        try:
+            return replace(each, copy=_copies(cache_dir).read(each, paths, period, limit))
+        except ChannelError as error:
+            raise _UnreadError(error.message) from None
+        except DeadlineExceeded:
+            deadline.check("reading the channels")
+            raise _UnreadError(f"'{each.public}/' gave no answer within {seconds:.0f} s") from None
+
+    return StandIns(tuple(await asyncio.gather(*(asyncio.to_thread(copied, each) for each in stand_ins.all))))
+
+
+@functools.lru_cache(maxsize=4)
+def _copies(cache_dir: Path) -> Copies:
+    return Copies(cache_dir)
 
 
 async def _attempt(repodata: _Repodata, deadline: Deadline) -> list[rattler.RepoDataRecord]:
@@ -219,8 +264,8 @@ async def _attempt(repodata: _Repodata, deadline: Deadline) -> list[rattler.Repo
         raise await _unsolvable(repodata, said, deadline.remaining(at_most=_EXPLAINING)) from None
 
 
-class _SilenceError(Exception):
-    """A channel took too long to answer; it never leaves this module."""
+class _UnreadError(Exception):
+    """A channel took too long to answer, or could not be copied; it never leaves this module."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +313,7 @@ class _Repodata:
         silent = [url for url, answer in zip(asked, answered, strict=True) if not answer]
         if silent:
             waited = (f"'{url}/' gave no answer within {limits[url]:.0f} s" for url in silent)
-            raise _SilenceError("\n".join(waited))
+            raise _UnreadError("\n".join(waited))
 
     def forget(self) -> None:
         """Drop what the cache keeps of the channels, so that they are read anew."""
@@ -499,7 +544,8 @@ def package_record(record: rattler.RepoDataRecord, stand_ins: StandIns = NO_STAN
         ChannelError: It has no sha256.
     """
     name, url = record.name.normalized, public_url(stand_ins.public(record.url))
-    if record.sha256 is None:
+    sha256 = record.sha256.hex() if record.sha256 is not None else _digest_of_file(record.url)
+    if sha256 is None:
         raise ChannelError(
             f"{name} {record.version} in {url} has no sha256 in its channel",
             hint="index the channel again with a tool that writes sha256",
@@ -513,7 +559,7 @@ def package_record(record: rattler.RepoDataRecord, stand_ins: StandIns = NO_STAN
         build_number=record.build_number,
         subdir=record.subdir,
         url=url,
-        sha256=Digest(record.sha256.hex()),
+        sha256=Digest(sha256),
         size=record.size,
         md5=record.md5.hex() if record.md5 else None,
         noarch=cast("NoArch | None", noarch),
@@ -521,6 +567,15 @@ def package_record(record: rattler.RepoDataRecord, stand_ins: StandIns = NO_STAN
         python_site_packages_path=record.python_site_packages_path,
         metadata=encode_metadata(metadata_of(json.loads(record.to_json()))),
     )
+
+
+def _digest_of_file(url: str) -> str | None:
+    """The sha256 of a package in a folder, which the solver does not take where a URL names it."""
+    if not url.startswith("file:"):
+        return None
+    with contextlib.suppress(OSError), open(unquote(urlsplit(url).path), "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
 
 
 def _run(coroutine: Coroutine[Any, Any, _Found]) -> _Found:

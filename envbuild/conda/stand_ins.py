@@ -2,7 +2,8 @@
 
 The solver keeps the URLs that it reads in files and in what it says. It is given ``https://<name>.invalid``
 instead of a server with its user, password or token, and instead of a mirror; only its HTTP client knows what
-that stands for. Two credentials of one server are two names, for they need not see the same packages.
+that stands for. Where a token stands in the path it reads a copy (:mod:`envbuild.conda.copies`). Two
+credentials of one server are two names, for they need not see the same packages.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
 from envbuild.conda.logins import authorised
+from envbuild.spec.channel import split_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,22 +33,38 @@ class StandIn:
         public: Its URL without credentials.
         place: Where requests go: maybe with a token in the path, maybe another server or a folder.
         header: The value of ``Authorization``, or None.
+        copy: The ``file:`` URL of the folder that is read instead, or an empty text.
     """
 
     public: str
     place: str = field(repr=False)
     header: str | None = field(default=None, repr=False)
+    copy: str = ""
 
     @property
     def host(self) -> str:
         """The host that stands for it; of a folder, which needs none, it is empty."""
-        return "" if self.place.startswith("file:") else _name(f"{self.place} {self.header or ''}")
+        return "" if self._folder else f"{self.secret_name}.invalid"
+
+    @property
+    def secret_name(self) -> str:
+        """A name that tells it from every other, and nobody the secret."""
+        return _name(f"{self.place} {self.header or ''}")
+
+    @property
+    def has_token(self) -> bool:
+        """Whether a token stands in the path of the place, which no solver may ask for."""
+        return not self.place.startswith("file:") and split_credentials(self.place)[0] != self.place
+
+    @property
+    def _folder(self) -> str:
+        return self.copy or (self.place if self.place.startswith("file:") else "")
 
     @property
     def url(self) -> str:
         """What the solver reads for :attr:`public`."""
         host = self.host
-        return f"https://{host}{urlsplit(self.public).path}" if host else self.place
+        return f"https://{host}{urlsplit(self.public).path}" if host else self._folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +135,4 @@ class StandIns:
 def _name(private: str) -> str:
     """A name, always the same, from which nobody learns the credentials by trying many."""
     secret = hashlib.scrypt(private.encode(), salt=b"envbuild channel", n=1 << 14, r=8, p=1, dklen=16)
-    return f"{secret.hex()}.invalid"
+    return secret.hex()
