@@ -50,7 +50,9 @@ _READ: Final = 60.0
 _BACKOFF: Final = 0.5
 _MAX_BACKOFF: Final = 10.0
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-LOGIN_HINT: Final = "check the login: in the channel's URL, in RATTLER_AUTH_FILE, in the keyring or in netrc"
+LOGIN_HINT: Final = (
+    "check the login: in the channel's URL, or, for HTTPS, in RATTLER_AUTH_FILE, in the keyring or in netrc"
+)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 

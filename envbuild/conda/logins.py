@@ -1,8 +1,9 @@
 """The user's own logins for the servers of channels: where Conda's tools and others look for them.
 
 In this order: ``RATTLER_AUTH_FILE``, the keyring's service ``rattler`` (where ``pixi auth login`` and
-``rattler auth login`` put them), ``~/.rattler/credentials.json``, and ``netrc``. A login is for one host, and
-is sent to no other. An entry ``default`` of ``netrc`` is for every host, public ones too, and is not used.
+``rattler auth login`` put them), ``~/.rattler/credentials.json``, and ``netrc``. A login is for one host, is
+sent to no other, and over plain HTTP only to this machine. An entry ``default`` of ``netrc`` is for every
+host, public ones too, and is not used.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from envbuild.errors import SpecError
+from envbuild.oci.transport import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -102,10 +104,18 @@ def find_login(url: str) -> Login | None:
     Raises:
         SpecError: A file of logins cannot be read.
     """
+    host = urlsplit(url).hostname
+    return next(_found(host), None) if host and may_carry_logins(url) else None
+
+
+def may_carry_logins(url: str) -> bool:
+    """Whether the user's own logins go to a URL: over TLS, or to this machine.
+
+    Whoever writes a definition chooses the scheme, and would have a password go out in clear.
+    """
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        return None
-    return next(_found(parts.hostname), None)
+    host = parts.netloc.rpartition("@")[2].lower()
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
 
 
 def _found(host: str) -> Iterator[Login]:
@@ -154,7 +164,12 @@ _FORM: Final = 'write {"HOST": {"BearerToken": "…"}} as rattler and pixi read 
 
 
 def in_netrc(host: str) -> tuple[str, str] | None:
-    """User and password that ``netrc`` has for a host.
+    """User and password that ``netrc`` has for a host; errors as :func:`in_netrc_at_all`."""
+    return in_netrc_at_all().get(host)
+
+
+def in_netrc_at_all() -> dict[str, tuple[str, str]]:
+    """Users and passwords that ``netrc`` has, by host.
 
     Raises:
         SpecError: The file cannot be read.
@@ -162,12 +177,12 @@ def in_netrc(host: str) -> tuple[str, str] | None:
     named, home = os.environ.get("NETRC"), os.environ.get("HOME")
     path = Path(named) if named else Path(home, ".netrc") if home else None
     if path is None:
-        return None
+        return {}
     try:
         status = path.stat()
-        found = _netrc_hosts(path, status.st_mtime_ns, status.st_size).get(host)
+        found = _netrc_hosts(path, status.st_mtime_ns, status.st_size)
     except FileNotFoundError:
-        return None
+        return {}
     except (OSError, ValueError, netrc.NetrcParseError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is malformed"
         line = error.lineno if isinstance(error, netrc.NetrcParseError) else None
@@ -177,7 +192,7 @@ def in_netrc(host: str) -> tuple[str, str] | None:
             line=line,
             hint="correct or move the file",
         ) from None
-    return (found[0], found[2]) if found is not None else None
+    return {host: (user, word) for host, (user, _, word) in found.items()}
 
 
 @functools.lru_cache(maxsize=4)

@@ -15,7 +15,7 @@ from posixpath import commonpath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from envbuild.conda.logins import in_netrc
+from envbuild.conda.logins import in_netrc, may_carry_logins
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +39,12 @@ def origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
 
 
+def is_trusted(url: str, hosts: tuple[str, ...]) -> bool:
+    """Whether ``--trusted-host`` gave up the proof that a URL's server is who it says."""
+    parts = urlsplit(url)
+    return parts.netloc.rpartition("@")[2].lower() in hosts or parts.hostname in hosts
+
+
 @dataclass(frozen=True)
 class Logins:
     """Fills logins into URLs. Each question is asked once.
@@ -47,10 +53,13 @@ class Logins:
         indexes: The URLs that the definition names, with the logins that it gives; the keyring may know them
             by their whole URL.
         deadline: When to give up.
+        trusted: Hosts, maybe with ports, that need not prove who they are: the user's own logins are not for
+            them.
     """
 
     indexes: tuple[str, ...] = field(repr=False)
     deadline: Deadline
+    trusted: tuple[str, ...] = ()
     _known: dict[tuple[str, str | None], tuple[str, str] | None] = field(default_factory=dict, repr=False)
 
     def fill(self, url: str) -> str:
@@ -84,6 +93,8 @@ class Logins:
         return sorted((index for index in self.indexes if origin(index) == origin(url)), key=distance)
 
     def _own(self, url: str, user: str | None) -> tuple[str, str] | None:
+        if not may_carry_logins(url) or is_trusted(url, self.trusted):
+            return None
         if (found := in_netrc(urlsplit(url).hostname or "")) is not None and user in {None, found[0]}:
             return found
         if not keyring_is_asked_for():

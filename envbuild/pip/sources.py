@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from envbuild.conda.variables import fill_variables
-from envbuild.pip.logins import Logins
+from envbuild.conda.variables import fill_variables, holds_variables
+from envbuild.errors import SpecError
+from envbuild.pip.logins import Logins, is_trusted
 from envbuild.spec.pip import IndexStrategy
-from envbuild.spec.requirement import strip_credentials, without_logins
+from envbuild.spec.requirement import redacted, strip_credentials, without_logins
 from envbuild.spec.tokens import token_prefixes
 
 if TYPE_CHECKING:
@@ -62,7 +63,13 @@ class Sources:
         Raises:
             SpecError: A variable may not be used, or is not set.
         """
-        allowed = variables or {}
+        allowed, trusted = variables or {}, section.trusted_hosts
+        for url in (*section.fetch_indexes, *section.fetch_links):
+            if holds_variables(url) and is_trusted(url, trusted):
+                raise SpecError(
+                    f"a variable would be sent to {redacted(url)}, which --trusted-host lets be anybody",
+                    hint="take out --trusted-host, and have the server's authority in SSL_CERT_FILE",
+                )
         written = [fill_variables(url, allowed) for url in section.fetch_indexes]
         main, extra = (written[0], written[1:]) if section.own_index else (pypi, written)
         # Of equal files pip takes those of the last index, so that one comes first.
@@ -76,7 +83,7 @@ class Sources:
             for each in section.requirements
             if each.url and each.fetch_url
         }
-        logins = Logins((*indexes, *links), deadline)
+        logins = Logins((*indexes, *links), deadline, trusted)
         return cls(
             section,
             tuple(map(logins.fill, indexes)),

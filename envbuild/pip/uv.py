@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.child import said
+from envbuild.conda.logins import in_netrc_at_all
 from envbuild.deadline import Deadline
 from envbuild.errors import BuildError, ChannelError, DeadlineExceeded, SolveError
 from envbuild.oci.proxies import said_hint
+from envbuild.oci.transport import is_loopback
 from envbuild.pip.logins import keyring_is_asked_for
 from envbuild.spec.requirement import redacted
 from envbuild.storage import private_folder
@@ -29,7 +31,7 @@ from envbuild.storage import private_folder
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PASSED: Final = ("HOME", "NETRC", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR")
+_PASSED: Final = ("HOME", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR")
 _PROXIES: Final = ("all_proxy", "https_proxy", "http_proxy", "no_proxy")
 _HIDDEN: Final = "envbuild."
 """In front of the name of a variable that is not for uv."""
@@ -40,6 +42,10 @@ environ = {{name.removeprefix({hidden!r}): text for name, text in os.environ.ite
 os.execve({program!r}, [{program!r}, *sys.argv[1:]], environ)
 """
 """Runs the user's keyring in the user's environment, which uv does not see."""
+_NETRC: Final = "netrc"
+_PLAIN: Final = re.compile(r"\bhttp://(?:[^/\s@]*@)?([^/\s?#]+)", re.IGNORECASE)
+_PLAIN_WORD: Final = re.compile(r"[!$-\[\]-~]+")
+"""What every reader of such files takes for one word."""
 _LONGEST: Final = 3600.0
 _WRONG_LOGIN: Final = "401 Unauthorized"
 _DENIED: Final = re.compile(r"401 Unauthorized|403 Forbidden")
@@ -108,9 +114,24 @@ class Compilation:
         if code != 0 and _WRONG_LOGIN in said:
             raise _failure(said)
 
+    @property
+    def _plain(self) -> frozenset[str]:
+        """The hosts that are asked over plain HTTP, or need not prove who they are."""
+        trusted = [each for each in self.options if not each.startswith("-")]
+        named = _PLAIN.findall(self.requirements + self.constraints)
+        hosts = (host.lower() for host in (*named, *trusted))
+        return frozenset(host.partition(":")[0] for host in hosts if not is_loopback(host))
+
+    @property
+    def _asks_keyring(self) -> bool:
+        """Whether uv may ask the keyring itself, for what files on further hosts need."""
+        return keyring_is_asked_for() and not self._plain
+
     def _write(self, folder: Path) -> None:
         (folder / "requirements.txt").write_text(self.requirements)
         (folder / "constraints.txt").write_text(self.constraints)
+        (folder / _NETRC).touch(0o600)
+        (folder / _NETRC).write_text(_netrc(self._plain))
         if not self.preferences:
             return
         preferred = "".join(
@@ -129,11 +150,11 @@ class Compilation:
             "--no-config", "--no-python-downloads", "--system-certs", "--color", "never",
             "--cache-dir", str(cache_dir / "uv"), "--only-binary", ":all:",
             "--index-strategy", "unsafe-best-match" if self.merged else "first-index",
-            "--keyring-provider", "subprocess" if keyring_is_asked_for() else "disabled", *self.options,
+            "--keyring-provider", "subprocess" if self._asks_keyring else "disabled", *self.options,
         ]  # fmt: skip
         if sys.executable:
             arguments += ["--python", sys.executable]
-        environment = _environment(folder)
+        environment = _environment(folder, keyring=self._asks_keyring)
         try:
             process = subprocess.Popen(
                 arguments,
@@ -159,7 +180,7 @@ def _said(process: subprocess.Popen[bytes], deadline: Deadline) -> bytes:
         raise SolveError("uv found no answer within an hour", hint="pin more requirements") from None
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, *, keyring: bool) -> dict[str, str]:
     """What uv sees of the environment: no secret under a name that it would put into a URL.
 
     uv fills ``${NAME}`` in wherever it reads a URL, also in the metadata of a package, which is its author's
@@ -168,20 +189,34 @@ def _environment(folder: Path) -> dict[str, str]:
 
     Args:
         folder: Where the program stands that uv takes for the keyring.
+        keyring: Whether it has one.
     """
     environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    environment["NETRC"] = str(folder / _NETRC)
     for name in _PROXIES:
         if text := os.environ.get(name) or os.environ.get(name.upper()):
             environment[name] = text
-    keyring = shutil.which("keyring") if keyring_is_asked_for() else None
-    if keyring is not None and sys.executable:
+    if keyring and sys.executable and (program := shutil.which("keyring")) is not None:
         stand_in = folder / "bin" / "keyring"
         stand_in.parent.mkdir()
-        stand_in.write_text(_KEYRING.format(python=sys.executable, hidden=_HIDDEN, program=keyring))
+        stand_in.write_text(_KEYRING.format(python=sys.executable, hidden=_HIDDEN, program=program))
         stand_in.chmod(0o700)
         environment |= {f"{_HIDDEN}{name}": text for name, text in os.environ.items()}
         environment["PATH"] = f"{stand_in.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return environment
+
+
+def _netrc(without: frozenset[str]) -> str:
+    """The user's logins for uv, which would send one for any host to all: the rest, as for the user's own.
+
+    Args:
+        without: Hosts to which they would go in clear.
+    """
+    return "".join(
+        f"machine {host} login {user} password {word}\n"
+        for host, (user, word) in in_netrc_at_all().items()
+        if host not in without and all(map(_PLAIN_WORD.fullmatch, (host, user, word)))
+    )
 
 
 def program() -> Path:

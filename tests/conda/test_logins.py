@@ -82,6 +82,16 @@ def passwords(url: str) -> str | None:
 # Where logins are looked for
 
 
+def test_a_login_goes_over_plain_http_to_this_machine_alone(home: Path) -> None:
+    """A definition chooses the scheme: with http:// it would have a password go out in clear."""
+    hosts = ("conda.example.com", "127.0.0.1", "localhost")
+    (home / ".netrc").write_text("".join(f"machine {host} login jane password own\n" for host in hosts))
+    for url in ("https://conda.example.com/c", "http://127.0.0.1:8080/c", "http://LOCALHOST/c"):
+        assert passwords(url) == "jane:own"
+    for url in ("http://conda.example.com/c", "http://conda.example.com:443/c", "HTTP://conda.example.com/c"):
+        assert find_login(url) is None
+
+
 def test_the_places_in_their_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "https://conda.example.com/c"
     assert find_login(url) is None

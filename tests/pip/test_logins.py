@@ -14,10 +14,11 @@ import pytest
 
 from envbuild.conda.link import PythonTarget
 from envbuild.deadline import NO_DEADLINE, Deadline
-from envbuild.errors import ChannelError, DeadlineExceeded, EnvbuildError
+from envbuild.errors import ChannelError, DeadlineExceeded, EnvbuildError, SpecError
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.pip.logins import Logins
 from envbuild.pip.resolve import PipRequest, PipSolution, resolve
+from envbuild.pip.sources import Sources
 from envbuild.platform import LINUX_AMD64
 from envbuild.spec.pip import PipSection
 from tiny_wheels import TinyWheel, index
@@ -223,3 +224,57 @@ class Everything(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         """Stay quiet."""
+
+
+@pytest.fixture
+def named_plain(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A name of this machine under which it is nobody's loopback: what plain HTTP to it would be in clear."""
+    monkeypatch.setattr("envbuild.pip.uv.is_loopback", lambda host: not host.startswith("127.0.0.1"))
+    monkeypatch.setattr("envbuild.conda.logins.is_loopback", lambda host: not host.startswith("127.0.0.1"))
+    return "127.0.0.1"
+
+
+@pytest.mark.parametrize("place", ["index", "direct"])
+@pytest.mark.parametrize("kind", ["netrc", "keyring"])
+def test_the_users_own_logins_go_nowhere_in_clear(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, named_plain: str, place: str, kind: str
+) -> None:
+    if kind == "netrc":
+        (home / ".netrc").write_text(f"machine {named_plain} login me password {PASSWORD}\n")
+    with index([WHEEL]) as server:
+        if kind == "keyring":
+            monkeypatch.setenv("PIP_KEYRING_PROVIDER", "subprocess")
+            keyring(home, {f"{server.url}/simple": USER, urlsplit(server.url).netloc: USER})
+        lines = {
+            "index": [f"-i {server.url}/simple"],
+            "direct": [f"tiny @ {server.url}/files/{WHEEL.file_name}"],
+        }[place]
+        assert fetched(solve(tmp_path, *lines)) == WHEEL.to_bytes()
+        assert server.logins
+        assert set(server.logins) == {None}
+
+
+def test_a_login_for_every_host_is_for_none(tmp_path: Path, home: Path) -> None:
+    machine = "machine a.example.com login me password x"
+    (home / ".netrc").write_text(f"{machine}\ndefault login me password {PASSWORD}\n")
+    with index([WHEEL]) as server:
+        assert fetched(solve(tmp_path, f"-i {server.url}/simple")) == WHEEL.to_bytes()
+        assert set(server.logins) == {None}
+    with index([WHEEL], user=USER) as server, pytest.raises(ChannelError):
+        solve(tmp_path, f"-i {server.url}/simple")
+
+
+def test_a_host_that_need_not_prove_itself_gets_no_login(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / ".netrc").write_text(f"machine a.example login me password {PASSWORD}\n")
+    assert Logins((), NO_DEADLINE).fill("https://a.example/x") == f"https://{USER}@a.example/x"
+    for trusted in ("a.example", "a.example:443"):
+        url = "https://a.example:443/x"
+        assert Logins((), NO_DEADLINE, (trusted,)).fill(url) == url
+    monkeypatch.setenv("TOKEN", PASSWORD)
+    section = PipSection.from_requirements(
+        b"--trusted-host a.example\n-i https://me:${TOKEN}@a.example/simple\n", "r.txt", None
+    )
+    with pytest.raises(SpecError, match="--trusted-host lets be anybody"):
+        Sources.of(section, "https://pypi.example.com", NO_DEADLINE, {"TOKEN": ("https://a.example",)})
