@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "progress",
     "deadline",
+    "inflate",
     "child",
     "storage",
     "platform",

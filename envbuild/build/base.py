@@ -5,26 +5,30 @@ from __future__ import annotations
 import io
 import json
 import re
-import zlib
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import CHUNK, Descriptor, Digest
 from envbuild.errors import BuildError, IntegrityError, SpecError
+from envbuild.inflate import Bounds, Codec, Inflated
 from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest, encode
 from envbuild.oci.registry import reread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
+    from envbuild.deadline import Deadline
     from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
     from envbuild.reference import ImageReference, Tag
 
 MAX_CONFIG: Final = 8 << 20
 EPOCH: Final = "1970-01-01T00:00:00Z"
-_GLIBC: Final = re.compile(rb"GNU C Library [^\n]{0,80}release version (\d+\.\d+)")
+LAYER_BOUNDS: Final = Bounds(free=1 << 30, ratio=1100, most=256 << 30)
+"""What a layer may unpack to. Gzip gives at most 1,032 times as much as it takes: of gzip all is read."""
+_GLIBC: Final = re.compile(rb"GNU C Library [^\n]{0,80}release version (\d{1,4}\.\d{1,4})")
 _OVERLAP: Final = 256
 _NOT_FOUND: Final = "none"
 
@@ -150,7 +154,10 @@ def read_all(stream: IO[bytes], at_most: int, what: str) -> bytes:
 
 
 def glibc_version(
-    base: BaseImage, remembered: Callable[[str], str | None], remember: Callable[[str, str], None]
+    base: BaseImage,
+    remembered: Callable[[str], str | None],
+    remember: Callable[[str, str], None],
+    deadline: Deadline,
 ) -> str | None:
     """The version of the base's glibc as ``2.36``, or None where there is none.
 
@@ -161,23 +168,28 @@ def glibc_version(
     for layer in base.manifest.layers:
         known = remembered(glibc_fact(layer, None)[0])
         if known is None:
-            name, known = glibc_fact(layer, reread(partial(_glibc_of, base, layer)))
+            name, known = glibc_fact(layer, reread(partial(_glibc_of, base, layer, deadline)))
             remember(name, known)
         if known != _NOT_FOUND:
             return known
     return None
 
 
-def _glibc_of(base: BaseImage, layer: Descriptor) -> str | None:
+def _glibc_of(base: BaseImage, layer: Descriptor, deadline: Deadline) -> str | None:
     with base.open_layer(layer) as stream:
         try:
-            return _find_glibc(decompressed(stream, layer.media_type))
+            return _find_glibc(decompressed(stream, layer.media_type, deadline))
         finally:
-            while stream.read(CHUNK):  # to the end, which tells whether these are the layer's bytes
-                pass
+            finish(stream, deadline)
 
 
-def _find_glibc(chunks: Iterator[bytes]) -> str | None:
+def finish(stream: IO[bytes], deadline: Deadline) -> None:
+    """Read a layer to its end, which tells whether its bytes are those of its digest."""
+    while stream.read(CHUNK):
+        deadline.check("reading the base's layers")
+
+
+def _find_glibc(chunks: Iterable[bytes]) -> str | None:
     search = GlibcSearch()
     for chunk in chunks:
         if search.sees(chunk):
@@ -211,24 +223,19 @@ def glibc_fact(layer: Descriptor, found: str | None) -> tuple[str, str]:
     return f"glibc {layer.digest}", found or _NOT_FOUND
 
 
-def decompressed(stream: IO[bytes], media_type: str) -> Iterator[bytes]:
-    """A layer's tar in chunks, whatever its compression.
+def decompressed(stream: IO[bytes], media_type: str, deadline: Deadline = NO_DEADLINE) -> Inflated:
+    """A layer's tar, whatever its compression.
 
-    Raises:
-        IntegrityError: The bytes are not what the media type says.
+    Args:
+        stream: The layer's bytes; read them to their end to have them verified.
+        media_type: Says how they are compressed.
+        deadline: When to give up.
+
+    Returns:
+        What can be read, or gone through in chunks. It raises IntegrityError where the bytes are not what the
+        media type says, or become too many.
     """
-    import zstandard
-
-    if media_type.endswith("zstd"):
-        source: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
-    elif media_type.endswith("gzip"):
-        from isal import igzip
-
-        source = igzip.GzipFile(fileobj=stream, mode="rb")  # type: ignore[no-untyped-call, assignment]
-    else:
-        source = stream
-    try:
-        while chunk := source.read(CHUNK):
-            yield chunk
-    except (EOFError, zlib.error, zstandard.ZstdError, OSError) as error:
-        raise IntegrityError(f"a layer of type {media_type} cannot be decompressed: {error}") from None
+    codec = Codec.PLAIN
+    if media_type.endswith(("zstd", "gzip")):
+        codec = Codec.ZSTD if media_type.endswith("zstd") else Codec.GZIP
+    return Inflated(stream, codec, LAYER_BOUNDS, f"a layer of type {media_type}", deadline)

@@ -336,7 +336,7 @@ class Composer:
         linked = Meter(self.progress, "layer", unit.title, unit.size)
         for record in unit.records:
             source = stack.enter_context(Metered(self._fetched(record), linked))
-            packages.append((Package.open(cast("IO[bytes]", source), str(record)), record))
+            packages.append((Package.open(cast("IO[bytes]", source), str(record), self.deadline), record))
         return packages
 
     def _fetched(self, record: PackageRecord) -> IO[bytes]:

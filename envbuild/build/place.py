@@ -13,27 +13,27 @@ import posixpath
 import tarfile
 from dataclasses import astuple, dataclass, field
 from functools import partial
-from typing import IO, TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 
 from envbuild.build.assemble import Layer
-from envbuild.build.base import GlibcSearch, decompressed, glibc_fact
+from envbuild.build.base import GlibcSearch, decompressed, finish, glibc_fact
 from envbuild.build.upload import in_parallel
 from envbuild.conda.layer import compress
 from envbuild.conda.link import FIXED_TIME
+from envbuild.conda.tar import Kind, TarReader
 from envbuild.digest import CHUNK
 from envbuild.errors import IntegrityError, NotFound, SpecError
 from envbuild.oci.registry import reread
-from envbuild.pip.venv import ChunkStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from envbuild.build.base import BaseImage
     from envbuild.build.upload import Upload
     from envbuild.conda.layer import Compression
+    from envbuild.conda.tar import Header
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor
     from envbuild.index import Index
+    from envbuild.inflate import Inflated
 
 TITLE: Final = "the base's own folder"
 _WHITEOUT: Final = ".wh."
@@ -42,8 +42,6 @@ _OPAQUE: Final = ".wh..opq"
 _MANY: Final = 32
 """So many names in the prefix are remembered of a layer."""
 _SHOWN: Final = 3
-_PIECE: Final = 1 << 16
-"""``tarfile`` copies what is left of a piece for each header that it reads, so pieces are small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,33 +213,35 @@ def _read(base: BaseImage, layer: Descriptor, prefix: str, deadline: Deadline) -
     except NotFound as error:
         raise IntegrityError(f"a layer of the base {base.reference} is missing: {error.message}") from None
     with opened as stream:
-        chunks = _searched(decompressed(stream, layer.media_type), search)
+        archive = _Searched(decompressed(stream, layer.media_type, deadline), search)
         try:
-            with tarfile.open(
-                fileobj=cast("IO[bytes]", ChunkStream(chunks)), mode="r|", bufsize=_PIECE
-            ) as archive:
-                for member in archive:
-                    deadline.check("reading the base's layers")
-                    found.add(posixpath.normpath(f"/{member.name}").lstrip("/"), _node(member), prefix)
-                    archive.members.clear()  # type: ignore[attr-defined]
-        except tarfile.TarError as error:
-            raise IntegrityError(f"the base's layer {layer.digest} is no archive: {error}") from None
-        for _ in chunks:
-            pass
-        while stream.read(CHUNK):
-            pass
+            for member in TarReader(archive, f"the base's layer {layer.digest}").headers():
+                found.add(posixpath.normpath(f"/{member.path}").lstrip("/"), _node(member), prefix)
+            while archive.read(CHUNK):
+                pass
+        finally:
+            finish(stream, deadline)
     return found, search.found
 
 
-def _searched(chunks: Iterator[bytes], search: GlibcSearch) -> Iterator[bytes]:
-    for chunk in chunks:
-        search.sees(chunk)
-        yield chunk
+@dataclass(frozen=True, slots=True)
+class _Searched:
+    """A layer's tar, in which glibc is looked for as it passes by."""
+
+    tar: Inflated
+    search: GlibcSearch
+
+    def read(self, size: int, /) -> bytes:
+        content = self.tar.read(size)
+        self.search.sees(content)
+        return content
 
 
-def _node(member: tarfile.TarInfo) -> Node:
-    kind = "folder" if member.isdir() else "link" if member.issym() else "file"
-    return Node(kind, member.linkname if kind == "link" else "", member.mode & 0o7777, member.uid, member.gid)
+def _node(member: Header) -> Node:
+    if member.kind is Kind.SYMLINK:
+        return Node("link", member.target, member.mode, member.uid, member.gid)
+    kind = "folder" if member.kind is Kind.DIRECTORY else "file"
+    return Node(kind, "", member.mode, member.uid, member.gid)
 
 
 def as_it_was(

@@ -311,7 +311,7 @@ class Rebaser(Transplant):
         target = self.registries.open(self.config.workspace).by(job.deadline)
         upload = Upload(target, self.progress)
         base = self._with_steps(job, upload)
-        self.check(recipe, base)
+        self.check(recipe, base, job.deadline)
         annotations = self._annotations(job, solved)
         runs, stored = self.runs(job, recipe), False
         same = self._same_solution(target, solved, job.deadline) if runs else None

@@ -60,9 +60,9 @@ def with_known_steps(
     return base, "to run"
 
 
-def glibc_for(spec: EnvironmentSpec, base: BaseImage, index: Index) -> str | None:
+def glibc_for(spec: EnvironmentSpec, base: BaseImage, index: Index, deadline: Deadline) -> str | None:
     """The glibc that packages are chosen for: what the definition says, else the base's own."""
-    return spec.virtual_packages.glibc or glibc_version(base, index.fact, index.put_fact)
+    return spec.virtual_packages.glibc or glibc_version(base, index.fact, index.put_fact, deadline)
 
 
 def solve_conda(
@@ -101,7 +101,7 @@ def solve_conda(
     request = SolveRequest(
         spec.conda,
         platform,
-        replace(spec.virtual_packages, glibc=glibc_for(spec, base, index)),
+        replace(spec.virtual_packages, glibc=glibc_for(spec, base, index, deadline)),
         str(spec.channel_priority),
         spec.as_of,
         config.channels,

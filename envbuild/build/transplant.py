@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from envbuild.build.job import Job
     from envbuild.build.recipe import Recipe
     from envbuild.build.upload import Upload
+    from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor
     from envbuild.oci.manifest import Manifest
     from envbuild.oci.registry import Registry
@@ -137,7 +138,7 @@ class Transplant(LayersBuilder):
             self._present.add(name)
             return not known
 
-    def check(self, recipe: Recipe, base: BaseImage) -> None:
+    def check(self, recipe: Recipe, base: BaseImage, deadline: Deadline) -> None:
         """Hold what the environment needs against a base.
 
         Raises:
@@ -148,7 +149,8 @@ class Transplant(LayersBuilder):
         def glibc() -> str | None:
             with self._guard:
                 given: str | None = recipe.form.fields.get("virtual_packages", {}).get("glibc")
-                return self.config.glibc or given or glibc_version(base, self.index.fact, self.index.put_fact)
+                given = self.config.glibc or given
+                return given or glibc_version(base, self.index.fact, self.index.put_fact, deadline)
 
         check_glibc(recipe, glibc)
         if recipe.pip is None or recipe.pip.python is None:
@@ -156,7 +158,7 @@ class Transplant(LayersBuilder):
         from envbuild.build.wheels import wheel_target
 
         with self._guard:
-            _, found = wheel_target(PREFIX, None, base, self.index)
+            _, found = wheel_target(PREFIX, None, base, self.index, deadline)
         seen = (found.executable, found.version) if found is not None else None
         if seen != recipe.pip.python:
             raise BuildError(

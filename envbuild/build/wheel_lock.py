@@ -108,12 +108,12 @@ class WheelSolver:
         """
         platform, record = conda.lock.platform, conda.lock.python
         python = PythonTarget.of(record) if record is not None else None
-        target, own = wheel_target(PREFIX, python, base, self.index)
+        target, own = wheel_target(PREFIX, python, base, self.index, self.deadline)
         installed: Probe = nothing
         if python is not None:
             linked = link_target(PREFIX, conda.lock, self.config, conda.urls, self.deadline, pyc=spec.pyc)
             installed = _Packages(self, conda, linked, python).find
-        request = pip_request(spec, section, platform, target, base, self.index, self.config)
+        request = pip_request(spec, section, platform, target, base, self.index, self.config, self.deadline)
         if locked is not None:
             solution = locked_solution(locked, request, installed, self.config.cache_dir, self.deadline)
         else:
@@ -189,7 +189,8 @@ class _Packages:
         spool = private_folder(solver.config.cache_dir / "spool")
         urls = self.conda.urls.get(record.url, ())
         with fetch_package(record, urls=urls, deadline=solver.deadline, folder=spool) as source:
-            files = footprint(Package.open(source, str(record)), record, self.target).files
+            package = Package.open(source, str(record), solver.deadline)
+            files = footprint(package, record, self.target).files
         site = f"{self.python.site_packages}/"
         return sorted(path for path in files if path.startswith(site) and path.endswith(_METADATA))
 

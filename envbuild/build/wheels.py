@@ -8,7 +8,7 @@ from itertools import chain
 from typing import IO, TYPE_CHECKING
 
 from envbuild.build.assemble import prefix_environment
-from envbuild.build.base import decompressed
+from envbuild.build.base import decompressed, finish
 from envbuild.build.compose import Composer, Entangled, takes_folder
 from envbuild.build.plan import plan
 from envbuild.build.seen import Seen
@@ -20,7 +20,6 @@ from envbuild.conda.link import footprint, link
 from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
 from envbuild.conda.tar import parents
-from envbuild.digest import CHUNK
 from envbuild.lock import Lock, PackageRecord
 from envbuild.pip.distribution import WheelTarget, wheel_key
 from envbuild.pip.fetch import fetch_wheel
@@ -187,11 +186,11 @@ def find_wheels(
     """
     index = conda.index
     composed = conda.compose(plan(lock, conda_room(section, base, config)))
-    target, python = wheel_target(conda.target.prefix, conda.target.python, base, index)
+    target, python = wheel_target(conda.target.prefix, conda.target.python, base, index, job.deadline)
     installed: Probe = nothing
     if conda.target.python is not None:
         installed = CondaDistributions.of(composed.contents, conda.target.python).find
-    request = pip_request(job.spec, section, job.platform, target, base, index, config)
+    request = pip_request(job.spec, section, job.platform, target, base, index, config, job.deadline)
     if job.locked is not None:
         solution = locked_solution(job.locked.pip, request, installed, config.cache_dir, job.deadline)
     else:
@@ -239,7 +238,7 @@ def conda_room(section: PipSection, base: BaseImage, config: Config) -> int:
 
 
 def wheel_target(
-    prefix: str, python: PythonTarget | None, base: BaseImage, index: Index
+    prefix: str, python: PythonTarget | None, base: BaseImage, index: Index, deadline: Deadline
 ) -> tuple[WheelTarget, BasePython | None]:
     """Where wheels are installed, and the base's python where Conda installs none.
 
@@ -248,6 +247,7 @@ def wheel_target(
         python: Conda's python, or None.
         base: The base with its steps.
         index: Remembers which pythons a base has.
+        deadline: When to give up.
 
     Raises:
         BuildError: There is no python.
@@ -255,7 +255,7 @@ def wheel_target(
     if python is not None:
         return WheelTarget(prefix, python), None
     variables = dict(entry.split("=", 1) for entry in base.config.get("config", {}).get("Env") or [])
-    layers = [_BaseLayer(base, layer) for layer in base.manifest.layers]
+    layers = [_BaseLayer(base, layer, deadline) for layer in base.manifest.layers]
     found = find_python(layers, variables, index.fact, index.put_fact)
     return found.target(prefix), found
 
@@ -268,9 +268,10 @@ def pip_request(
     base: BaseImage,
     index: Index,
     config: Config,
+    deadline: Deadline,
 ) -> PipRequest:
     """What to resolve for a definition's pip section on a base with its steps."""
-    glibc = glibc_for(spec, base, index)
+    glibc = glibc_for(spec, base, index, deadline)
     return PipRequest(section, platform, target.python, glibc, spec.as_of, variables=config.login_variables)
 
 
@@ -410,6 +411,7 @@ def _merged(links: list[Iterator[LinkedFile]], seen: Seen) -> Iterator[LinkedFil
 class _BaseLayer:
     base: BaseImage
     descriptor: Descriptor
+    deadline: Deadline
 
     @property
     def digest(self) -> Digest:
@@ -417,21 +419,22 @@ class _BaseLayer:
 
     def chunks(self) -> Iterator[bytes]:
         with self.base.open_layer(self.descriptor) as stream:
-            yield from decompressed(stream, self.descriptor.media_type)
-            while stream.read(CHUNK):
-                pass
+            yield from decompressed(stream, self.descriptor.media_type, self.deadline)
+            finish(stream, self.deadline)
 
 
 def _paths(installed: Installed, record: PackageRecord, conda: Composer) -> Paths:
     """The paths of a distribution that a Conda package installs; the package is fetched."""
     urls = conda.urls.get(record.url, ())
     with fetch_package(record, urls=urls, deadline=conda.deadline) as source:
-        return paths_of(link(Package.open(source, str(record)), record, conda.target), installed)
+        return paths_of(
+            link(Package.open(source, str(record), conda.deadline), record, conda.target), installed
+        )
 
 
 def _present(record: PackageRecord, conda: Composer) -> frozenset[str]:
     """The paths of a Conda package, and of what is in the folders that it lists; it is fetched."""
     urls = conda.urls.get(record.url, ())
     with fetch_package(record, urls=urls, deadline=conda.deadline) as source:
-        found = footprint(Package.open(source, str(record)), record, conda.target)
+        found = footprint(Package.open(source, str(record), conda.deadline), record, conda.target)
     return found.files | {f"{folder}/" for folder in found.folders}

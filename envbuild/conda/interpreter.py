@@ -114,7 +114,7 @@ class Interpreter:
         for each in (new, folder):
             shutil.rmtree(each, ignore_errors=True)
         with self.fetch() as stream:
-            package = Package.open(stream, self.what)
+            package = Package.open(stream, self.what, self.deadline)
             listing = dict(_unpacked(package, new, _needed(self.name)))
             program = new / "bin" / self.name
             if not program.is_file():

@@ -12,13 +12,16 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from envbuild.conda.paths import read_entry_points, read_noarch, read_object, read_paths
 from envbuild.conda.tar import Kind, TarReader
+from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import IntegrityError
+from envbuild.inflate import Bounds, Codec, Inflated, open_zip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from envbuild.conda.paths import EntryPoint, PathEntry
-    from envbuild.conda.tar import Member, Source
+    from envbuild.conda.tar import Member
+    from envbuild.deadline import Deadline
 
 _INFO: Final = frozenset(
     f"info/{name}"
@@ -31,9 +34,10 @@ _MAX_INFO: Final = 256 << 20
 _MAX_INDEX: Final = 1 << 20
 """The largest ``info/index.json``: what it says is kept beside the package's layer."""
 
-_FLOOR: Final = 256 << 20
-_MAX_RATIO: Final = 1000
-_MAX_RAW: Final = 64 << 30
+_BOUNDS: Final = Bounds(free=256 << 20, ratio=1000, most=64 << 30)
+"""What a package may unpack to; and how much of it may be read again to find what hard links name."""
+_MAX_ENTRIES: Final = 100
+"""A ``.conda`` package has three; a builder may add some of its own."""
 
 
 @dataclass(frozen=True)
@@ -53,29 +57,31 @@ class Package:
     noarch: str | None
     paths: dict[str, PathEntry]
     entry_points: tuple[EntryPoint, ...]
-    _payload: Callable[[], Source]
+    _payload: _Part
+    _rereads: list[int]
 
     @classmethod
-    def open(cls, stream: IO[bytes], what: str) -> Self:
+    def open(cls, stream: IO[bytes], what: str, deadline: Deadline = NO_DEADLINE) -> Self:
         """Read what a package says of itself; of its files only what is needed to find that.
 
         Args:
             stream: The verified package, seekable; it must stay open while members are read.
             what: The package's name for messages.
+            deadline: When to give up, also when members are read.
 
         Raises:
             IntegrityError: It is no Conda package, is damaged, or hostile.
         """
         with _readable(what):
-            payload, metadata = _open_archive(stream, what)
-            info = _read_info(metadata(), what)
+            payload, metadata = _open_archive(stream, what, deadline)
+            info = _read_info(metadata.open(), what)
             if len(info.get("info/index.json", b"")) > _MAX_INDEX:
                 raise IntegrityError(f"{what} has an info/index.json of more than {_MAX_INDEX} bytes")
             index = read_object(info, "info/index.json", what)
             noarch = read_noarch(index, what)
             paths = read_paths(info, what)
             points = read_entry_points(info, what) if noarch == "python" else ()
-        return cls(what, index, noarch, paths, points, payload)
+        return cls(what, index, noarch, paths, points, payload, [])
 
     def members(self) -> Iterator[Member]:
         """The package's files, links and directories in its own order; the metadata is left out.
@@ -85,8 +91,11 @@ class Package:
         Raises:
             IntegrityError: The package is damaged or hostile.
         """
+        return self._members(self._payload.open())
+
+    def _members(self, source: Inflated) -> Iterator[Member]:
         seen: set[str] = set()
-        for member in TarReader(self._payload(), self.what):
+        for member in TarReader(source, self.what):
             path = member.path
             if member.kind is not Kind.DIRECTORY:
                 if path in seen:
@@ -101,8 +110,15 @@ class Package:
         Raises:
             IntegrityError: It is not there, or the package is damaged.
         """
-        for member in self.members():
+        source = self._payload.open()
+        for member in self._members(source):
             if member.path == path:
+                self._rereads.append(source.size)
+                if sum(self._rereads) > (limit := _BOUNDS.allowed(self._payload.size)):
+                    raise IntegrityError(
+                        f"{self.what} has hard links for which more than {limit} bytes must be read again",
+                        hint="look at the package: it may be an attack on whoever unpacks it",
+                    )
                 return member
         raise IntegrityError(f"{self.what} has no {path!r}, which a hard link in it names")
 
@@ -123,63 +139,47 @@ class _Section:
         return content
 
 
-class _Bounded:
-    """A decompressed stream that may not be longer than its limit."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A compressed archive in a package, which may be read several times."""
 
-    def __init__(self, source: Source, limit: int, what: str) -> None:
-        self._source = source
-        self._left = limit
-        self._limit = limit
-        self._what = what
+    stream: IO[bytes]
+    start: int
+    size: int
+    codec: Codec
+    what: str
+    deadline: Deadline
 
-    def read(self, size: int, /) -> bytes:
-        with _readable(self._what):
-            content = self._source.read(size)
-        self._left -= len(content)
-        if self._left < 0:
-            raise IntegrityError(
-                f"{self._what} unpacks to more than {self._limit} bytes, far more than its size allows",
-                hint="look at the package: it may be an attack on whoever unpacks it",
-            )
-        return content
+    def open(self) -> Inflated:
+        section = _Section(self.stream, self.start, self.size)
+        return Inflated(section, self.codec, _BOUNDS, self.what, self.deadline)
 
 
 @contextmanager
 def _readable(what: str) -> Iterator[None]:
     """Turn the errors of decompressors and parsers into one that names the package."""
-    import zstandard
-
-    damaged = (zipfile.BadZipFile, zstandard.ZstdError, NotImplementedError, EOFError, OSError, ValueError)
+    damaged = (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError)
     try:
         yield
     except (*damaged, RecursionError) as error:
         raise IntegrityError(f"{what} is not a readable Conda package: {error}") from error
 
 
-def _open_archive(stream: IO[bytes], what: str) -> tuple[Callable[[], Source], Callable[[], Source]]:
-    """Openers of the archive with the files and of the one with the metadata."""
-    import bz2
-
+def _open_archive(stream: IO[bytes], what: str, deadline: Deadline) -> tuple[_Part, _Part]:
+    """The archive with the files and the one with the metadata."""
     stream.seek(0)
     magic = stream.read(4)
     size = stream.seek(0, 2)
     if magic[:3] == b"BZh":
-
-        def whole() -> Source:
-            section: Any = _Section(stream, 0, size)
-            return _Bounded(bz2.BZ2File(section), _limit(size), what)
-
+        whole = _Part(stream, 0, size, Codec.BZ2, what, deadline)
         return whole, whole
     if magic != b"PK\x03\x04":
         raise IntegrityError(f"{what} starts with {magic!r}, expected a .conda or .tar.bz2 package")
-    with zipfile.ZipFile(stream) as archive:
+    with open_zip(stream, _MAX_ENTRIES, what) as archive:
         members = archive.infolist()
-    payload, metadata = (_only(members, kind, what) for kind in ("pkg-", "info-"))
-    return _zstd(stream, payload, what), _zstd(stream, metadata, what)
-
-
-def _limit(size: int) -> int:
-    return min(_FLOOR + _MAX_RATIO * size, _MAX_RAW)
+    starts = [_start(stream, _only(members, kind, what), what) for kind in ("pkg-", "info-")]
+    payload, metadata = (_Part(stream, *place, Codec.ZSTD, what, deadline) for place in starts)
+    return payload, metadata
 
 
 def _only(members: list[zipfile.ZipInfo], kind: str, what: str) -> zipfile.ZipInfo:
@@ -193,28 +193,17 @@ def _only(members: list[zipfile.ZipInfo], kind: str, what: str) -> zipfile.ZipIn
     return found[0]
 
 
-def _zstd(stream: IO[bytes], member: zipfile.ZipInfo, what: str) -> Callable[[], Source]:
+def _start(stream: IO[bytes], member: zipfile.ZipInfo, what: str) -> tuple[int, int]:
+    """Where a member's bytes are, and how many."""
     stream.seek(member.header_offset)
     header = stream.read(30)
     if header[:4] != b"PK\x03\x04" or len(header) != 30:
         raise IntegrityError(f"{what} has a damaged zip header for {member.filename!r}")
     start = member.header_offset + 30 + int.from_bytes(header[26:28], "little")
-    start += int.from_bytes(header[28:30], "little")
-    size = member.file_size
-
-    def opened() -> Source:
-        import zstandard
-
-        section: Any = _Section(stream, start, size)
-        plain = zstandard.ZstdDecompressor().stream_reader(
-            section, read_size=1 << 20, read_across_frames=True
-        )
-        return _Bounded(plain, _limit(size), what)
-
-    return opened
+    return start + int.from_bytes(header[28:30], "little"), member.file_size
 
 
-def _read_info(source: Source, what: str) -> dict[str, bytes]:
+def _read_info(source: Inflated, what: str) -> dict[str, bytes]:
     """The metadata files that matter."""
     info: dict[str, bytes] = {}
     total = 0

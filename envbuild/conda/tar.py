@@ -8,12 +8,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from envbuild.errors import IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from envbuild.inflate import Source
 
 BLOCK: Final = 512
 CHUNK: Final = 1 << 20
@@ -30,6 +32,18 @@ MAX_TIME: Final = 0o77777777777
 _MAX_SIZE: Final = 0o77777777777
 _MAX_EXTENSION: Final = 1 << 20
 _MAX_MEMBERS: Final = 2_000_000
+_MAX_NAMES: Final = 64 << 20
+"""Bytes of all paths and targets of an archive; a large real package has 10 MB of them."""
+_MAX_PATH: Final = 4096
+_MAX_DEPTH: Final = 128
+"""Linux takes no longer path; what is made of all folders of a path grows with length times depth."""
+_MAX_DIGITS: Final = 20
+_PAX: Final = frozenset({b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid"})
+_SPARSE: Final = "sparse"
+_MAX_RECORDS: Final = 16
+_FREE_RECORDS: Final = 100_000
+"""Beside these an archive has few records in extended headers for each header: a record costs as much to read
+as a header does, and may be four bytes long."""
 _HEADER: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _ZERO: Final = b"0000000\0"
 
@@ -48,12 +62,32 @@ _KINDS: Final = {b"0": Kind.FILE, b"\0": Kind.FILE, b"7": Kind.FILE} | {
 }
 
 
-class Source(Protocol):
-    """Anything that bytes are read from."""
+class Header(NamedTuple):
+    """What an archive says of a member; nothing of it was judged.
 
-    def read(self, size: int, /) -> bytes:
-        """At most so many bytes; none at the end."""
-        ...
+    Attributes:
+        path: The path as it stands there; bytes that are not UTF-8 as lone surrogates.
+        kind: What it is; None for a device and whatever else.
+        mode: All twelve permission bits.
+        uid: The user.
+        gid: The group.
+        mtime: Seconds since 1970, between 0 and :data:`MAX_TIME`.
+        size: The content's size in bytes.
+        target: The target of a link, else empty.
+        flag: The type flag.
+        sparse: Whether the content is that of a sparse file, without its holes.
+    """
+
+    path: str
+    kind: Kind | None
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    size: int
+    target: str
+    flag: bytes
+    sparse: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +131,8 @@ class TarReader:
         self._at = 0
         self._left = 0
         self._padding = 0
-        self._count = 0
+        self._headers = 0
+        self._records = 0
 
     def __iter__(self) -> Iterator[Member]:
         """The members, in the archive's order.
@@ -105,6 +140,30 @@ class TarReader:
         Raises:
             IntegrityError: The archive is damaged, hostile, or holds something else than files,
                 directories and links.
+        """
+        names = 0
+        for count, header in enumerate(self.headers(), 1):
+            path, target, kind = self._utf8(header.path), self._utf8(header.target), header.kind
+            if kind is None:
+                raise IntegrityError(
+                    f"{self._what} has {path!r} of tar type {header.flag!r}, expected files, directories "
+                    "and links"
+                )
+            if header.sparse:
+                raise IntegrityError(f"{self._what} has a sparse file, expected plain ones")
+            names += len(path) + len(target)
+            if count > _MAX_MEMBERS or names > _MAX_NAMES:
+                raise IntegrityError(
+                    f"{self._what} has more than {_MAX_MEMBERS} members, or {_MAX_NAMES} bytes of names"
+                )
+            clean = "" if path in {".", "./"} else safe_path(path, self._what)
+            yield Member(clean, kind, header.mode, header.mtime, header.size, target, self)
+
+    def headers(self) -> Iterator[Header]:
+        """What stands before each member, also before what :meth:`__iter__` refuses.
+
+        Raises:
+            IntegrityError: The archive is damaged.
         """
         extra: dict[str, str] = {}
         while (header := self._next_header()) is not None:
@@ -114,10 +173,10 @@ class TarReader:
                 self._enter(size)
                 extra = self._extended(flag, extra)
                 continue
-            member = self._member(header, flag, size, extra)
+            read = self._header(header, flag, size, extra)
             extra = {}
-            self._enter(member.size)
-            yield member
+            self._enter(read.size)
+            yield read
 
     def chunks(self) -> Iterator[bytes]:
         """What is left of the present member's content."""
@@ -146,38 +205,42 @@ class TarReader:
         header = self._take(BLOCK) if self._buffer else b""
         if not header.strip(b"\0"):
             return None
-        self._count += 1
-        if self._count > _MAX_MEMBERS:
-            raise IntegrityError(f"{self._what} has more than {_MAX_MEMBERS} members")
+        self._headers += 1
         expected = sum(header) - sum(header[148:156]) + 8 * 32
-        if self._number(header[148:156]) != expected:
+        seen = self._number(header[148:156])
+        if seen != expected and seen != expected - 256 * sum(each > 127 for each in header):  # old, signed
             raise IntegrityError(f"{self._what} has a tar header whose checksum is wrong")
         return header
 
-    def _member(self, header: bytes, flag: bytes, size: int, extra: dict[str, str]) -> Member:
+    def _header(self, header: bytes, flag: bytes, size: int, extra: dict[str, str]) -> Header:
         path = extra.get("path") or self._path(header)
         kind = _KINDS.get(flag)
-        if kind is None:
-            raise IntegrityError(
-                f"{self._what} has {path!r} of tar type {flag!r}, expected files, directories and links"
-            )
         if kind is Kind.FILE and path.endswith("/"):
             kind = Kind.DIRECTORY
         target = ""
         if kind in {Kind.HARDLINK, Kind.SYMLINK}:
-            target = extra.get("linkpath") or self._text(header[157:257])
-        if kind is not Kind.FILE:
+            target = extra.get("linkpath") or _text(header[157:257])
+        if kind in {Kind.HARDLINK, Kind.SYMLINK, Kind.DIRECTORY}:
             size = 0
         elif "size" in extra:
             size = self._decimal(extra["size"])
-        return Member(
-            "" if path in {".", "./"} else safe_path(path, self._what),
+        sparse = _SPARSE in extra
+        if flag == b"S":
+            sparse = True
+            more = header[482]
+            while more:
+                more = self._take(BLOCK)[504]
+        return Header(
+            path,
             kind,
             self._number(header[100:108]) & 0o7777,
+            self._decimal(extra["uid"]) if "uid" in extra else self._number(header[108:116]),
+            self._decimal(extra["gid"]) if "gid" in extra else self._number(header[116:124]),
             self._time(header, extra),
             size,
             target,
-            self,
+            flag,
+            sparse,
         )
 
     def _time(self, header: bytes, extra: dict[str, str]) -> int:
@@ -188,8 +251,8 @@ class TarReader:
         return 0 if field[0] == 0xFF else min(self._number(field), MAX_TIME)
 
     def _path(self, header: bytes) -> str:
-        name = self._text(header[:100])
-        prefix = self._text(header[345:500]) if header[257:263] == b"ustar\0" else ""
+        name = _text(header[:100])
+        prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
         return f"{prefix}/{name}" if prefix else name
 
     def _extended(self, flag: bytes, extra: dict[str, str]) -> dict[str, str]:
@@ -200,29 +263,36 @@ class TarReader:
             return extra
         if flag == b"x":
             return extra | self._pax(content)
-        return extra | {"path" if flag == b"L" else "linkpath": self._text(content)}
+        return extra | {"path" if flag == b"L" else "linkpath": _text(content)}
 
     def _pax(self, content: bytes) -> dict[str, str]:
+        """The records of an extended header; each of its bytes is looked at once."""
         records = {}
-        while content:
-            digits, blank, _ = content.partition(b" ")
-            length = self._decimal(digits.decode("ascii", "replace")) if blank else 0
-            record = content[len(digits) + 1 : length]
-            if not record.endswith(b"\n"):
+        at = 0
+        while at < len(content):
+            blank = content.find(b" ", at, at + _MAX_DIGITS + 1)
+            end = at + self._decimal(content[at:blank].decode("ascii", "replace")) if blank >= 0 else at
+            if blank < 0 or not blank < end <= len(content) or content[end - 1] != ord("\n"):
                 raise IntegrityError(f"{self._what} has a damaged extended tar header")
-            name, _, value = record[:-1].partition(b"=")
-            if name in {b"path", b"linkpath", b"size", b"mtime"}:
-                records[name.decode()] = self._text(value)
+            equals = content.find(b"=", blank + 1, end - 1)
+            name = content[blank + 1 : equals if equals >= 0 else end - 1]
+            if name in _PAX:
+                records[name.decode()] = _text(content[equals + 1 : end - 1]) if equals >= 0 else ""
             elif name.startswith(b"GNU.sparse"):
-                raise IntegrityError(f"{self._what} has a sparse file, expected plain ones")
-            content = content[length:]
+                records[_SPARSE] = ""
+            at = end
+            self._records += 1
+        if self._records > _FREE_RECORDS + _MAX_RECORDS * self._headers:
+            raise IntegrityError(f"{self._what} has {self._records} records in extended tar headers")
         return records
 
-    def _text(self, field: bytes) -> str:
+    def _utf8(self, text: str) -> str:
         try:
-            return field.partition(b"\0")[0].decode()
-        except UnicodeDecodeError:
-            raise IntegrityError(f"{self._what} has a path that is not UTF-8: {field!r}") from None
+            if not text.isascii():
+                text.encode()
+        except UnicodeEncodeError:
+            raise IntegrityError(f"{self._what} has a path that is not UTF-8: {text!r}") from None
+        return text
 
     def _number(self, field: bytes) -> int:
         if field[0] == 0x80:
@@ -270,12 +340,22 @@ def safe_path(path: str, what: str) -> str:
     """A path of an archive, relative to where the archive is unpacked, in its one spelling.
 
     Raises:
-        IntegrityError: It is absolute, or has ``..``, ``.`` or empty parts, or a NUL.
+        IntegrityError: It is absolute, has ``..``, ``.`` or empty parts, or a NUL, or is longer or deeper
+            than any that can be installed.
     """
     clean = path.removeprefix("./").rstrip("/")
+    if len(clean) > _MAX_PATH or clean.count("/") >= _MAX_DEPTH:
+        raise IntegrityError(
+            f"{what} has a path of {len(clean)} characters in {clean.count('/') + 1} folders, expected at "
+            f"most {_MAX_PATH} and {_MAX_DEPTH}: {path[:80]!r}…"
+        )
     if not {"", ".", ".."}.isdisjoint(clean.split("/")) or "\0" in clean:
         raise IntegrityError(f"{what} has the path {path!r}, expected one inside the package")
     return clean
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode(errors="surrogateescape")
 
 
 def parents(path: str) -> Iterator[str]:

@@ -5,16 +5,14 @@ Which python a base has is read from the names in its layers; nothing of the bas
 
 from __future__ import annotations
 
-import io
 import json
 import posixpath
 import re
-import tarfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol
 
 from envbuild.conda.link import FIXED_TIME, LinkedFile, PythonTarget
-from envbuild.conda.tar import Kind
+from envbuild.conda.tar import Kind, TarReader, parents
 from envbuild.errors import BuildError, IntegrityError
 from envbuild.pip.distribution import WheelTarget
 
@@ -29,6 +27,8 @@ _OPAQUE: Final = ".wh..wh..opq"
 _SHORT: Final = re.compile(r"python(3\.\d+)")
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_LINKS: Final = 10
+_MAX_NAMES: Final = 500_000
+_MAX_PATH: Final = 4096
 
 
 class BaseLayer(Protocol):
@@ -114,20 +114,21 @@ def find_python(
 
 
 def _names(layer: BaseLayer) -> list[list[str]]:
-    """Path, and target where it is a link, of what is named like a python, and of what deletes, in order."""
+    """Path, and target where it is a link, of what is named like a python, and of what deletes, in order.
+
+    Raises:
+        IntegrityError: The layer is no archive, or has more of them than any real one.
+    """
     found: list[list[str]] = []
     chunks = layer.chunks()
-    try:
-        stream = cast("IO[bytes]", ChunkStream(chunks))
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as archive:
-            for member in archive:
-                path = posixpath.normpath("/" + member.name).lstrip("/")
-                kind = member.isfile() or member.issym() or member.islnk()
-                if kind and (_PYTHON.fullmatch(path) or _WHITEOUT.fullmatch(path)):
-                    found.append([path, member.linkname if member.issym() else ""])
-                archive.members.clear()  # type: ignore[attr-defined]
-    except tarfile.TarError as error:
-        raise IntegrityError(f"the base's layer {layer.digest} is no archive: {error}") from None
+    what = f"the base's layer {layer.digest}"
+    for member in TarReader(_Chunks(chunks), what).headers():
+        path = posixpath.normpath("/" + member.path).lstrip("/")
+        kind = member.kind in {Kind.FILE, Kind.SYMLINK, Kind.HARDLINK}
+        if kind and (_PYTHON.fullmatch(path) or _WHITEOUT.fullmatch(path)):
+            found.append([path, member.target if member.kind is Kind.SYMLINK else ""])
+            if len(found) > _MAX_NAMES or len(path) > _MAX_PATH:
+                raise IntegrityError(f"{what} has more than {_MAX_NAMES} whiteouts, or one of a longer path")
     for _ in chunks:
         pass
     return found
@@ -135,14 +136,16 @@ def _names(layer: BaseLayer) -> list[list[str]]:
 
 def _apply(names: dict[str, str], layer: list[list[str]]) -> None:
     """What a layer does to the names below it: deletes first, files and whole folders, then adds."""
+    gone = set()
     for path, _ in layer:
         folder, slash, name = path.rpartition("/")
-        if not name.startswith(".wh."):
-            continue
-        deleted = folder if name == _OPAQUE else f"{folder}{slash}{name.removeprefix('.wh.')}"
-        inside = f"{deleted}/" if deleted else ""
-        for gone in [each for each in names if f"{each}/".startswith(inside)]:
-            del names[gone]
+        if name.startswith(".wh."):
+            gone.add(folder if name == _OPAQUE else f"{folder}{slash}{name.removeprefix('.wh.')}")
+    if "" in gone:
+        names.clear()
+    for each in list(names) if gone else ():
+        if each in gone or not gone.isdisjoint(parents(each)):
+            del names[each]
     names.update({path: target for path, target in layer if _PYTHON.fullmatch(path)})
 
 
@@ -178,25 +181,11 @@ def _full(short: str, variables: Mapping[str, str]) -> str:
     return said if re.fullmatch(re.escape(short) + r"\.\d+", said) else short
 
 
-class ChunkStream(io.RawIOBase):
-    """Chunks as a stream that ``tarfile`` reads."""
+class _Chunks:
+    """Chunks as a source to read from; each read gives one, which is no longer than what is asked for."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        super().__init__()
         self._chunks = chunks
-        self._left = memoryview(b"")
 
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Give at most one chunk."""
-        while not self._left:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._left = memoryview(chunk)
-        piece, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
-        buffer[: len(piece)] = piece
-        return len(piece)
+    def read(self, _size: int, /) -> bytes:
+        return next(self._chunks, b"")

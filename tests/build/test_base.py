@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from envbuild.build.base import BaseImage, decompressed, glibc_version, read_all
+from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Descriptor
 from envbuild.errors import IntegrityError, NotFound, SpecError
 from envbuild.oci.layout import LayoutRegistry
@@ -36,7 +37,7 @@ def bases(tmp_path: Path) -> Repository:
 
 
 def glibc(base: BaseImage, known: dict[str, str]) -> str | None:
-    return glibc_version(base, known.get, known.__setitem__)
+    return glibc_version(base, known.get, known.__setitem__, NO_DEADLINE)
 
 
 def test_a_tag_a_digest_and_an_index_give_the_same_base(bases: Repository) -> None:
