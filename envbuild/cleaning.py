@@ -23,6 +23,7 @@ KEPT: Final = ("repodata", "uv", "wheels", "pythons", "engine-images")
 """The folders of what was fetched or made once."""
 PASSING: Final = ("spool", "pip")
 """The folders of what is on its way; what a killed process left there is older than any call."""
+_LOCKS: Final = "locks"
 _TRASH: Final = "trash-"
 _PASSED_SECONDS: Final = 7200.0
 
@@ -63,8 +64,13 @@ def _leavings(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in KEPT if os.path.lexists(folder / name))
     yield from folder.glob("engine-images.*")
     yield from folder.glob(f"{_TRASH}*")
-    yield from (folder / "locks").glob("*.lock")
-    for name in PASSING:
+    for name in (_LOCKS, *PASSING):
+        if (folder / name).is_symlink():  # what it leads to is nobody's cache
+            yield folder / name
+            continue
+        if name == _LOCKS:
+            yield from (folder / name).glob("*.lock")
+            continue
         for path in (folder / name).glob("*"):
             with contextlib.suppress(OSError):
                 if time.time() - path.lstat().st_mtime > _PASSED_SECONDS:

@@ -23,6 +23,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from envbuild.errors import StorageError
+from envbuild.storage import is_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,7 @@ BUSY_SECONDS: Final = 5.0
 _REST_SECONDS: Final = 30.0
 """How long a file that was held for too long is left alone."""
 _ATTEMPTS: Final = 3
+_JOURNALS: Final = ("-wal", "-shm", "-journal")
 _SELECT: Final = "SELECT body, seal FROM entry WHERE kind = ? AND name = ?"
 _T = TypeVar("_T")
 
@@ -201,6 +203,7 @@ class SealedFile:
 
     def _connect(self) -> sqlite3.Connection:
         self._opened = _identity(self.path)
+        self._require_own()
         connection = sqlite3.connect(
             self.path, timeout=self._patience, isolation_level=None, check_same_thread=False
         )
@@ -221,6 +224,15 @@ class SealedFile:
         self._opened = _identity(self.path)
         self._connection = connection
         return connection
+
+    def _require_own(self) -> None:
+        """Refuse a file, or a journal that SQLite would play back into it, which others can have written."""
+        for path in (self.path, *(self.path.with_name(self.path.name + end) for end in _JOURNALS)):
+            with contextlib.suppress(OSError):  # SQLite says what is wrong with what cannot be asked
+                if not is_own(os.lstat(path)):
+                    if self._warn is not None:
+                        self._warn(f"{path} is not used: it is a link, or others can have written it")
+                    raise sqlite3.DatabaseError(f"{path} is not our own")
 
     def _set_it_aside(self) -> bool:
         """Rename the file, unless another process did so already; the last one that was set aside is kept."""

@@ -52,6 +52,29 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
+def is_own(seen: os.stat_result) -> bool:
+    """Whether a file of the cache is one that only we can have written.
+
+    A folder that is private now may have been open to others: what they left there is no file of ours, as are
+    a link, another name of a file elsewhere, and what others may write.
+    """
+    is_ours = stat.S_ISREG(seen.st_mode) and seen.st_uid == os.geteuid()
+    return is_ours and seen.st_nlink == 1 and not stat.S_IMODE(seen.st_mode) & 0o022
+
+
+def read_own(path: Path) -> bytes:
+    """The content of a file of the cache.
+
+    Raises:
+        OSError: It cannot be read; or it is not our own, as :func:`is_own` has it.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not is_own(os.fstat(handle)):
+            raise PermissionError(errno.EPERM, "it belongs to somebody else, or is a link", str(path))
+        return file.read()
+
+
 @contextlib.contextmanager
 def local_errors() -> Iterator[None]:
     """Raise the operating system's errors as envbuild's own.
@@ -141,8 +164,12 @@ def unfinished(folder: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
+def written_whole(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """A file that takes its name when all of it is on the disk; nothing is left where that fails.
+
+    Args:
+        path: The file.
+        mode: Who may read and write it, less what the umask takes away.
 
     Raises:
         OSError: The file cannot be written.
@@ -152,7 +179,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         opened.callback(os.close, folder)
         name = opened.enter_context(unfinished(folder))
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with os.fdopen(os.open(name, flags, 0o666, dir_fd=folder), "wb") as file:
+        with os.fdopen(os.open(name, flags, mode, dir_fd=folder), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

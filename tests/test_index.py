@@ -271,3 +271,44 @@ def test_the_folder_is_private(tmp_path: Path) -> None:
     index = Index(tmp_path / "c")
     assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700
     index.close()
+
+
+@pytest.mark.parametrize("kind", ["link", "second name", "written by others", "of somebody else", "a FIFO"])
+@pytest.mark.parametrize("end", ["", "-journal"])
+def test_an_index_that_others_can_have_written_is_not_believed(
+    tmp_path: Path, kind: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is private now may have been open: what was left in it then is no index of ours."""
+    theirs = tmp_path / "theirs"
+    with contextlib.closing(Index(theirs)) as index:
+        index.put_image(entry())
+    planted, place = theirs / "index.sqlite", tmp_path / "c" / f"index.sqlite{end}"
+    place.parent.mkdir(mode=0o777)
+    if kind == "link":
+        place.symlink_to(planted)
+    elif kind == "second name":
+        place.hardlink_to(planted)
+    elif kind == "a FIFO":
+        os.mkfifo(place)
+    else:
+        place.write_bytes(planted.read_bytes())
+        place.chmod(0o666 if kind == "written by others" else 0o600)
+    before = planted.read_bytes()
+    said: list[str] = []
+    with contextlib.closing(Index(place.parent, warn=said.append)) as index:
+        if kind == "of somebody else":
+            real, mode = os.lstat, place.stat()
+            stranger = os.stat_result([*mode[:4], os.geteuid() + 1, *mode[5:]])
+            ask = lambda path: stranger if Path(path) == place and place.exists() else real(path)  # noqa: E731
+            monkeypatch.setattr(os, "lstat", ask)
+            assert index.images() is not None
+            assert index.image("a" * 64, REPOSITORY) is None
+            monkeypatch.undo()
+        else:
+            assert index.image("a" * 64, REPOSITORY) is None
+        index.put_image(entry("c" * 64))
+    with contextlib.closing(Index(place.parent)) as index:
+        assert index.image("c" * 64, REPOSITORY) is not None
+    assert planted.read_bytes() == before
+    assert len(said) == 1
+    assert "others can have written it" in said[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from envbuild.cleaning import clear_cache
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.errors import DeadlineExceeded, StorageError
-from envbuild.storage import key_lock, private_folder, written_whole
+from envbuild.index import Index
+from envbuild.pip.copies import keep
+from envbuild.storage import key_lock, private_folder, read_own, written_whole
 
 
 def _hold(folder: Path, seconds: float) -> None:
@@ -106,3 +110,52 @@ assert os.listdir(sys.argv[1])
 def test_what_an_interrupt_left_is_removed_when_python_ends(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", LOST, str(tmp_path)], check=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "second name", "written by others", "a FIFO", "a folder"])
+def test_a_file_of_the_cache_that_others_can_have_written_is_not_read(tmp_path: Path, kind: str) -> None:
+    theirs, place = tmp_path / "theirs", tmp_path / "place"
+    theirs.write_bytes(b"theirs")
+    match kind:
+        case "link":
+            place.symlink_to(theirs)
+        case "second name":
+            place.hardlink_to(theirs)
+        case "written by others":
+            place.write_bytes(b"x")
+            place.chmod(0o666)
+        case "a FIFO":
+            os.mkfifo(place)
+        case _:
+            place.mkdir()
+    with pytest.raises(OSError, match="link"):
+        read_own(place)
+    own = tmp_path / "own"
+    with written_whole(own, 0o600) as file:
+        file.write(b"ours")
+    assert read_own(own) == b"ours"
+
+
+def test_a_wheel_that_somebody_linked_into_the_cache_is_written_anew(tmp_path: Path) -> None:
+    place = keep(tmp_path, "a-1-py3-none-any.whl", b"wheel")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"wheel")
+    place.unlink()
+    place.symlink_to(elsewhere)
+    assert keep(tmp_path, "a-1-py3-none-any.whl", b"wheel") == place
+    assert not place.is_symlink()
+    assert elsewhere.read_bytes() == b"wheel"
+
+
+@pytest.mark.parametrize("name", ["repodata", "uv", "wheels", "pythons", "engine-images", "locks", "spool"])
+def test_clearing_follows_no_link(tmp_path: Path, name: str) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    for each in ("letter.txt", "a.lock"):
+        (documents / each).write_text("dear")
+        os.utime(documents / each, (0, 0))
+    index = Index(tmp_path / "cache")
+    (tmp_path / "cache" / name).symlink_to(documents)
+    clear_cache(index)
+    assert sorted(each.name for each in documents.iterdir()) == ["a.lock", "letter.txt"]
+    assert not (tmp_path / "cache" / name).is_symlink()

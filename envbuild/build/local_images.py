@@ -78,7 +78,7 @@ class LocalImages:
 
     @property
     def _layout(self) -> LayoutRegistry:
-        return LayoutRegistry(Repository("", str(private_folder(self.cache_dir) / FOLDER)))
+        return LayoutRegistry(Repository("", str(private_folder(private_folder(self.cache_dir) / FOLDER))))
 
     def _pinned(self, engine: EngineHttp, reference: ImageReference, deadline: Deadline) -> Digest:
         """Look at every image of that name for the one with the digest."""

@@ -32,7 +32,7 @@ from envbuild.progress import Event
 from envbuild.spec.context import ContextFile
 from envbuild.spec.local import LocalSource, Origin, local_url
 from envbuild.spec.requirement import name_from_url
-from envbuild.storage import key_lock
+from envbuild.storage import key_lock, read_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,7 +111,7 @@ class SourceBuilder:
                 self._tell(source, "done")
             else:
                 self._tell(source, "reused")
-        file = ContextFile.of(wheel.name, wheel.read_bytes())
+        file = ContextFile.of(wheel.name, read_own(wheel))
         section = self.request.section
         hashed = any(each.hashes for each in (*section.requirements, *section.constraints))
         hashes = (f"sha256:{file.sha256}",) if hashed or "--require-hashes" in section.switches else ()
@@ -156,7 +156,7 @@ class SourceBuilder:
             digest, name = json.loads(known)
             path = place_of(self.config.cache_dir, name, digest)
             with contextlib.suppress(OSError):
-                if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+                if hashlib.sha256(read_own(path)).hexdigest() == digest:
                     return path
         return None
 

@@ -28,8 +28,8 @@ from typing import IO, TYPE_CHECKING, Final
 
 from envbuild.conda.package import Package
 from envbuild.conda.tar import Kind
-from envbuild.errors import BuildError
-from envbuild.storage import key_lock, private_folder
+from envbuild.errors import BuildError, StorageError
+from envbuild.storage import key_lock, private_folder, read_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,6 +112,8 @@ class Interpreter:
         """Have the program and its library in the folder, whole or not at all."""
         new = folder.with_suffix(".new")
         for each in (new, folder):
+            if each.is_symlink():
+                each.unlink()
             shutil.rmtree(each, ignore_errors=True)
         with self.fetch() as stream:
             package = Package.open(stream, self.what, self.deadline)
@@ -122,6 +124,7 @@ class Interpreter:
             if b"\0libpython3" in program.read_bytes():
                 listing |= _unpacked(package, new, re.compile(r"lib/libpython3[^/]*"))
         (new / _LISTING).write_text(json.dumps(listing))
+        (new / _LISTING).chmod(0o600)
         new.rename(folder)
 
     @cached_property
@@ -155,12 +158,12 @@ def _unpacked(package: Package, folder: Path, wanted: re.Pattern[str]) -> Iterat
 def _is_whole(folder: Path) -> bool:
     """Whether what was unpacked is as it was."""
     try:
-        listing = json.loads((folder / _LISTING).read_bytes())
+        private_folder(folder)
+        listing = json.loads(read_own(folder / _LISTING))
         return all(
-            hashlib.sha256((folder / path).read_bytes()).hexdigest() == digest
-            for path, digest in listing.items()
+            hashlib.sha256(read_own(folder / path)).hexdigest() == digest for path, digest in listing.items()
         )
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, StorageError):
         return False
 
 

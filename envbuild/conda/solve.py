@@ -30,6 +30,7 @@ from envbuild.lock import Lock, PackageRecord, encode_metadata
 from envbuild.oci.proxies import said_hint
 from envbuild.spec.channel import DEFAULTS, Channel, split_credentials
 from envbuild.spec.shortmatch import spell
+from envbuild.storage import private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Mapping
@@ -504,7 +505,7 @@ def _gateway(cache_dir: Path, stand_ins: StandIns, retries: int, _period: int) -
 
     try:
         client = _client(stand_ins, retries) if stand_ins.all else None
-        return rattler.Gateway(cache_dir=cache_dir / "repodata", client=client)
+        return rattler.Gateway(cache_dir=private_folder(cache_dir / "repodata"), client=client)
     except ValueError as error:  # rattler says of it: "builder error"
         named = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
         places = " and ".join(f"{name}={place}" for name, place in named.items() if place)

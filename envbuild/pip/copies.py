@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from envbuild.errors import StorageError, StorageFull
 from envbuild.spec.local import LocalSource
-from envbuild.storage import private_folder, written_whole
+from envbuild.storage import private_folder, read_own, written_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,10 +85,10 @@ def keep(cache_dir: Path, name: str, content: bytes) -> Path:
     """
     path = place_of(cache_dir, name, hashlib.sha256(content).hexdigest())
     with contextlib.suppress(OSError):
-        if path.read_bytes() == content:
+        if read_own(path) == content:
             return path
     try:
-        with written_whole(path) as file:
+        with written_whole(path, 0o600) as file:
             file.write(content)
     except OSError as error:
         kind = StorageFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError

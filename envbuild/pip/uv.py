@@ -148,7 +148,7 @@ class Compilation:
             uv.find_uv_bin(), "pip", "compile", "requirements.txt", "--constraints", "constraints.txt",
             "--output-file", "pylock.toml", "--format", "pylock.toml", "--no-header", "--quiet",
             "--no-config", "--no-python-downloads", "--system-certs", "--color", "never",
-            "--cache-dir", str(cache_dir / "uv"), "--only-binary", ":all:",
+            "--cache-dir", str(private_folder(cache_dir / "uv")), "--only-binary", ":all:",
             "--index-strategy", "unsafe-best-match" if self.merged else "first-index",
             "--keyring-provider", "subprocess" if self._asks_keyring else "disabled", *self.options,
         ]  # fmt: skip
