@@ -69,10 +69,13 @@ def read_own(path: Path) -> bytes:
         OSError: It cannot be read; or it is not our own, as :func:`is_own` has it.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
+    try:
         if not is_own(os.fstat(handle)):
             raise PermissionError(errno.EPERM, "it belongs to somebody else, or is a link", str(path))
-        return file.read()
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

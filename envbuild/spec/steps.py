@@ -36,6 +36,12 @@ _CREDENTIALS = re.compile(r"https?://[^/?#]*@|[a-z]+://[^/?#@]*:[^/?#@]*@", re.I
 _MOUNTS = frozenset({"bind", "cache", "secret", "tmpfs"})
 _HEREDOC = re.compile(r"[0-9]*<<-?[^<]+")
 _OF_THE_ENGINE = frozenset({"BUILDARCH", "BUILDOS", "BUILDPLATFORM", "BUILDVARIANT"})
+_OF_THE_FRONT_END = re.compile(
+    "(?:BUILDKIT|BUILDX)_.*|SOURCE_DATE_EPOCH|TARGETSTAGE|(?:ALL|FTP|HTTPS?|NO)_PROXY", re.IGNORECASE
+)
+"""Build arguments that a front end or its client acts on by itself: which front end reads the file, what it
+writes into the image's times, and which proxy it and every step go through."""
+_STAGE = "TARGETSTAGE"
 CONTEXT_FOLDER = ".envbuild.context"
 """Where the context's files are in what an engine gets, so that none of envbuild's own is among them."""
 BASE_ARGUMENT = "ENVBUILD_BASE"
@@ -225,8 +231,14 @@ class _Survey:
         if name in _OF_THE_ENGINE and not given and not has_default:
             instead = name.replace("BUILD", "TARGET")
             fail(mark, f"ARG {name} says what machine the engine runs on", f"use {instead}")
-        if name.startswith("BUILDKIT_") and given:
-            fail(mark, f"the build argument {name} changes how BuildKit builds", "take it out")
+        if name == _STAGE and not given and not has_default:
+            fail(mark, f"ARG {name} says what BuildKit calls the stage", "write the name itself")
+        if given and _OF_THE_FRONT_END.fullmatch(name):
+            fail(
+                mark,
+                f"the build argument {name} changes how engines build",
+                "take its value out; a proxy is a setting of the engine",
+            )
 
     def _set(self, one: Instruction) -> None:
         pairs = [word.partition("=") for word in one.arguments]

@@ -103,8 +103,17 @@ def test_what_is_pinned_needs_no_context(text: str) -> None:
 
 
 def test_arguments_that_change_the_builder_are_refused_where_they_have_an_effect() -> None:
-    with pytest.raises(SpecError, match="changes how BuildKit builds"):
-        parse("ARG BUILDKIT_SYNTAX", {"BUILDKIT_SYNTAX": "docker/dockerfile:1"})
+    for name in (
+        "BUILDKIT_SYNTAX", "BUILDKIT_CACHE_MOUNT_NS", "BUILDKIT_SANDBOX_HOSTNAME", "BUILDKIT_MULTI_PLATFORM",
+        "BUILDKIT_DOCKERFILE_CHECK", "BUILDKIT_CONTEXT_KEEP_GIT_DIR", "BUILDKIT_INLINE_CACHE", "BUILDKIT_NEW",
+        "SOURCE_DATE_EPOCH", "HTTP_PROXY", "https_proxy", "no_proxy", "ALL_PROXY", "FTP_PROXY", "TARGETSTAGE",
+    ):  # fmt: skip
+        for text in (f"ARG {name}", f"ARG A {name}=x", f'ARG "{name}"'):
+            with pytest.raises(SpecError, match="changes how engines build"):
+                parse(text, {name: "docker/dockerfile:1"})
+    with pytest.raises(SpecError, match="calls the stage"):
+        parse("ARG TARGETSTAGE")
+    assert parse("ARG http_proxy SOURCE_DATE_EPOCH=1").args == ()
     assert parse("RUN a", {"BUILDKIT_SYNTAX": "docker/dockerfile:1"}).args == ()
     assert parse("ARG BUILDARCH", {"BUILDARCH": "x"}).args == (("BUILDARCH", "x"),)
 
