@@ -21,14 +21,15 @@ from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, counted
 from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, CanonicalForm
 from envbuild.lockfile.document import LockFile
-from envbuild.lockkey import LockKey, lock_key
+from envbuild.lockkey import LockKey
 from envbuild.oci.manifest import Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.oci.registry import find_manifest
 from envbuild.platform import Platform
+from envbuild.trust.claims import RECIPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from envbuild.checks import Check
     from envbuild.deadline import Deadline
@@ -51,11 +52,13 @@ class Attached:
         registry: The repository.
         image: The image or index.
         deadline: When to give up.
+        claims: What accepted signatures of the image claim; None where none was asked for.
     """
 
     registry: Registry
     image: Manifest | ImageIndex
     deadline: Deadline = NO_DEADLINE
+    claims: tuple[Mapping[str, Any], ...] | None = None
 
     @cached_property
     def _artifacts(self) -> list[tuple[Descriptor, bytes]]:
@@ -184,6 +187,7 @@ class Attached:
                 recipe = Recipe.parse(text, name, str(recipe_tag(name)))
                 require_of(recipe, self.image, str(self.image.descriptor.digest))
                 _require_contents(recipe, self.image, config)
+                self._require_vouched(recipe)
             except IntegrityError as error:  # beside an image that was built again stands one of its lock key
                 refused = refused or error
             else:
@@ -191,6 +195,12 @@ class Attached:
         if refused is not None:
             raise refused
         raise NotChecked("no recipe stands beside it")
+
+    def _require_vouched(self, recipe: Recipe) -> None:
+        if self.claims is not None and not any(
+            each.get(RECIPE) == recipe.claim[RECIPE] for each in self.claims
+        ):
+            raise IntegrityError("no accepted signature of the image names the recipe beside it")
 
 
 def _subjects_of(content: bytes) -> set[str]:
@@ -233,19 +243,11 @@ def _require_solution(image: Manifest | ImageIndex, lock: LockFile, digest: str)
 
 
 def _require_contents(recipe: Recipe, image: Manifest, config: dict[str, Any]) -> None:
-    wheels = recipe.pip.wheels if recipe.pip is not None else ()
-    try:
-        found = lock_key(recipe.form, _base(image), recipe.lock, wheels)
-    except (KeyError, TypeError, ValueError):
-        raise IntegrityError("the recipe beside the image has a form that is none") from None
-    if str(found) != recipe.lock_key:
-        raise IntegrityError(f"the recipe beside the image has packages of the lock key {found}")
     plain = dict(zip((layer.digest for layer in image.layers), _diff_ids(config), strict=False))
     for layer in recipe.layers:
         if str(layer.diff_id) != plain.get(layer.descriptor.digest):
-            raise IntegrityError(
-                f"the recipe beside the image gives {layer.descriptor.digest} another diff id"
-            )
+            digest = layer.descriptor.digest
+            raise IntegrityError(f"the recipe beside the image gives {digest} another diff id")
 
 
 def _diff_ids(config: dict[str, Any]) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,21 +14,23 @@ from envbuild.checks import Check, NotChecked, Report, checked
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import CHUNK
 from envbuild.errors import IntegrityError, NotFound, counted
-from envbuild.imageconfig import config_checks, read_config
+from envbuild.imageconfig import config_checks, diff_ids, read_config
 from envbuild.key import KEY_ANNOTATION, KEY_SCHEME, LOCK_ANNOTATION, LOCK_TAG, Key, index_key
 from envbuild.lockkey import LockKey, index_name
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.registry import reread
 from envbuild.reference import Tag
 from envbuild.trust import Rule, check_rule
+from envbuild.unpacked import unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
     from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
+    from envbuild.unpacked import Unpacked
 
 _STEPS_TAG: Final = "s1-"
 _HEX: Final = re.compile("[0-9a-f]{64}")
@@ -67,22 +69,27 @@ def verify(
     manifest = registry.get_manifest(wanted)
     reference = registry.repository.at(manifest.descriptor.digest)
     checks = [Check("manifest", True, f"{manifest.descriptor.digest}, {len(manifest.raw)} bytes")]
+    asked = Rule(True, keys) if keys else rule
+    signature, claims = _signature(registry, manifest, asked, deadline)
     verifier = _Verifier(registry, full, deadline)
     if isinstance(manifest, ImageIndex):
         checks += verifier.index(manifest, wanted, tuple(platforms))
     else:
-        checks += verifier.image(manifest, wanted, "", tuple(platforms))
-    asked = Rule(True, keys) if keys else rule
-    checks.append(checked("signature", partial(_signature, registry, manifest, asked, deadline)))
-    return Report(reference, tuple(checks))
+        checks += verifier.image(manifest, wanted, "", tuple(platforms), claims)
+    return Report(reference, (*checks, signature))
 
 
 def _signature(
     registry: Registry, manifest: Manifest | ImageIndex, rule: Rule | None, deadline: Deadline
-) -> str:
+) -> tuple[Check, tuple[Mapping[str, Any], ...] | None]:
+    """The check of the signature, and what the accepted ones claim; None where there are none."""
     if rule is None or not rule.require_signed:
-        raise NotChecked("neither a key nor the policy asks for one")
-    return str(check_rule(registry, manifest, rule, deadline=deadline))
+        return Check("signature", None, "neither a key nor the policy asks for one"), None
+    try:
+        accepted = check_rule(registry, manifest, rule, deadline=deadline, every=True)
+    except IntegrityError as error:
+        return Check("signature", False, error.message), None
+    return Check("signature", True, accepted.by), accepted.claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ class _Verifier:
     registry: Registry
     full: bool
     deadline: Deadline
+    layers: dict[Descriptor, Unpacked] = field(default_factory=dict)
 
     def image(
         self,
@@ -97,6 +105,7 @@ class _Verifier:
         wanted: Tag | Digest,
         prefix: str,
         platforms: tuple[Platform | None, ...],
+        claims: tuple[Mapping[str, Any], ...] | None = None,
     ) -> Iterator[Check]:
         """The checks of one image; each of the platforms must be its own."""
         yield checked(f"{prefix}key", partial(_key, manifest, wanted))
@@ -112,7 +121,9 @@ class _Verifier:
             yield Check(f"{prefix}config", True, str(manifest.config.digest))
             yield from config_checks(config, manifest, prefix, platforms)
         yield checked(f"{prefix}blobs", partial(self._blobs, manifest))
-        yield from Attached(self.registry, manifest, self.deadline).checks(config, prefix)
+        archives = partial(self._archives, manifest, config)
+        yield checked(f"{prefix}archives", archives, asked=self.full)
+        yield from Attached(self.registry, manifest, self.deadline, claims).checks(config, prefix)
 
     def index(
         self, index: ImageIndex, wanted: Tag | Digest, platforms: tuple[Platform, ...]
@@ -137,11 +148,14 @@ class _Verifier:
         yield from Attached(self.registry, index, self.deadline).index_checks(children)
 
     def _blobs(self, manifest: Manifest) -> str:
+        """Whether everything is there; with ``full``, whether each blob has its digest and size."""
         bad = []
         for blob in manifest.blobs:
             self.deadline.check("looking for the blobs of an image")
             try:
-                if self.full:
+                if self.full and blob in manifest.layers:
+                    self.layers[blob] = unpacked(self.registry, blob, self.deadline)
+                elif self.full:
                     reread(partial(self._read, blob))
                 elif not self.registry.has_blob(blob.digest):
                     bad.append(f"{blob.digest} is missing")
@@ -157,6 +171,27 @@ class _Verifier:
         with self.registry.open_blob(blob) as stream:
             while stream.read(CHUNK):
                 pass
+
+    def _archives(self, manifest: Manifest, config: dict[str, Any] | None) -> str:
+        """Whether each layer is an archive, and the one that the config means."""
+        if not self.full:
+            raise NotChecked("only --full unpacks the layers")
+        seen = [self.layers.get(layer) for layer in manifest.layers]
+        bad = [
+            f"{layer.digest}: {found.fault}"
+            for layer, found in zip(manifest.layers, seen, strict=True)
+            if found is not None and found.fault
+        ]
+        expected = diff_ids(config or {})
+        for layer, found, diff_id in zip(manifest.layers, seen, expected, strict=False):
+            if found is not None and not found.fault and found.diff_id != diff_id:
+                bad.append(f"{layer.digest} unpacks to {found.diff_id}, and the config says {diff_id}")
+        if bad:
+            raise IntegrityError("; ".join(dict.fromkeys(bad)))
+        if None in seen:
+            raise NotChecked("not every layer could be read")
+        size = sum(found.size for found in seen if found is not None)
+        return f"{counted(len(seen), 'layer')} with the diff ids of the config, {size} bytes unpacked"
 
 
 def _child(registry: Registry, entry: Descriptor) -> Manifest:

@@ -53,6 +53,7 @@ ORDER = (
     "checks",
     "imageconfig",
     "attached",
+    "unpacked",
     "verify",
     "rebuild",
     "locking",

@@ -7,32 +7,52 @@ hangs together with it by digest is made to fit, as whoever attacks would do.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from envbuild.attach import FORM_TYPE, IN_TOTO_TYPE, LOCK_TYPE
 from envbuild.build.recipe import RECIPE_ANNOTATION, Recipe, recipe_tag
 from envbuild.checks import Report
+from envbuild.deadline import Deadline
 from envbuild.digest import Descriptor, Digest
+from envbuild.errors import DeadlineExceeded
+from envbuild.inflate import Bounds
 from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, Key, index_key
 from envbuild.lock import Lock
 from envbuild.lockfile.document import LockFile
 from envbuild.lockkey import LockKey, index_name
 from envbuild.oci.layout import LayoutRegistry
-from envbuild.oci.manifest import DOCKER_MANIFEST, OCI_CONFIG, ImageIndex, Manifest, encode
+from envbuild.oci.manifest import (
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_LAYER_ZSTD,
+    ImageIndex,
+    Manifest,
+    encode,
+)
 from envbuild.oci.referrers import Artifact, attach, fallback_tag, read_artifact, referrers
 from envbuild.oci.registry import Registry, find_manifest
+from envbuild.oci.remote import RemoteRegistry
 from envbuild.platform import Platform
+from envbuild.promote import Promotion
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import Resolver
+from envbuild.trust import Trust
 from envbuild.verify import verify
-from oci_contract import put
+from oci_contract import flipped, put
+from parts.registry_server import RegistryServer
 from tiny import World
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
@@ -143,6 +163,8 @@ def test_what_was_built_passes(doctor: Doctor) -> None:
     report = doctor.report(full=True, platforms=[AMD64])
     assert failed(report) == set()
     assert {check.name for check in report.checks if check.passed is None} == {"signature"}
+    (archives,) = (check for check in report.checks if check.name == "archives")
+    assert archives.detail.startswith("4 layers with the diff ids of the config")
     doctor.publish()
     assert failed(doctor.report(full=True)) == set()
 
@@ -483,3 +505,158 @@ def test_the_lock_key_of_an_index_is_that_of_its_images(
     assert indexes.failed() == set()
     indexes.notes = {LOCK_ANNOTATION: "d" * 64}
     assert indexes.failed() == {"lock key"}
+
+
+# Layers, with --full
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, **changes: Any) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for attribute, value in changes.items():
+        setattr(info, attribute, value)
+    return info
+
+
+def archive(*entries: tarfile.TarInfo) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as written:
+        for each in entries:
+            written.addfile(each, io.BytesIO(bytes(each.size)))
+    return content.getvalue()
+
+
+def holds(*entries: tarfile.TarInfo) -> Callable[[Doctor], None]:
+    """Another archive in place of the highest layer, with its own diff id."""
+    return lambda doctor: doctor.repack(lambda _: gzip.compress(archive(*entries)))
+
+
+def packs(change: Callable[[bytes], bytes], media_type: str = "") -> Callable[[Doctor], None]:
+    """Other compressed bytes of the highest layer's tar, whose diff id stays."""
+    return lambda doctor: doctor.repack(change, fits=False, media_type=media_type)
+
+
+def is_(change: Callable[[bytes], bytes]) -> Callable[[Doctor], None]:
+    """Another content of the highest layer, with its own diff id."""
+    return lambda doctor: doctor.repack(lambda tar: gzip.compress(change(tar)))
+
+
+LARGE = archive(entry("large", size=100_000))
+UNSOUND: dict[str, Callable[[Doctor], None]] = {
+    "another archive": packs(lambda _: gzip.compress(archive(entry("usr/bin/python")))),
+    "text": is_(lambda _: b"not an archive\n" * 100),
+    "a cut archive": is_(lambda _: LARGE[:50_000]),
+    "a cut header": is_(lambda _: LARGE[:300]),
+    "a wrong checksum": is_(lambda tar: flipped(tar, 3)),
+    "an archive behind the end": is_(lambda tar: tar + archive(entry("hidden"))),
+    "not compressed": packs(lambda tar: tar),
+    "cut": packs(lambda tar: gzip.compress(tar)[:-10]),
+    "a wrong sum": packs(lambda tar: flipped(gzip.compress(tar), -6)),
+    "bytes behind the end": packs(lambda tar: gzip.compress(tar) + b"hidden"),
+    "another compression": packs(gzip.compress, OCI_LAYER_ZSTD),
+    "a frame of nothing": packs(lambda tar: zstandard.compress(tar)[:-4], OCI_LAYER_ZSTD),
+    "a path out of the image": holds(entry("../etc/passwd")),
+    "a path that turns round": holds(entry("opt/../../etc/passwd")),
+    "a hard link out of the image": holds(entry("link", tarfile.LNKTYPE, linkname="../../etc/shadow")),
+    "a whiteout of the folder above": holds(entry("opt/.wh...")),
+    "a whiteout of nothing": holds(entry("opt/.wh.")),
+    "a name of 300 bytes": holds(entry("n" * 300)),
+    "a path of 5,000 bytes": holds(entry("/".join(["name" * 25] * 50))),
+    "an unknown type": holds(entry("odd", b"Z")),
+}
+
+
+@pytest.mark.parametrize("case", UNSOUND)
+def test_an_unsound_layer_fails_when_it_is_unpacked(doctor: Doctor, case: str) -> None:
+    UNSOUND[case](doctor)
+    shallow = doctor.report()
+    assert failed(shallow) <= {"recipe"}
+    assert next(check for check in shallow.checks if check.name == "archives").passed is None
+    assert failed(doctor.report(full=True)) - {"recipe"} == {"archives"}
+
+
+SOUND: dict[str, Callable[[Doctor], None]] = {
+    "zstd": packs(zstandard.compress, OCI_LAYER_ZSTD),
+    "two frames": packs(
+        lambda tar: zstandard.compress(tar[:100]) + zstandard.compress(tar[100:]), OCI_LAYER_ZSTD
+    ),
+    "no compression": packs(lambda tar: tar, OCI_LAYER),
+    "two members": packs(lambda tar: gzip.compress(tar[:100]) + gzip.compress(tar[100:])),
+    "no blocks at the end": is_(lambda _: archive(entry("x"))[:512]),
+    "more blocks at the end": is_(lambda tar: tar + bytes(100_000)),
+    "nothing": is_(lambda _: bytes(1024)),
+    "what distributions ship": holds(
+        entry("./", tarfile.DIRTYPE),
+        entry("/dev/null", tarfile.CHRTYPE, devmajor=1, devminor=3),
+        entry("run/pipe", tarfile.FIFOTYPE),
+        entry("etc/mtab", tarfile.SYMTYPE, linkname="../../../proc/mounts"),
+        entry("var/.wh.cache"),
+        entry("var/.wh..wh..opq"),
+        entry("usr/ü", size=700),
+        entry("usr/" + "n" * 200),
+        entry("./usr/b", tarfile.LNKTYPE, linkname="./usr/ü"),
+        entry("name with..two dots"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_a_sound_layer_passes_when_it_is_unpacked(doctor: Doctor, case: str) -> None:
+    SOUND[case](doctor)
+    assert failed(doctor.report(full=True)) <= {"recipe"}
+
+
+def test_wrong_bytes_are_told_apart_from_unsound_archives(doctor: Doctor) -> None:
+    layer = doctor.image.layers[-1]
+    path = doctor.registry.repository.folder / "blobs/sha256" / layer.digest.hex
+    path.write_bytes(flipped(path.read_bytes()))
+    report = doctor.report(full=True)
+    assert failed(report) == {"blobs"}
+    (archives,) = (check for check in report.checks if check.name == "archives")
+    assert (archives.passed, archives.asked) == (None, True)
+
+
+def test_unpacking_is_bounded(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    doctor.repack(lambda _: gzip.compress(archive(entry("zeros", size=50 << 20))))
+    with pytest.raises(DeadlineExceeded):
+        doctor.report(full=True, deadline=Deadline.after(0))
+    monkeypatch.setattr("envbuild.build.base.LAYER_BOUNDS", Bounds(free=1 << 20, ratio=10, most=1 << 30))
+    report = doctor.report(full=True)
+    assert failed(report) - {"recipe"} == {"archives"}
+    (archives,) = (check for check in report.checks if check.name == "archives")
+    assert "far more than its size allows" in archives.detail
+
+
+def test_doctored_images_fail_on_a_registry_too(
+    built: tuple[World, Key, Digest], registry: RegistryServer, tmp_path: Path
+) -> None:
+    world, key, other = built
+    target = RemoteRegistry(registry.repository())
+    promotion = Promotion(world.layout(), target, tmp_path)
+    for wanted in (key.tag, other):
+        promotion.promote(wanted, with_referrers=True)
+    doctor = Doctor(target, key, other, tmp_path)
+    assert failed(doctor.report(full=True)) == set()
+    UNSOUND["another archive"](doctor)
+    assert failed(doctor.report(full=True)) - {"recipe"} == {"archives"}
+    CASES["the lock of another image"][1](doctor)
+    assert failed(doctor.report()) - {"recipe"} == {"lock"}
+    target.close()
+
+
+def test_the_signature_names_the_recipe(tmp_path: Path) -> None:
+    world = World.make(tmp_path)
+    private = ec.generate_private_key(ec.SECP256R1())
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (tmp_path / "key").write_bytes(private.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    public = private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    config = replace(world.config, trust=Trust(sign_key=str(tmp_path / "key")))
+    with Resolver(config) as resolver:
+        key = resolver.resolve(world.spec("tool")).key
+    assert isinstance(key, Key)
+    doctor = Doctor(world.layout(), key, world.layout().get_manifest(key.tag).descriptor.digest, tmp_path)
+    assert failed(doctor.report(keys=(public,))) == set()
+    # Everything that the image carries fits such a recipe, and what a rebase makes of it is another image.
+    recipe(lambda document: document.update(scripted=["tool"]))(doctor)
+    assert failed(doctor.report()) == set()
+    assert failed(doctor.report(keys=(public,))) == {"recipe"}

@@ -85,6 +85,7 @@ def test_a_good_image_passes_every_check(registry: LayoutRegistry) -> None:
         "history": None,
         "labels": True,
         "blobs": True,
+        "archives": True,
         "attached": None,
         "definition": None,
         "lock": None,

@@ -193,6 +193,12 @@ class TarReader:
         size, self._left = self._left, 0
         return self._take(size)
 
+    def rest(self) -> Iterator[bytes]:
+        """What stands behind the archive's end, where a reader of members stops."""
+        yield self._buffer[self._at :]
+        while content := self._source.read(CHUNK):
+            yield content
+
     def _enter(self, size: int) -> None:
         self._left, self._padding = size, -size % BLOCK
 
