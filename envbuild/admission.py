@@ -7,30 +7,38 @@ must vouch for it too; what nobody vouches for is as good as not there, and is m
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from envbuild.errors import IntegrityError
+from envbuild.digest import Digest
+from envbuild.errors import IntegrityError, NotFound, SpecError
+from envbuild.index import MADE
 from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.progress import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from envbuild.config import Config
     from envbuild.deadline import Deadline
+    from envbuild.index import Index
     from envbuild.lockkey import Name
     from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
     from envbuild.progress import Progress
-    from envbuild.reference import Repository
-    from envbuild.trust import Rule
+    from envbuild.reference import Repository, Tag
+    from envbuild.trust import Rule, Untrusted
 
+VOUCHER_ANNOTATION: Final = "io.envbuild.voucher"
+"""Names the signed statement that vouches for what is kept beside layers."""
 _HEX: Final = re.compile("[0-9a-f]{64}")
 _MOST_LAYERS: Final = 127
+_MAX_REMEMBERED: Final = 256 << 10
+"""The longest list of subjects that the index remembers, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +78,17 @@ class Admission:
     Attributes:
         config: The settings, with the policy.
         progress: Told of what is not used, and why.
+        index: Remembers whose statements were accepted; None to look at each again.
     """
 
     config: Config
     progress: Progress
+    index: Index | None = None
     _rules: dict[tuple[Repository, bool], Rule | None] = field(default_factory=dict, repr=False)
+    _statements: dict[tuple[Digest, str], Mapping[str, Digest] | Untrusted] = field(
+        default_factory=dict, repr=False
+    )
+    _told: set[Repository] = field(default_factory=set, repr=False)
     _guard: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def rule(self, owner: Repository, *, part: bool = False) -> Rule | None:
@@ -93,11 +107,11 @@ class Admission:
             return self._rules[owner, part]
 
     def _rule(self, owner: Repository, *, part: bool) -> Rule | None:
-        from envbuild.trust import accepted_here
-
         trust = self.config.trust
         if trust is None:
             return None
+        from envbuild.trust import accepted_here
+
         rule, target = trust.rule(owner), trust.rule(self.config.workspace)
         if not part or not (trust.signs or target.require_signed):
             return rule if rule.require_signed else None
@@ -188,9 +202,147 @@ class Admission:
         accepted = check_rule(registry, manifest, rule, platforms=platforms, deadline=deadline, every=every)
         return Admitted(manifest, is_vouched=True, claims=accepted.claims)
 
+    def voucher(
+        self,
+        owner: Repository,
+        place: Registry,
+        tag: Tag,
+        found: Manifest | ImageIndex,
+        content: Manifest,
+    ) -> str | None:
+        """Who vouches for what is kept beside layers, in the words of the index; empty where nobody need.
+
+        Args:
+            owner: The repository whose rule holds for the place.
+            place: Where it is kept, for a call with its deadline.
+            tag: Its tag.
+            found: What the tag names.
+            content: What was read of that, written again: nothing else of it is used.
+
+        Returns:
+            None where somebody must vouch for it and nobody does: it is as good as not there.
+
+        Raises:
+            Untrusted: So it is, and the policy says that this is a failure and not a miss.
+            RegistryError: The statement could not be asked for.
+        """
+        rule = self.rule(owner, part=True)
+        if rule is None:
+            return ""
+        from envbuild.trust import Untrusted
+
+        try:
+            named = self._vouching(place, tag, found, content, rule)
+        except Untrusted as error:
+            if rule.on_failure == "fail":
+                raise Untrusted(f"{place.repository}:{tag}: {error.message}", hint=error.hint) from None
+            self._tell_once(place.repository, error)
+            return None
+        return f"{owner}@{named}"
+
+    def still(self, voucher: str, owner: Repository, place: Callable[[Repository], Registry]) -> bool:
+        """Whether what the index remembers may be used: whoever vouched for it is still accepted.
+
+        Args:
+            voucher: Who vouched, as :meth:`voucher` said, or :data:`envbuild.index.MADE`.
+            owner: Where it was seen; its rule counts for what nobody vouched for.
+            place: Opens the repository beside an owner, for a call with its deadline.
+
+        Raises:
+            RegistryError: A statement could not be asked for again.
+        """
+        if voucher == MADE:
+            return True
+        rule = self.rule(owner, part=True)
+        if not voucher:
+            if rule is not None:
+                self._tell_once(owner, IntegrityError("they were taken from others without a voucher"))
+            return rule is None
+        from envbuild.reference import Repository
+        from envbuild.trust import Untrusted
+
+        name, _, digest = voucher.rpartition("@")
+        owner = Repository.parse(name)
+        if (rule := self.rule(owner, part=True)) is None:
+            return True
+        try:
+            self._subjects(Digest.parse(digest), place(owner), rule)
+        except Untrusted as error:
+            self._tell_once(owner, error)
+            return False
+        return True
+
+    def _vouching(
+        self, place: Registry, tag: Tag, found: Manifest | ImageIndex, content: Manifest, rule: Rule
+    ) -> Digest:
+        """The statement that vouches for what a tag names."""
+        from envbuild.trust import Untrusted
+
+        named = _named(found, tag)
+        if self._subjects(named, place, rule).get(tag.name) != content.descriptor.digest:
+            raise Untrusted(f"the statement {named} does not vouch for {tag} as it is")
+        return named
+
+    def _subjects(self, named: Digest, place: Registry, rule: Rule) -> Mapping[str, Digest]:
+        """What a statement vouches for; read and verified once, and remembered for as long as the rule holds.
+
+        Raises:
+            Untrusted: The rule does not accept it, or it is not there.
+        """
+        from envbuild.trust import Untrusted
+        from envbuild.trust.statement import fingerprint
+
+        with self._guard:  # of many that ask for one statement, one reads it
+            name = (named, fingerprint(rule))
+            if name not in self._statements:
+                try:
+                    self._statements[name] = self._read(named, name[1], place, rule)
+                except Untrusted as error:
+                    self._statements[name] = error
+            known = self._statements[name]
+        if isinstance(known, Untrusted):
+            raise known
+        return known
+
+    def _read(self, named: Digest, accepted: str, place: Registry, rule: Rule) -> Mapping[str, Digest]:
+        from envbuild.trust import Untrusted
+        from envbuild.trust.statement import read_statement
+
+        fact = f"statement {named} {accepted}"
+        if self.index is not None and (known := self.index.fact(fact)) is not None:
+            return {tag: Digest(hex_) for tag, hex_ in json.loads(known).items()}
+        try:
+            subjects = read_statement(place.get_manifest(named), rule)
+        except NotFound:
+            raise Untrusted(f"the statement {named} is not in {place.repository}") from None
+        text = json.dumps({tag: digest.hex for tag, digest in subjects.items()}, separators=(",", ":"))
+        if self.index is not None and len(text) <= _MAX_REMEMBERED:
+            self.index.put_fact(fact, text)
+        return subjects
+
+    def _tell_once(self, place: Repository, why: IntegrityError) -> None:
+        with self._guard:
+            first = place not in self._told
+            self._told.add(place)
+        if first:
+            text = f"warning: layers that nobody vouches for are made again: {why}"
+            self.progress(Event("layer", str(place), "output", text=text))
+
     def tell(self, place: Repository, why: IntegrityError) -> None:
         """Tell people what is not used."""
         self.progress(Event("resolve", str(place), "output", text=f"not used: {why}"))
+
+
+def _named(found: Manifest | ImageIndex, tag: Tag) -> Digest:
+    """The statement that something names."""
+    from envbuild.trust import Untrusted
+
+    named = found.annotations.get(VOUCHER_ANNOTATION)
+    try:
+        return Digest.parse(named or "")
+    except SpecError:
+        what = "no statement" if named is None else f"{named!r:.80}, which is no digest"
+        raise Untrusted(f"{tag} names {what} that vouches for it") from None
 
 
 def require_name(

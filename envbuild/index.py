@@ -33,6 +33,8 @@ _MEMORY_ROWS: Final = 8192
 _DAY: Final = 86_400.0
 MAX_FORM: Final = 256 << 10
 """The longest canonical form that is remembered, in characters."""
+MADE: Final = "made"
+"""Who vouches for what was made here, of what was verified here."""
 _T = TypeVar("_T")
 
 
@@ -73,6 +75,7 @@ class LayerEntry:
         records: What the packages say of themselves where channels correct it, as JSON by the path of their
             record; may be empty.
         clobbers: The packages in it that carry one path, as JSON; may be empty.
+        voucher: Who vouches for it: :data:`MADE`, a signed statement as ``OWNER@DIGEST``, or nobody.
     """
 
     descriptor: Descriptor
@@ -83,6 +86,7 @@ class LayerEntry:
     activation: str = ""
     records: str = ""
     clobbers: str = ""
+    voucher: str = ""
 
 
 class IndexStats(NamedTuple):
@@ -278,6 +282,7 @@ def _layer_body(entry: LayerEntry) -> dict[str, Any]:
         "activation": entry.activation,
         "records": entry.records,
         "clobbers": entry.clobbers,
+        "voucher": entry.voucher,
     }
 
 
@@ -292,4 +297,5 @@ def _layer_entry(_key: str, body: Any) -> LayerEntry:
         body["activation"],
         body["records"],
         body["clobbers"],
+        body["voucher"],
     )

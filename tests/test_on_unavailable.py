@@ -110,7 +110,7 @@ def test_images_of_steps_that_are_missing_are_to_be_made(world: World, config: C
         assert found == (base, "to run")
         upload = Upload(resolver.registries.open(config.workspace), resolver.progress)
         builder = StepsBuilder(config, resolver.registries, upload, resolver.progress)
-        assert builder._find(base, "0" * 64, LINUX_AMD64, Deadline.after(20)) is None
+        assert builder._find("0" * 64, LINUX_AMD64, Deadline.after(20)) is None
 
 
 def _with_steps(world: World) -> Path:

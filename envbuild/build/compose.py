@@ -27,7 +27,7 @@ from envbuild.conda.order import installation_order
 from envbuild.conda.package import Package
 from envbuild.conda.tar import CHUNK, parents
 from envbuild.errors import BuildError
-from envbuild.index import LayerEntry
+from envbuild.index import MADE, LayerEntry
 from envbuild.progress import Event, Meter, Metered
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Composer:
 
     def _entries(self, units: tuple[Unit, ...], made: set[Unit]) -> dict[Unit, LayerEntry]:
         keys = {unit: self._key(unit) for unit in units}
-        known = self.index.layers(keys.values())
+        known = self.shared.held(self.index, keys.values())
         shared = self.shared.find(key for key in keys.values() if key not in known)
         self.index.put_layers(shared)
         known |= shared
@@ -214,7 +214,7 @@ class Composer:
 
     def _made(self, unit: Unit, key: str) -> LayerEntry:
         """A layer that is made, kept in mind and shared."""
-        entry = self._make(unit)
+        entry = replace(self._make(unit), voucher=MADE)
         self.index.put_layers({key: entry})
         self.upload.later(partial(self.shared.share, key, entry))
         return entry

@@ -2,16 +2,17 @@
 
 A registry holds them in a repository beside the workspace's, a layout among its own images: tag ``l-KEY``
 names a manifest whose one layer is the blob. Whatever goes wrong with them costs time and nothing else: a
-layer that cannot be found is made.
+layer that cannot be found, or that nobody vouches for where somebody must, is made.
 """
 
 from __future__ import annotations
 
 import base64
 import threading
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
+from envbuild.admission import VOUCHER_ANNOTATION
 from envbuild.build.assemble import LAYER_TYPES
 from envbuild.build.seen import activation_files, clobbers_in, json_in
 from envbuild.build.upload import in_parallel
@@ -32,8 +33,11 @@ from envbuild.reference import Repository, Tag
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from envbuild.admission import Admission
+    from envbuild.index import Index
     from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registries import Registries
+    from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
 
 ARTIFACT_TYPE: Final = "application/vnd.envbuild.layer.v1+json"
@@ -46,7 +50,6 @@ RECORDS_ANNOTATION: Final = "io.envbuild.records"
 CLOBBERS_ANNOTATION: Final = "io.envbuild.clobbers"
 
 _DOCKER_HUB: Final = "docker.io"
-_Read = TypeVar("_Read")
 _PATIENCE: Final = 30.0
 """Seconds that one layer may take to be shared; what takes longer is done without."""
 _QUESTION: Final = 10.0
@@ -67,6 +70,17 @@ def layers_repository(repository: Repository) -> Repository:
 def layer_tag(key: str) -> Tag:
     """The tag of a layer."""
     return Tag(f"l-{key}")
+
+
+def statement_tag(digest: Digest) -> Tag:
+    """The tag that keeps a statement."""
+    return Tag(f"v-{digest.hex}")
+
+
+def vouched_for(manifest: Manifest, statement: Digest) -> Manifest:
+    """An artifact beside the layers that says which statement vouches for it."""
+    notes = {**manifest.annotations, VOUCHER_ANNOTATION: str(statement)}
+    return Manifest.build(manifest.config, manifest.layers, notes, artifact_type=manifest.artifact_type)
 
 
 def describe(key: str, entry: LayerEntry) -> Manifest:
@@ -119,8 +133,11 @@ def parse(key: str, manifest: Manifest | ImageIndex, repository: Repository) -> 
 class SharedLayers:
     """The layers that are shared through registries. May be used by several threads.
 
+    What is shared by whoever signs waits until :meth:`vouch` has signed for all of it at once.
+
     Attributes:
         registries: Opens repositories.
+        admission: Decides what may be used of what others shared.
         workspace: The repository that is built into; its layers are read and written.
         global_: A repository whose layers are read, or None.
         jobs: How many questions are asked at once.
@@ -130,12 +147,14 @@ class SharedLayers:
     """
 
     registries: Registries
+    admission: Admission
     workspace: Repository
     global_: Repository | None
     jobs: int
     deadline: Deadline
     progress: Progress
     refuses_dangling: bool = False
+    _waiting: dict[Tag, Manifest] = field(default_factory=dict)
     _broken: set[Repository] = field(default_factory=set)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _has_config: bool = False
@@ -145,13 +164,38 @@ class SharedLayers:
         """Where this workspace's layers are."""
         return layers_repository(self.workspace)
 
+    def held(self, index: Index, keys: Iterable[str]) -> dict[str, LayerEntry]:
+        """Those of the layers that the index knows, and that may be used."""
+        found = index.layers(keys)
+        return {key: entry for key, entry in found.items() if self.may_use(entry.voucher, entry.repository)}
+
+    def may_use(self, voucher: str, place: Repository | None = None) -> bool:
+        """Whether what the index remembers may be used.
+
+        Args:
+            voucher: Who vouched for it.
+            place: Where it was seen; None where that is not known.
+        """
+        owners = {layers_repository(owner): owner for owner in self._owners}
+        seen = self._owners if place is None else (owners.get(place, place),)
+        try:
+            return all(self.admission.still(voucher, owner, self._beside) for owner in seen)
+        except EnvbuildError as error:
+            if isinstance(error, SpecError):
+                raise
+            self._tell(self.own, error)
+            return False
+
+    def _beside(self, owner: Repository) -> Registry:
+        return self.registries.open(layers_repository(owner)).by(self._within(_QUESTION))
+
     def find(self, keys: Iterable[str]) -> dict[str, LayerEntry]:
         """Those of the layers that are shared; the workspace is asked before the global repository."""
         found: dict[str, LayerEntry] = {}
         wanted = list(dict.fromkeys(keys))
-        for place in dict.fromkeys(self._places):
+        for owner in self._owners:
             asked = [key for key in wanted if key not in found]
-            answers = in_parallel(self.jobs, lambda key, place=place: self._ask(place, key), asked)  # type: ignore[misc]
+            answers = in_parallel(self.jobs, lambda key, owner=owner: self._ask(owner, key), asked)  # type: ignore[misc]
             found |= {key: entry for key, entry in zip(asked, answers, strict=True) if entry is not None}
         return found
 
@@ -159,11 +203,28 @@ class SharedLayers:
         """Put a layer, whose blob is in the entry's repository, where others find it, if that is possible."""
         self.put(describe(key, entry), layer_tag(key), entry)
 
-    def note(self, tag: Tag, name: str) -> str | None:
-        """An annotation of what a tag beside the layers names; None where no place has it."""
-        for place in dict.fromkeys(self._places):
-            if (found := self._read(place, tag, lambda manifest: manifest.annotations.get(name))) is not None:
-                return found
+    def note(self, tag: Tag, name: str, content: Callable[[str], Manifest]) -> tuple[str, str] | None:
+        """An annotation of what a tag beside the layers names, and who vouches for it.
+
+        Args:
+            tag: The tag.
+            name: The annotation.
+            content: The artifact that holds the annotation and nothing else.
+
+        Returns:
+            None where no place has it, or it may not be used.
+        """
+        for owner in self._owners:
+            text: str | None = None
+
+            def read(manifest: Manifest | ImageIndex) -> Manifest | None:
+                nonlocal text
+                text = manifest.annotations.get(name)
+                return None if text is None else content(text)
+
+            voucher = self._read(owner, tag, read)
+            if voucher is not None and text is not None:
+                return text, voucher
         return None
 
     def put(self, manifest: Manifest, tag: Tag, entry: LayerEntry | None = None) -> None:
@@ -181,28 +242,93 @@ class SharedLayers:
             here = entry is None or entry.repository == self.own
             if entry is not None and not here and not target.mount_blob(entry.descriptor, entry.repository):
                 return
-            has_config = self.refuses_dangling or self._has_config
-            put_artifact(target, manifest, tag, has_config=has_config)
-            self._has_config = True
+            if self._signs:
+                with self._guard:
+                    self._waiting[tag] = manifest
+                return
+            self._put(target, manifest, tag)
         except EnvbuildError as error:
             self._give_up(self.own, error)
 
-    @property
-    def _places(self) -> list[Repository]:
-        return [self.own] if self.global_ is None else [self.own, layers_repository(self.global_)]
+    def vouch(self) -> None:
+        """Sign for all that waits, in one statement, then give it its tags, if that is possible."""
+        with self._guard:
+            waiting, self._waiting = self._waiting, {}
+        trust = self.admission.config.trust
+        if not waiting or trust is None or self.own in self._broken:
+            return
+        from envbuild.trust.statement import sign_statement
 
-    def _ask(self, place: Repository, key: str) -> LayerEntry | None:
-        return self._read(place, layer_tag(key), lambda manifest: parse(key, manifest, place))
+        try:
+            subjects = {tag.name: manifest.descriptor.digest for tag, manifest in waiting.items()}
+            statement = sign_statement(subjects, trust, trust.rule(self.workspace).trusted_root)
+            named = statement.descriptor.digest
+            target = self.registries.open(self.own).by(self._within(_PATIENCE))
+            self._put(target, statement, statement_tag(named))
+            in_parallel(
+                self.jobs,
+                lambda each: self._put(target, vouched_for(waiting[each], named), each),
+                waiting,
+            )
+        except EnvbuildError as error:
+            self._give_up(self.own, error)
+
+    def _put(self, target: Registry, manifest: Manifest, tag: Tag) -> None:
+        has_config = self.refuses_dangling or self._has_config
+        put_artifact(target, manifest, tag, has_config=has_config)
+        self._has_config = True
+
+    @property
+    def _signs(self) -> bool:
+        trust = self.admission.config.trust
+        return trust is not None and trust.signs
+
+    @property
+    def _owners(self) -> tuple[Repository, ...]:
+        """The repositories whose layers are read; what counts more comes first."""
+        owners = (self.workspace,) if self.global_ is None else (self.workspace, self.global_)
+        return tuple({layers_repository(owner): owner for owner in reversed(owners)}.values())[::-1]
+
+    def _ask(self, owner: Repository, key: str) -> LayerEntry | None:
+        entry: LayerEntry | None = None
+        place = layers_repository(owner)
+
+        def read(manifest: Manifest | ImageIndex) -> Manifest:
+            nonlocal entry
+            entry = parse(key, manifest, place)
+            return describe(key, entry)
+
+        voucher = self._read(owner, layer_tag(key), read)
+        return None if voucher is None or entry is None else replace(entry, voucher=voucher)
 
     def _read(
-        self, place: Repository, tag: Tag, read: Callable[[Manifest | ImageIndex], _Read | None]
-    ) -> _Read | None:
+        self, owner: Repository, tag: Tag, read: Callable[[Manifest | ImageIndex], Manifest | None]
+    ) -> str | None:
+        """Who vouches for what a tag names, after it was read; None where it cannot be used.
+
+        Args:
+            owner: The repository beside which it is.
+            tag: Its tag.
+            read: Reads it, and gives what was read as an artifact again.
+
+        Raises:
+            Untrusted: Nobody vouches for it, and the policy says that this is a failure.
+        """
+        from envbuild.trust import Untrusted
+
+        place = layers_repository(owner)
         if place in self._broken:
             return None
         try:
-            return read(self.registries.probe(place, tag, self._within(_QUESTION)))
+            found = self.registries.probe(place, tag, self._within(_QUESTION))
+            content = read(found)
+            if content is None:
+                return None
+            return self.admission.voucher(owner, self._beside(owner), tag, found, content)
         except NotFound:
             return None
+        except Untrusted:
+            raise
         except IntegrityError as error:
             self._tell(place, error)
             return None

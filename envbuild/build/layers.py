@@ -131,7 +131,12 @@ class LayersBuilder:
             manifest = self._after(job, assembled, scripted, solution.lock, variables, upload)
             whole = assembled if manifest is assembled.manifest else None
             store = partial(self._store, manifest, whole, upload)
-            done = partial(self._name, upload, manifest, None if job.lock_key else solved.tag, job.deadline)
+            tag = None if job.lock_key else solved.tag
+
+            def done() -> None:
+                upload.later(parts.composer.shared.vouch)
+                self._name(upload, manifest, tag, job.deadline)
+
             signing = Signing(recipe.claim if self._signs else {}, done)
         else:
             found = recipe_like(job, str(solved), same, self.registries, self.config.workspace)
@@ -374,6 +379,7 @@ class LayersBuilder:
         config = self.config
         shared = SharedLayers(
             self.registries,
+            Admission(config, self.progress, self.index),
             config.workspace,
             config.global_,
             config.jobs,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.conda.meta import corrections, metadata_of
 from envbuild.digest import Descriptor
+from envbuild.index import MADE
 from envbuild.oci.manifest import OCI_EMPTY, Manifest
 from envbuild.oci.referrers import EMPTY
 from envbuild.reference import Tag
@@ -123,12 +124,12 @@ class RecordStore:
         if (content := self._held.get(name)) is not None:
             self._share(name, content)
             return content
-        fact, tag = f"record {name}", Tag(f"m-{name}")
-        if (found := self.index.fact(fact)) is not None and (content := _read(found, correction)) is not None:
+        text, _, voucher = (self.index.fact(f"record {name}") or "").partition(" ")
+        if text and self.shared.may_use(voucher) and (content := _read(text, correction)) is not None:
             return content
-        found = self.shared.note(tag, RECORD_ANNOTATION)
-        if found is not None and (content := _read(found, correction)) is not None:
-            self._remember(name, found)
+        found = self.shared.note(Tag(f"m-{name}"), RECORD_ANNOTATION, _artifact)
+        if found is not None and (content := _read(found[0], correction)) is not None:
+            self._remember(name, *found)
             return content
         content = remade(correction.unit)[correction.path]
         self._held[name] = content
@@ -139,17 +140,20 @@ class RecordStore:
         import zstandard
 
         text = base64.b64encode(zstandard.ZstdCompressor(9).compress(content)).decode()
-        if self.index.fact(f"record {name}") == text:
+        if self.index.fact(f"record {name}") == f"{text} {MADE}":
             return
-        self._remember(name, text)
-        empty = Descriptor.of(EMPTY, OCI_EMPTY)
-        notes = {RECORD_ANNOTATION: text}
-        manifest = Manifest.build(empty, (empty,), notes, artifact_type=ARTIFACT_TYPE)
-        self.later(partial(self.shared.put, manifest, Tag(f"m-{name}")))
+        self._remember(name, text, MADE)
+        self.later(partial(self.shared.put, _artifact(text), Tag(f"m-{name}")))
 
-    def _remember(self, name: str, text: str) -> None:
+    def _remember(self, name: str, text: str, voucher: str) -> None:
         if len(text) <= _MAX_REMEMBERED:
-            self.index.put_fact(f"record {name}", text)
+            self.index.put_fact(f"record {name}", f"{text} {voucher}")
+
+
+def _artifact(text: str) -> Manifest:
+    """A record as it is kept beside the layers; equal ones give equal bytes."""
+    empty = Descriptor.of(EMPTY, OCI_EMPTY)
+    return Manifest.build(empty, (empty,), {RECORD_ANNOTATION: text}, artifact_type=ARTIFACT_TYPE)
 
 
 def _name(layer: Digest, path: str) -> str:

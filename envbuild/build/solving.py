@@ -54,7 +54,7 @@ def with_known_steps(
     from envbuild.build.steps import known_steps
 
     name = steps_key(base.digest, spec.steps, platform, offline=spec.offline)
-    found = known_steps(base, name, platform, config, registries, progress, deadline)
+    found = known_steps(name, platform, config, registries, progress, deadline)
     if found is not None:
         return found, "known"
     return base, "to run"

@@ -133,7 +133,7 @@ class SourceBuilder:
         A build reads what it likes of its image: a compiler, a plug-in, a ``.pth`` file. So a wheel is taken
         again only in an equal one, also where its name says that it fits any.
         """
-        target = self.composer.target
+        composer, target = self.composer, self.composer.target
         form: dict[str, Any] = {
             "format": _FORMAT,
             "image": {
@@ -149,6 +149,8 @@ class SourceBuilder:
             "python": self.request.python.version,
             "platform": str(self.request.platform),
         }
+        if composer.shared.admission.rule(self.config.workspace, part=True) is not None:
+            form["vouched"] = True  # other layers may have been below what was built without a rule
         return hashlib.sha256(b"envbuild/built-wheel/v1\x00" + rfc8785.dumps(form)).hexdigest()
 
     def _known(self, key: str) -> Path | None:

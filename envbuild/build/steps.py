@@ -14,7 +14,7 @@ from envbuild.build.engines import connect
 from envbuild.build.secrets import build_secrets
 from envbuild.build.upload import in_parallel, rewound
 from envbuild.digest import CHUNK, Descriptor, Digest
-from envbuild.errors import BuildError, IntegrityError
+from envbuild.errors import BuildError
 from envbuild.key import steps_key
 from envbuild.oci.manifest import OCI_CONFIG, Manifest
 from envbuild.oci.registry import publish, publish_over
@@ -36,11 +36,9 @@ if TYPE_CHECKING:
     from envbuild.spec.steps import Steps
 
 SPOOL_BYTES: Final = 8 << 20
-_MOVED: Final = "the tag was moved or written by something else: delete it, then build again"
 
 
 def known_steps(
-    base: BaseImage,
     name: str,
     platform: Platform,
     config: Config,
@@ -51,7 +49,6 @@ def known_steps(
     """The image of steps on a base, where a repository has it and it may be used.
 
     Args:
-        base: The base.
         name: The steps' name: the key of base and steps.
         platform: The platform.
         config: Names the repositories, and the policy.
@@ -72,9 +69,6 @@ def known_steps(
             continue
         what = f"{repository}:{tag}"
         require_carried(manifest, STEPS_ANNOTATION, name, what, "name of steps")
-        below = [layer.digest for layer in base.manifest.layers]
-        if [layer.digest for layer in manifest.layers[: len(below)]] != below:
-            raise IntegrityError(f"{what} is on another base than {base.digest}", hint=_MOVED)
         registry = registries.open(repository).by(deadline)
         if admission.image(manifest, registry, deadline, part=True) is not None:
             return BaseImage.read(registry, manifest.descriptor.digest, platform)
@@ -107,16 +101,16 @@ class StepsBuilder:
             RegistryError: A repository could not be asked.
         """
         name = steps_key(base.digest, steps, platform, offline=self.offline)
-        found = self._find(base, name, platform, deadline)
+        found = self._find(name, platform, deadline)
         if found is None:
             with key_lock(self.config.cache_dir, f"s1-{name}", deadline):
-                found = self._find(base, name, platform, deadline) or self._build(
+                found = self._find(name, platform, deadline) or self._build(
                     base, steps, platform, name, deadline
                 )
         return found
 
-    def _find(self, base: BaseImage, name: str, platform: Platform, deadline: Deadline) -> BaseImage | None:
-        found = known_steps(base, name, platform, self.config, self.registries, self.progress, deadline)
+    def _find(self, name: str, platform: Platform, deadline: Deadline) -> BaseImage | None:
+        found = known_steps(name, platform, self.config, self.registries, self.progress, deadline)
         if found is not None and found.registry is not None:
             self.progress(Event("step", str(found.registry.repository), "reused", text=f"s1-{name}"))
         return found

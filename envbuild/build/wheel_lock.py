@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
+from envbuild.admission import Admission
 from envbuild.build.compose import Composition
 from envbuild.build.known import SharedLayers
 from envbuild.build.layers import PREFIX
@@ -160,19 +161,21 @@ class _Packages:
 
     def _known(self, keys: list[str]) -> dict[str, PathHashes]:
         solver, config = self.solver, self.solver.config
-        found = solver.index.layers(keys)
+        shared = SharedLayers(
+            solver.registries,
+            Admission(config, solver.progress, solver.index),
+            config.workspace,
+            config.global_,
+            config.jobs,
+            solver.deadline,
+            solver.progress,
+        )
+        found = shared.held(solver.index, keys)
         missing = [key for key in keys if key not in found and solver.index.fact(_fact(key)) is None]
         if missing:
-            shared = SharedLayers(
-                solver.registries,
-                config.workspace,
-                config.global_,
-                config.jobs,
-                solver.deadline,
-                solver.progress,
-            ).find(missing)
-            solver.index.put_layers(shared)
-            found |= shared
+            taken = shared.find(missing)
+            solver.index.put_layers(taken)
+            found |= taken
         return {key: PathHashes(entry.files, entry.folders) for key, entry in found.items()}
 
     def _metadata(self, record: PackageRecord, key: str) -> PathHashes:

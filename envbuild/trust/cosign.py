@@ -207,6 +207,40 @@ def payload(
     return encode({"critical": critical, "optional": optional or None})
 
 
+def sign_bytes(sign_key: str, content: bytes) -> bytes:
+    """A signature over some bytes, for what has another format than images'.
+
+    Raises:
+        SpecError: The key cannot be used.
+    """
+    private = _private(sign_key)
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    signature: bytes = private.sign(content, ec.ECDSA(hashes.SHA256()))
+    return signature
+
+
+def is_signed(keys: Iterable[bytes], content: bytes, signature: bytes) -> bool:
+    """Whether a signature over some bytes was made with one of the keys, which are in PEM.
+
+    Raises:
+        SpecError: A key cannot be used.
+    """
+    public = [_public(key) for key in keys]
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    for key in public:
+        try:
+            key.verify(signature, content, ec.ECDSA(hashes.SHA256()))
+        except (InvalidSignature, ValueError):
+            continue
+        return True
+    return False
+
+
 def _put_signature(registry: Registry, manifest: Manifest | ImageIndex, private: Any, content: bytes) -> None:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec

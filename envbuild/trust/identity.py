@@ -23,7 +23,7 @@ from envbuild.trust.claims import check_claims, claims_of
 from envbuild.trust.policy import Identity, Untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from envbuild.deadline import Deadline
     from envbuild.oci.manifest import ImageIndex
@@ -126,6 +126,11 @@ def _check_bundle(
     manifest: Manifest | ImageIndex,
     now: datetime,
 ) -> dict[str, Any]:
+    return _check_statement(_verified(verifier, content, accepted), manifest, now)
+
+
+def _verified(verifier: Any, content: bytes, accepted: tuple[Identity, ...]) -> bytes:
+    """The statement in a bundle that one of the identities signed."""
     from sigstore.models import Bundle
     from sigstore.verify import policy
 
@@ -142,7 +147,7 @@ def _check_bundle(
         raise Untrusted(f"it is not accepted: {type(error).__name__}: {error!s:.200}") from None
     if kind != _STATEMENT:
         raise Untrusted(f"it is over {kind!r:.80}, expected a statement")
-    return _check_statement(payload, manifest, now)
+    return bytes(payload)
 
 
 def _check_statement(payload: bytes, manifest: Manifest | ImageIndex, now: datetime) -> dict[str, Any]:
@@ -193,23 +198,65 @@ def sign_as(
         Unauthorized: There is no token, or none that holds.
         Unavailable: The authority or the log could not be asked, or refused.
     """
-    _library()
-    token, context = _token(source), _context(trusted_root)
-    deadline.check("signing")
-    try:
-        with context.signer(token) as signer:
-            bundle = signer.sign_dsse(_statement(registry, manifest, expires, claims)).to_json()
-    except Exception as error:  # noqa: BLE001 - the library lets through what requests raises
-        # What the error says is not shown: it may hold the request with the token.
-        message = f"signing as {token.identity} failed: {type(error).__name__}"
-        raise Unavailable(message, hint="check that the authority and the log can be reached") from None
+    bundle, signer = _signed(
+        lambda: _statement(registry, manifest, expires, claims), source, trusted_root, deadline
+    )
     annotations = {
         "dev.sigstore.bundle.content": "dsse-envelope",
         "dev.sigstore.bundle.predicateType": PREDICATE,
     }
     artifact = Artifact(BUNDLE, BUNDLE, bundle.encode(), annotations)
     attach(registry, manifest.descriptor, [artifact], locks=locks, deadline=deadline)
-    return Identity(token.federated_issuer, token.identity)
+    return signer
+
+
+def sign_text(content: bytes, source: str, trusted_root: str | None) -> str:
+    """Sign a statement of another kind in the name that an identity token has; errors as :func:`sign_as`.
+
+    Args:
+        content: The statement.
+        source: As :func:`sign_as` takes it.
+        trusted_root: As :func:`sign_as` takes it.
+
+    Returns:
+        The bundle.
+    """
+
+    def statement() -> Any:
+        from sigstore.dsse import Statement
+
+        return Statement(content)
+
+    return _signed(statement, source, trusted_root, NO_DEADLINE)[0]
+
+
+def stated(bundle: bytes, identities: Iterable[Identity], trusted_root: str | None) -> bytes:
+    """What one of the identities signed, in a bundle with a statement of whatever kind; nobody is asked.
+
+    Raises:
+        Untrusted: None of them did.
+        SpecError: The library is missing, or the file is no trusted root.
+    """
+    if len(bundle) > _MAX_BUNDLE:
+        raise Untrusted("it is far too large for a bundle")
+    return _verified(_verifier(trusted_root), bundle, tuple(identities))
+
+
+def _signed(
+    statement: Callable[[], Any], source: str, trusted_root: str | None, deadline: Deadline
+) -> tuple[str, Identity]:
+    """The bundle of a statement, and who signed it."""
+    _library()
+    token, context = _token(source), _context(trusted_root)
+    deadline.check("signing")
+    try:
+        with context.signer(token) as signer:
+            bundle: str = signer.sign_dsse(statement()).to_json()
+    except Exception as error:  # noqa: BLE001 - the library lets through what requests raises
+        # What the error says is not shown: it may hold the request with the token.
+        message = f"signing as {token.identity} failed: {type(error).__name__}"
+        raise Unavailable(message, hint="check that the authority and the log can be reached") from None
+    return bundle, Identity(token.federated_issuer, token.identity)
 
 
 def identity_of(source: str) -> Identity:

@@ -12,6 +12,7 @@ import pytest
 
 import conda_oracle
 from conda_packages import Entry, Package
+from envbuild.admission import Admission
 from envbuild.build.known import (
     DIFF_ID_ANNOTATION,
     LAYER_ANNOTATION,
@@ -194,11 +195,12 @@ def test_registries_in_trouble_are_done_without(tmp_path: Path) -> None:
     said: list[Event] = []
     registries = Registries(frozenset())
     nowhere = Repository.parse("127.0.0.1:1/envs")
-    shared = SharedLayers(registries, nowhere, None, 4, NO_DEADLINE, said.append)
+    admission = Admission(Config(workspace=nowhere), said.append)
+    shared = SharedLayers(registries, admission, nowhere, None, 4, NO_DEADLINE, said.append)
     assert shared.find([KEY, "b" * 64]) == {}
     shared.share(KEY, entry(repository=nowhere))
     assert shared.find([KEY]) == {}
-    assert shared.note(Tag(f"m-{KEY}"), "io.envbuild.record") is None
+    assert shared.note(Tag(f"m-{KEY}"), "io.envbuild.record", lambda _: describe(KEY, entry())) is None
     registries.close()
     assert len(said) == 1, "said once"
 
