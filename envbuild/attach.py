@@ -27,6 +27,7 @@ FORM_TYPE: Final = "application/vnd.envbuild.form.v1+json"
 IN_TOTO_TYPE: Final = "application/vnd.in-toto+json"
 SPDX_TYPE: Final = "application/spdx+json"
 CYCLONEDX_TYPE: Final = "application/vnd.cyclonedx+json"
+BUILD_TYPE: Final = "urn:envbuild:image:v1"
 PROVENANCE: Final = "https://slsa.dev/provenance/v1"
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
 _LEVEL: Final = 3
@@ -145,7 +146,7 @@ def provenance(
         "subject": [{"name": name, "digest": {"sha256": subject.hex}}],
         "predicateType": PROVENANCE,
         "predicate": {
-            "buildDefinition": {"buildType": "urn:envbuild:image:v1", **definition},
+            "buildDefinition": {"buildType": BUILD_TYPE, **definition},
             "runDetails": {
                 "builder": {"id": "urn:envbuild:builder", "version": {"envbuild": __version__}},
                 "metadata": {

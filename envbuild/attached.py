@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
-from envbuild.attach import CYCLONEDX_TYPE, FORM_TYPE, IN_TOTO_TYPE, LOCK_TYPE, SPDX_TYPE
+from envbuild.attach import BUILD_TYPE, CYCLONEDX_TYPE, FORM_TYPE, IN_TOTO_TYPE, LOCK_TYPE, SPDX_TYPE
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION
 from envbuild.build.recipe import RECIPE_ANNOTATION, Recipe, name_of, recipe_tag, require_of
 from envbuild.checks import NotChecked, checked
@@ -65,21 +65,20 @@ class Attached:
         """What has a type that envbuild attaches, with its content.
 
         Raises:
-            IntegrityError: Something is damaged, or about something else.
-            NotChecked: There is more than is read.
+            IntegrityError: Something is damaged, or about something else, or there is far too much.
         """
         found = []
         listed = referrers(self.registry, self.image.descriptor.digest)
         ours = [entry for entry in listed if entry.artifact_type in _OURS]
         if len(ours) > _MOST:
-            raise NotChecked(f"{len(ours)} things are attached, at most {_MOST} are read")
+            raise IntegrityError(f"{len(ours)} things are attached, at most {_MOST} are read")
         size = 0
         for entry in ours:
             self.deadline.check("reading what is attached")
             content = self._content(entry)
             size += len(content)
             if size > _MOST_BYTES:
-                raise NotChecked(f"more than {_MOST_BYTES} bytes are attached")
+                raise IntegrityError(f"more than {_MOST_BYTES} bytes are attached")
             found.append((entry, content))
         return found
 
@@ -123,6 +122,9 @@ class Attached:
         for digest, content in self._of(IN_TOTO_TYPE):
             if self.image.descriptor.digest.hex not in _subjects_of(content):
                 raise IntegrityError(f"the statement {digest} is not about the image")
+            carried = self.image.annotations.get(KEY_ANNOTATION)
+            if carried is not None and (key := _key_built(content)) not in {None, carried}:
+                raise IntegrityError(f"the statement {digest} is about a build for the key {key}")
         if not found:
             raise NotChecked("nothing of envbuild's is attached")
         return f"{counted(len(found), 'artifact')}, with the image as subject"
@@ -208,6 +210,15 @@ def _subjects_of(content: bytes) -> set[str]:
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {subject["digest"]["sha256"] for subject in json.loads(content)["subject"]}
     return set()
+
+
+def _key_built(content: bytes) -> str | None:
+    """The key for which a statement says that something was built; None where it says nothing of that."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        build = json.loads(content)["predicate"]["buildDefinition"]
+        if build["buildType"] == BUILD_TYPE and "base" in build["externalParameters"]:
+            return str(CanonicalForm(build["externalParameters"]).key)
+    return None
 
 
 def _form_of(content: bytes) -> CanonicalForm | None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from envbuild.deadline import NO_DEADLINE
-from envbuild.digest import Descriptor
 from envbuild.errors import IntegrityError, SpecError, TagMoved
 from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
 from envbuild.oci.copy import JOBS, copy_image
-from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest, encode
+from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import enlist, referrers
 from envbuild.oci.registry import find_manifest, publish
 from envbuild.progress import silent
 from envbuild.reference import Tag
 from envbuild.storage import key_lock
+from envbuild.trust.cosign import put_signatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,7 +166,7 @@ class Promotion:
             if not before:
                 target.put_manifest(signed, tag)
             elif new:
-                target.put_manifest(_signatures(target, (*before, *new)), tag)
+                put_signatures(target, tag, (*before, *new))
 
     def _recipe(self, manifest: Manifest | ImageIndex) -> int:
         """Copy the recipes beside an image, with which it can be put on another base; how many there were."""
@@ -219,21 +218,6 @@ class Promotion:
             "it was left as it is",
             hint="use the image that the tag names, or delete that one first; ours is there by its digest",
         )
-
-
-def _signatures(target: Registry, layers: tuple[Descriptor, ...]) -> Manifest:
-    """Signatures of one image as cosign keeps them, in one manifest."""
-    config = encode(
-        {
-            "architecture": "",
-            "os": "",
-            "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [str(layer.digest) for layer in layers]},
-        }
-    )
-    described = Descriptor.of(config, OCI_CONFIG)
-    target.put_blob(described, lambda: io.BytesIO(config))
-    return Manifest.build(described, layers, {})
 
 
 def key_tags(manifest: Manifest | ImageIndex) -> tuple[Tag, ...]:

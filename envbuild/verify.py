@@ -277,9 +277,7 @@ def _index_lock(index: ImageIndex, wanted: Tag | Digest, children: dict[Platform
     seen = _lock(index, wanted)
     _require_all(index, children)
     if len(children) > _MOST_NAMES:
-        raise NotChecked(
-            f"it has {len(children)} images, and at most {_MOST_NAMES} may be named in either way"
-        )
+        raise IntegrityError(f"it has {len(children)} images, and is built of at most {_MOST_NAMES}")
     names: list[list[Key | LockKey]] = []
     for child in children.values():
         key, lock = (child.annotations.get(name) for name in (KEY_ANNOTATION, LOCK_ANNOTATION))

@@ -21,7 +21,7 @@ import zstandard
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from envbuild.attach import FORM_TYPE, IN_TOTO_TYPE, LOCK_TYPE
+from envbuild.attach import FORM_TYPE, IN_TOTO_TYPE, LOCK_TYPE, SPDX_TYPE
 from envbuild.build.recipe import RECIPE_ANNOTATION, Recipe, recipe_tag
 from envbuild.checks import Report
 from envbuild.deadline import Deadline
@@ -289,6 +289,20 @@ def changed_lock(doctor: Doctor) -> None:
     doctor.attach(LOCK_TYPE, replace(lock, entries=(fewer,)).to_bytes())
 
 
+def other_statement(doctor: Doctor) -> None:
+    """A provenance that names the image, and another definition."""
+    document = json.loads(doctor.attached(IN_TOTO_TYPE))
+    document["predicate"]["buildDefinition"]["externalParameters"]["variables"] = {"COLOUR": "blue"}
+    doctor.attach(IN_TOTO_TYPE, encode(document))
+
+
+def filled(doctor: Doctor) -> None:
+    """So much that the definition, which is not that of the image, could be overlooked."""
+    of_the_other(FORM_TYPE)(doctor)
+    junk = [Artifact(SPDX_TYPE, SPDX_TYPE, b"%d" % number, {}) for number in range(65)]
+    attach(doctor.registry, doctor.image.descriptor, junk, locks=doctor.locks)
+
+
 def invented_lock_key(doctor: Doctor) -> None:
     label("lock", OTHER)(doctor)
     notes(lock=OTHER)(doctor)
@@ -354,6 +368,8 @@ CASES: dict[str, tuple[str, Callable[[Doctor], None]]] = {
     "attached to another image": ("attached", listed_of_the_other),
     "a statement about another image": ("attached", of_the_other(IN_TOTO_TYPE)),
     "a statement that is none": ("attached", lambda doctor: doctor.attach(IN_TOTO_TYPE, b"[]")),
+    "a statement about another definition": ("attached", other_statement),
+    "more attached than is read": ("attached", filled),
     "a recipe with other layers": ("recipe", recipe(fewer_layers)),
     "a recipe with another diff id": ("recipe", recipe(other_diff_id)),
     "a recipe with fewer packages": ("recipe", recipe(fewer_packages)),
@@ -482,6 +498,15 @@ def test_an_entry_that_is_not_what_it_names_fails(indexes: Indexes, case: str) -
 def test_an_index_with_two_images_for_one_platform_fails(indexes: Indexes) -> None:
     indexes.entries.append(indexes.child(AMD64, Key(OTHER)))
     assert "platforms" in indexes.failed()
+
+
+def test_an_index_of_more_images_than_are_built_fails(indexes: Indexes) -> None:
+    indexes.entries = [
+        indexes.child(Platform("linux", f"a{number}"), Key(Digest.of(b"%d" % number).hex))
+        for number in range(11)
+    ]
+    indexes.notes = {LOCK_ANNOTATION: OTHER}
+    assert indexes.failed() == {"lock key"}
 
 
 def test_an_index_in_an_index_and_an_empty_one_fail(indexes: Indexes) -> None:

@@ -393,4 +393,4 @@ def test_a_locked_image_is_built_again_alike(
     spec, old, _ = two
     image = resolve(world.config, spec, old)
     checks = {each.name: each for each in Rebuild(world.config, world.layout()).checks(manifest_of(image))}
-    assert (checks["lock"].passed, checks["rebuild"].passed) == (True, True)
+    assert (checks["packages"].passed, checks["rebuild"].passed) == (True, True)

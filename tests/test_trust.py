@@ -26,6 +26,7 @@ from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_CONFIG, ImageIndex, Manifest, encode
 from envbuild.platform import LINUX_AMD64
 from envbuild.progress import Event
+from envbuild.promote import Promotion
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import Resolver, Source
 from envbuild.trust import (
@@ -375,9 +376,21 @@ def test_no_signature_is_added_that_would_make_all_unreadable(
     registry: LayoutRegistry, image: Manifest, key_file: str, tmp_path: Path
 ) -> None:
     put_signatures(registry, image, [(b"junk", "A" * (MAX_MANIFEST - 700))])
-    with pytest.raises(RegistryError, match="no room for one more"):
+    with pytest.raises(RegistryError, match="none could be read"):
         sign(registry, image, key_file, locks=tmp_path)
     assert isinstance(registry.get_manifest(signature_tag(image.descriptor.digest)), Manifest)
+
+
+def test_promoting_makes_no_signature_unreadable(
+    registry: LayoutRegistry, image: Manifest, key_file: str, tmp_path: Path
+) -> None:
+    target = LayoutRegistry(Repository.parse(f"oci:{tmp_path}/target"))
+    Promotion(registry, target, tmp_path).promote(Tag("v1"))
+    sign(target, image, key_file, locks=tmp_path)
+    put_signatures(registry, image, [(b"junk", "A" * (MAX_MANIFEST - 700))])
+    with pytest.raises(RegistryError, match="none could be read"):
+        Promotion(registry, target, tmp_path).promote(Tag("v1"), with_referrers=True)
+    check(target, image, [public(OURS)])
 
 
 # Indexes

@@ -249,7 +249,21 @@ def _put_signature(registry: Registry, manifest: Manifest | ImageIndex, private:
     layer = Descriptor.of(content, PAYLOAD).annotated(**{SIGNATURE: base64.b64encode(signature).decode()})
     tag = signature_tag(manifest.descriptor.digest)
     before = find_manifest(registry, tag)
-    layers = (*(before.layers if isinstance(before, Manifest) else ()), layer)
+    registry.put_blob(layer, lambda: io.BytesIO(content))
+    put_signatures(registry, tag, (*(before.layers if isinstance(before, Manifest) else ()), layer))
+
+
+def put_signatures(registry: Registry, tag: Tag, layers: tuple[Descriptor, ...]) -> None:
+    """Put the signatures of one image as cosign keeps them.
+
+    Args:
+        registry: The repository, in which the payloads are.
+        tag: The tag of that image's signatures.
+        layers: All signatures that it shall have.
+
+    Raises:
+        RegistryError: They are so many that nobody could read any.
+    """
     config = encode(
         {
             "architecture": "",
@@ -260,12 +274,11 @@ def _put_signature(registry: Registry, manifest: Manifest | ImageIndex, private:
     )
     described = Descriptor.of(config, OCI_CONFIG)
     signatures = Manifest.build(described, layers, {})
-    if len(signatures.raw) > MAX_MANIFEST:  # which nobody could read, and so none of the others either
+    if len(signatures.raw) > MAX_MANIFEST:
         raise RegistryError(
-            f"{registry.repository}:{tag} holds so many signatures that there is no room for one more",
+            f"{registry.repository}:{tag} would hold so many signatures that none could be read",
             hint="somebody fills it: delete the tag, and see who may write to the repository",
         )
-    registry.put_blob(layer, lambda: io.BytesIO(content))
     registry.put_blob(described, lambda: io.BytesIO(config))
     registry.put_manifest(signatures, tag)
 

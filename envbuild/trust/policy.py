@@ -219,7 +219,7 @@ def _toml(path: Path) -> Any:
 
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"cannot be read as TOML: {error}", source=str(path)) from None
 
 
