@@ -17,7 +17,8 @@ from typing import IO, TYPE_CHECKING, Final, Self
 from envbuild.build import buildx
 from envbuild.build.archive import DOCKERFILE, context_chunks, diff_ids, unpack_image
 from envbuild.build.engine_info import EngineInfo
-from envbuild.build.steps_image import STEPS_TEMPLATE, Limits, Secrets, as_written, finish, steps_dockerfile
+from envbuild.build.secrets import Secrets
+from envbuild.build.steps_image import STEPS_TEMPLATE, Limits, as_written, finish, steps_dockerfile
 from envbuild.build.trace import StepLog
 from envbuild.build.watch import Watch, watched
 from envbuild.deadline import NO_DEADLINE
@@ -127,7 +128,7 @@ class BuildxBuilder:
                 options += [f"--network={limits.network}"] if limits.network else []
                 chunks = watch.each(context_chunks(context, steps_dockerfile(steps, head)))
                 build = _Build(Path(folder.name), base.without_triggers(), known, watch)
-                log = StepLog(progress, lambda text: _shown(known.redact(text)))
+                log = StepLog(progress, lambda text: _shown(known.redact(text)), known.longest)
                 saved = build.run(self.name, options, chunks, log, limits.disk)
             return finish(base, saved, known, folder)
         except BaseException:

@@ -11,8 +11,9 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from envbuild.build.engine_http import CONNECT_SECONDS, EngineHttp, knock, reason
 from envbuild.build.engine_info import EngineInfo, usual_endpoints
+from envbuild.build.secrets import Secrets
 from envbuild.build.steps_build import BASE_REPOSITORY, BUILD_REPOSITORY, Work, build_steps
-from envbuild.build.steps_image import STEPS_TEMPLATE, Limits, Secrets
+from envbuild.build.steps_image import STEPS_TEMPLATE, Limits
 from envbuild.build.watch import Watch
 from envbuild.deadline import NO_DEADLINE, cleaning_up
 from envbuild.errors import BuildError

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from envbuild.build.archive import SavedImage
     from envbuild.build.engine_http import EngineHttp
     from envbuild.build.engine_info import EngineInfo
-    from envbuild.build.steps_image import BuiltSteps, Limits, Secrets, StepsBase
+    from envbuild.build.secrets import Secrets
+    from envbuild.build.steps_image import BuiltSteps, Limits, StepsBase
     from envbuild.deadline import Deadline
     from envbuild.platform import Platform
     from envbuild.progress import Progress
@@ -115,7 +116,7 @@ class _Build:
         steps = lowered(self.work.steps, base, self.info)
         name = provide(self.engine, self.info, base, self.watch)
         args = {**self.work.args, BASE_ARGUMENT: name}
-        log = StepLog(self.work.progress, lambda text: self._shown(text, name))
+        log = StepLog(self.work.progress, lambda text: self._shown(text, name), self.secrets.longest)
         if self.secrets.values and not self.info.podman:
             self._with_buildx(steps, args, log)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from envbuild.build.archive import SavedImage, SavedLayer
+    from envbuild.build.secrets import Secrets
     from envbuild.digest import Digest
 
 STEPS_TEMPLATE: Final = "steps.Dockerfile"
@@ -42,8 +42,6 @@ _CONFIG_FIELDS: Final = (
 _HISTORY_FIELDS: Final = ("created_by", "author", "comment", "empty_layer")
 _PODMANS_LABEL: Final = "io.buildah.version"
 _CACHE_ID: Final = re.compile(r"\bid=[0-9a-f]{64}-")
-_SHORTEST_SECRET: Final = 6
-"""Shorter values are not looked for: they stand everywhere by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,56 +146,6 @@ class BuiltSteps:
     def close(self) -> None:
         """Remove the layers' files."""
         self._folder.cleanup()
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Secrets:
-    """The values of build secrets, to keep them out of whatever is shown, kept or pushed."""
-
-    values: Mapping[str, bytes] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, given: Mapping[str, Path | bytes]) -> Self:
-        """Read each secret once.
-
-        Raises:
-            BuildError: A secret's file cannot be read.
-        """
-        values = {}
-        for name, source in given.items():
-            try:
-                values[name] = source if isinstance(source, bytes) else source.read_bytes()
-            except OSError as error:
-                raise BuildError(f"the secret {name!r} cannot be read: {error.strerror}") from None
-        return cls(values)
-
-    @property
-    def needles(self) -> dict[bytes, str]:
-        """What must not turn up anywhere, and the name of the secret that it belongs to."""
-        found: dict[bytes, str] = {}
-        for name, value in self.values.items():
-            for text in {value, value.strip()}:
-                if len(text) >= _SHORTEST_SECRET:
-                    found |= dict.fromkeys(
-                        (text, base64.b64encode(text), json.dumps(text.decode("latin-1"))[1:-1].encode()),
-                        name,
-                    )
-        return found
-
-    @property
-    def overlap(self) -> int:
-        """Bytes that two pieces of a stream must share so that nothing is missed between them."""
-        return max((len(needle) - 1 for needle in self.needles), default=0)
-
-    def found_in(self, content: bytes) -> frozenset[str]:
-        """The names of the secrets whose values stand in some bytes."""
-        return frozenset(name for needle, name in self.needles.items() if needle in content)
-
-    def redact(self, text: str) -> str:
-        """The text with ``***`` in place of each secret's value."""
-        for needle in sorted(self.needles, key=len, reverse=True):
-            text = text.replace(needle.decode(errors="replace"), "***")
-        return text
 
 
 def steps_dockerfile(steps: str, head: str = STEPS_TEMPLATE) -> str:

@@ -171,12 +171,15 @@ class StepLog:
 
     Attributes:
         progress: Where events go.
-        redact: Takes the values of secrets out of a text; it sees whole lines.
+        redact: Takes the values of secrets out of a text; it sees whole lines, and of a line without end
+            pieces that overlap.
+        overlap: The number of characters of the longest of them.
         error: What the engine said went wrong, as it said it; empty while all is well.
     """
 
     progress: Progress
     redact: Callable[[str], str] = str
+    overlap: int = 0
     error: str = ""
     _vertexes: dict[str, Vertex] = field(default_factory=dict)
     _tails: dict[str, deque[str]] = field(default_factory=dict)
@@ -213,10 +216,15 @@ class StepLog:
 
     def _hear(self, digest: str, stream: int, data: bytes) -> None:
         *lines, rest = (self._partial.pop((digest, stream), b"") + data).split(b"\n")
-        if len(rest) > _MAX_LINE:
-            lines, rest = [*lines, rest], b""
         for line in lines:
             self._line(digest, line)
+        if len(rest) > _MAX_LINE + self.overlap:
+            # A secret may have begun at its end: what is whole is taken out, and the end is held back.
+            text = self.redact(rest.decode(errors="surrogateescape"))
+            cut = max(0, len(text) - self.overlap)
+            if cut:
+                self._line(digest, text[:cut].encode(errors="surrogateescape"))
+            rest = text[cut:].encode(errors="surrogateescape")
         if rest:
             self._partial[digest, stream] = rest
 
@@ -225,7 +233,8 @@ class StepLog:
             self._line(digest, self._partial.pop(key))
 
     def _line(self, digest: str, line: bytes) -> None:
-        text = self.redact(line[:_MAX_LINE].decode(errors="replace").rstrip("\r"))
+        text = self.redact(line.decode(errors="surrogateescape").rstrip("\r"))[:_MAX_LINE]
+        text = text.encode(errors="surrogateescape").decode(errors="replace")
         self._tails.setdefault(digest, deque(maxlen=TAIL_LINES)).append(text)
         name = self._vertexes[digest].name if digest in self._vertexes else digest
         self._tell(name, "output", text)

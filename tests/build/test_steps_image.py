@@ -12,7 +12,8 @@ import pytest
 from engine_bases import base_of, tar_of
 from envbuild.build.archive import SavedImage, SavedLayer
 from envbuild.build.engine_info import EngineInfo, builder_parameters
-from envbuild.build.steps_image import Limits, Secrets, finish, steps_dockerfile, template
+from envbuild.build.secrets import Secrets
+from envbuild.build.steps_image import Limits, finish, steps_dockerfile, template
 from envbuild.digest import Digest
 from envbuild.errors import BuildError, IntegrityError
 

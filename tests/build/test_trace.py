@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
+import urllib.parse
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from envbuild.build.secrets import Secrets
 from envbuild.build.trace import Log, StepLog, Trace, Vertex, decode_rawjson, decode_trace
 from envbuild.errors import IntegrityError, StepFailed
 from envbuild.progress import Event, silent
@@ -211,3 +214,69 @@ def test_secrets_are_taken_out_of_names_lines_and_failures() -> None:
     assert "hunter22" not in repr(seen) + str(steps.failure())
     assert "a ***" in str(steps.failure())
     assert StepLog(silent, lambda _: "***", error="hunter22").failure().message == "***"
+
+
+PEM = (
+    b"-----BEGIN PRIVATE KEY-----\n"
+    + b"".join(base64.b64encode(hashlib.sha384(bytes([line])).digest()) + b"\n" for line in range(20))
+    + b"QUJDREVGR0g=\n-----END PRIVATE KEY-----\n"
+)
+NETRC = b"machine pypi.example.com\n  login me\n  password Sw0rdf1sh\n"
+
+
+def written(value: bytes) -> dict[str, bytes]:
+    """What programs print of a secret."""
+    wrapped = base64.encodebytes(value)
+    indented = b"".join(b"     1\t" + line + b"\r\n" for line in value.splitlines())
+    return {
+        "cat": value,
+        "cat -n": indented,
+        "cat -A": value.replace(b"\n", b"$\n"),
+        "tr -d": value.replace(b"\n", b""),
+        "echo $(cat)": b" ".join(value.split(b"\n")),
+        "json": json.dumps({"key": value.decode()}).encode(),
+        "repr": repr(value).encode(),
+        "url": urllib.parse.quote(value).encode(),
+        "base64": wrapped,
+        "base64 -w0": base64.b64encode(value),
+        "basic": base64.b64encode(b"me:" + value.strip()),
+        "openssl": b"\n".join(wrapped.replace(b"\n", b"")[at : at + 64] for at in range(0, 9999, 64)),
+        "behind much": b"x" * 4090 + value.replace(b"\n", b"\\n"),
+        "in a line without end": b"x" * 9000 + value.replace(b"\n", b"") + b"y" * 9000,
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [PEM, NETRC, b"hunter22 and more", b"S3cret\xff\xfe9"],
+    ids=["key", "netrc", "password", "bytes"],
+)
+@pytest.mark.parametrize("size", [1, 7, 64, 4096, 1 << 20])
+def test_no_part_of_a_secret_is_shown_however_it_arrives(value: bytes, size: int) -> None:
+    secrets = Secrets({"key": value})
+    parts = [each for each in value.replace(b"\r", b"").split(b"\n") if each and b"-----" not in each]
+    if value is NETRC:
+        parts = [b"Sw0rdf1sh"]
+    try:
+        ways = written(value)
+    except UnicodeDecodeError:
+        ways = {"cat": value, "without end": b"x" * 4094 + value + b"y" * 9000}
+    for way, output in ways.items():
+        seen: list[str] = []
+        steps = StepLog(lambda event: seen.append(event.text), secrets.redact, secrets.longest)  # noqa: B023
+        for at in range(0, len(output), size):
+            steps.feed(trace_event(log("a", output[at : at + size])))
+        steps.feed(trace_event(vertex("a", "RUN x", ended=True, error=f"exit code: 1 {way}")))
+        said = "\n".join(seen) + str(steps.failure())
+        assert "***" in said or len(output) > 4000, way  # what is too long for a line is cut
+        for part in parts:
+            for form in (part, base64.b64encode(part)[4:-4], part[: max(6, len(part) * 2 // 3)]):
+                assert form.decode(errors="replace") not in said, (way, part)
+
+
+def test_what_all_keys_have_in_common_is_no_secret() -> None:
+    secrets = Secrets({"key": PEM})
+    text = "-----BEGIN PRIVATE KEY-----"
+    assert secrets.redact(text) == text
+    assert secrets.found_in(b"x" + text.encode() + b"\n") == frozenset()
+    assert Secrets({"short": b"abc"}).redact("abc") == "abc"
