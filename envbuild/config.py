@@ -153,7 +153,7 @@ class Config:
     archspec: str | None = None
     jobs: int = field(default_factory=lambda: min(8, 2 * (os.cpu_count() or 1)))
     timeout: float | None = None
-    docker_host: str | None = None
+    docker_host: str | None = field(default=None, repr=False)
     buildx: str | None = None
     step_timeout: float | None = None
     step_memory: int | None = None

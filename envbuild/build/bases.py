@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from envbuild.digest import Digest
@@ -55,7 +55,7 @@ class Bases:
     registries: Registries
     index: Index
     ttl: float
-    docker_host: str | None = None
+    docker_host: str | None = field(default=None, repr=False)
 
     def named(self, reference: BaseReference, deadline: Deadline) -> Named | None:
         """What a tag names, asked at most once within :attr:`ttl`; None for all bases that need no asking.

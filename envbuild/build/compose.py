@@ -114,7 +114,7 @@ class Composer:
     registries: Registries
     target: LinkTarget
     compression: Compression
-    urls: dict[str, tuple[str, ...]]
+    urls: dict[str, tuple[str, ...]] = field(repr=False)
     spool: Path
     jobs: int
     deadline: Deadline

@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from envbuild.build.archive import image_chunks
@@ -33,7 +33,7 @@ class EngineHttp:
     """
 
     session: Any
-    endpoint: str
+    endpoint: str = field(repr=False)
     failures: tuple[type[Exception], ...]
 
     @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +34,7 @@ class EngineInfo:
         named: Whether it is no engine but a BuildKit that buildx knows by name; ``storage`` is its driver.
     """
 
-    endpoint: str
+    endpoint: str = field(repr=False)
     version: str
     storage: str
     buildkit: bool

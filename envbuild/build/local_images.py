@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.digest import Descriptor
@@ -45,7 +45,7 @@ class LocalImages:
     """
 
     cache_dir: Path
-    docker_host: str | None = None
+    docker_host: str | None = field(default=None, repr=False)
 
     def bring(
         self, reference: ImageReference | TaggedReference, deadline: Deadline

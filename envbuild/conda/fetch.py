@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -209,7 +209,7 @@ class _Download:
     """One package on its way."""
 
     record: PackageRecord
-    login: Callable[[str], Login | None]
+    login: Callable[[str], Login | None] = field(repr=False)
     deadline: Deadline
     seen: Callable[[int], None]
     folder: str

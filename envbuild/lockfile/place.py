@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from envbuild.errors import SpecError
@@ -23,9 +23,9 @@ _DECODER: Final = json.JSONDecoder()
 class Node:
     """A value of a JSON document, its path, and the document's text and name, for errors that say where."""
 
-    value: Any
+    value: Any = field(repr=False)
     path: tuple[str | int, ...]
-    all: str
+    all: str = field(repr=False)
     source: str
 
     def fail(self, message: str, hint: str | None = None) -> NoReturn:

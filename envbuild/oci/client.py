@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -50,8 +50,8 @@ class Answer:
     """An answer: its status, its headers and the first bytes of its body."""
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 class _TimedStream(io.RawIOBase):

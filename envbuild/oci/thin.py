@@ -43,8 +43,8 @@ class _Response:
     """An answer under the names that requests gives its parts."""
 
     status_code: int
-    headers: Mapping[str, str]
-    content: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(repr=False)
     raw: io.BytesIO = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

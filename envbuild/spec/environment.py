@@ -170,6 +170,9 @@ class _Source(NamedTuple):
     folder: Path
     content: bytes
 
+    def __repr__(self) -> str:
+        return f"_Source({self.name!r})"
+
 
 def load(
     source: str | Path,

@@ -38,6 +38,9 @@ class Scalar(NamedTuple):
     plain: bool
     content: Mark | None = None
 
+    def __repr__(self) -> str:
+        return f"Scalar({str(self.mark)!r})"  # the text may be a URL with a login
+
 
 class Sequence(NamedTuple):
     """A list.

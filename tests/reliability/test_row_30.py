@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import gc
 import gzip
 import http.server
 import json
@@ -17,6 +18,7 @@ import traceback
 import urllib.parse
 import uuid
 import zlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -51,8 +53,12 @@ ENVIRONMENT = (
     *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_CLIENT_SECRET", "GITHUB_TOKEN", "GITLAB_TOKEN"),
     *("CI_JOB_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "ANACONDA_API_TOKEN", "CONDA_TOKEN", "TWINE_PASSWORD"),
     *("NPM_TOKEN", "OPENAI_API_KEY", "DATABASE_PASSWORD", "SSH_KEY", "GPG_PASSPHRASE", "VAULT_TOKEN"),
-    *("SLACK_TOKEN", "UV_INDEX_PASSWORD", "MLFLOW_TRACKING_PASSWORD", "ENVBUILD_PASSWORD_OTHER_EXAMPLE_COM"),
+    *("SLACK_TOKEN", "UV_INDEX_PASSWORD", "MLFLOW_TRACKING_PASSWORD", "ENVBUILD_PASSWORD_OTHER"),
 )
+
+
+MANY, LOOKS = 20, 60
+"""How many values of a type are looked at, and how often."""
 
 
 class Secrets:
@@ -122,6 +128,7 @@ class Machine:
         self.case = proxy.add(self.name, Case())
         proxy.password = secrets.new("the registry's password")
         self.said: list[tuple[str, bytes]] = []
+        self.looks = 0
 
     def settle(self, patch: pytest.MonkeyPatch) -> None:
         """Put secrets where people put them."""
@@ -170,10 +177,30 @@ class Machine:
         config = self.world.other_machine(workspace=Repository.parse(f"{place}/envs"), **changes)
         config = replace(config, base=f"oci:{self.root}/bases:python")
 
+        told: set[tuple[str, str]] = set()
+
         def tell(event: Event) -> None:
             self.hear("progress", repr(event))
+            if (event.phase, event.state) not in told:  # in the middle of the work
+                told.add((event.phase, event.state))
+                self.look_at_values()
 
         return Resolver(config, progress=tell)
+
+    def look_at_values(self) -> None:
+        """What each value of the product's own types that is alive shows of itself."""
+        self.looks += 1
+        if self.looks > LOOKS:
+            return
+        looked_at: Counter[type] = Counter()
+        for each in gc.get_objects():
+            kind = type(each)
+            if str(kind.__module__).startswith("envbuild.") and looked_at[kind] < MANY:
+                looked_at[kind] += 1
+                text = repr(each).encode()
+                if any(True for _ in self.secrets.leaks("", text)):
+                    self.hear(f"repr of {kind.__name__}", text)
+        assert len(looked_at) > 10
 
     def spec(self, channel: str, *pip: str, conda: tuple[str, ...] = ("python",)) -> Path:
         path = self.root / f"{uuid.uuid4().hex}.yml"
@@ -190,6 +217,7 @@ class Machine:
                 self.hear("traceback", "".join(traceback.format_exception(error)))
                 return error
             finally:
+                self.look_at_values()
                 for each in (resolver, resolver.config, resolver.registries, resolver.index, resolver.bases):
                     self.hear("repr", repr(each))
             self.hear("repr", repr(image))
@@ -295,6 +323,10 @@ def test_no_secret_is_told(machine: Machine, files: str, caplog: pytest.LogCaptu
         mirrors = {f"https://c{number}.invalid": (f"http://{host}/channels",)}
         away = machine.spec(f"https://c{number}.invalid/tiny", *offline, conda=("python", "tool"))
         assert machine.resolve(away, channels=mirrors) is None
+    aliased = machine.spec("tiny", *offline, "small")
+    assert (
+        machine.resolve(aliased, channel_alias=f"http://dave:{new('channel alias')}@{files}/channels") is None
+    )
     machine.patch.setenv("CHANNEL_WORD", new("a variable of a channel"))
     filled = machine.spec("http://dave:${CHANNEL_WORD}@" + f"{files}/channels/tiny", conda=("python", "tool"))
     assert machine.resolve(filled, login_variables={"CHANNEL_WORD": (f"http://{files}",)}) is None
