@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from envbuild import trust
 from envbuild.build.known import layers_repository
@@ -40,6 +42,7 @@ from envbuild.trust import (
     sign_built,
     signature_tag,
 )
+from envbuild.trust.scope import Scope
 from oci_contract import put, put_image, put_index
 from tiny import World
 
@@ -562,6 +565,7 @@ def strict_for(name: str, folder: Path) -> Trust:
         ("docker.io/team/", "team/envs"),
         ("team/", "docker.io/team/envs"),
         ("library/debian", "debian"),
+        ("library/debian", "docker.io:443/debian"),
         ("docker.io/library/debian", "index.docker.io/debian"),
         ("Registry.Example.COM/team", "registry.example.com/team/envs"),
         ("registry.example.com/team", "REGISTRY.example.com/team"),
@@ -630,6 +634,58 @@ def test_a_rule_whose_name_may_mean_something_else_is_refused_with_its_line(
     assert caught.value.hint
     with pytest.raises(SpecError):
         Trust(rules=((name, trust.Rule()),))
+
+
+_PIECES = st.sampled_from(
+    [
+        "registry",
+        "Registry",
+        "example.com",
+        "EXAMPLE.com",
+        "docker.io",
+        "index.docker.io",
+        "localhost",
+        "team",
+        "library",
+        "debian",
+        ":443",
+        ":80",
+        ":5000",
+        ":0443",
+        "/",
+        "//",
+        ".",
+        "-",
+        "_",
+        "oci:",
+        "..",
+        "[::1]",
+        "[::0:1]",
+        "@",
+        "*",
+        "127.0.0.1",
+        "12",
+    ]
+)
+
+
+@given(st.lists(_PIECES, min_size=1, max_size=7).map("".join))
+@example("docker.io:443/debian")
+@example("index.docker.io:443/team/envs")
+@example("MyHost/team")
+def test_a_rule_that_is_named_like_a_repository_holds_for_it_or_is_refused(name: str) -> None:
+    try:
+        repository = Repository.parse(name)
+        scope = Scope.parse(name)
+    except SpecError:
+        return
+    if not scope.parts:  # alone, a host's name would be that of an official image of Docker Hub
+        assert repository == Repository("docker.io", f"library/{name}")
+        return
+    assert scope.matched(repository) == len(scope.place.parts)
+    inner = Repository(repository.host, f"{repository.path}/inner")
+    assert scope.matched(inner) == len(scope.place.parts)
+    assert Scope(scope.host, scope.parts[:-1]).matched(repository) is not None
 
 
 def test_rules_about_the_same_are_refused(tmp_path: Path) -> None:

@@ -98,6 +98,8 @@ class Scope:
             mine, seen = self.parts, tuple(repository.path.split("/"))
             if _canonical(repository.host) != self.host:
                 return None
+            if self.host == _HUB and len(seen) == 1:  # as where the host is written with its port
+                seen = ("library", *seen)
         if seen[: len(mine)] == mine:
             return len(mine)
         if self.host == _HUB and mine == (*seen[:-1], seen[-1].removesuffix(_HUB_LAYERS)):
