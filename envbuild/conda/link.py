@@ -318,7 +318,14 @@ class _Linker:
         if entry is None or entry.placeholder is None or entry.file_mode is None:
             raise IntegrityError(f"{self.package.what} lists {record.place!r} with half a prefix")
         with _held(member) as content:
-            changed = relocate(content, entry.file_mode, entry.placeholder, self.target.prefix)
+            changed = relocate(
+                content,
+                entry.file_mode,
+                entry.placeholder,
+                self.target.prefix,
+                what=f"{entry.path!r} in {self.package.what}",
+                deadline=self.package.deadline,
+            )
             record.size, record.patched = changed.size, True
             chunks = record.hashed(changed.chunks())
             yield self._regular(record.place, member, changed.size, chunks)

@@ -83,6 +83,11 @@ class Package:
             points = read_entry_points(info, what) if noarch == "python" else ()
         return cls(what, index, noarch, paths, points, payload, [])
 
+    @property
+    def deadline(self) -> Deadline:
+        """When to give up what is done with it."""
+        return self._payload.deadline
+
     def members(self) -> Iterator[Member]:
         """The package's files, links and directories in its own order; the metadata is left out.
 

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import zstandard
@@ -22,10 +23,11 @@ from envbuild.build.place import folder_above
 from envbuild.conda.layer import Compression, make_layer
 from envbuild.conda.link import LinkTarget
 from envbuild.conda.package import Package as Opened
+from envbuild.conda.relocate import FileMode, relocate
 from envbuild.conda.tar import Kind, TarReader, write_header
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import DeadlineExceeded, IntegrityError
+from envbuild.errors import BuildError, DeadlineExceeded, IntegrityError
 from envbuild.index import Index
 from envbuild.inflate import Bounds, Codec, Inflated
 from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Manifest, encode
@@ -269,3 +271,56 @@ def test_the_zip_directory_of_a_package_is_short() -> None:
             archive.writestr(str(number), b"")
     with costs(5), pytest.raises(IntegrityError, match="zip directory of more than 100 members"):
         Opened.open(out, "it")
+
+
+@pytest.mark.parametrize("mode", ["text", "binary"])
+@pytest.mark.parametrize("prefix", ["a", "aa", "/a/a"])
+def test_a_short_placeholder_does_not_make_gibibytes(mode: Literal["text", "binary"], prefix: str) -> None:
+    filled = (prefix.encode() + (b"\0" if mode == "binary" else b"")) * (4 * MIB)
+    entry = Entry("f", filled, placeholder=mode, prefix=prefix)
+    content = Package((entry,)).write_conda(level=1)
+    assert len(content) < 20_000
+    record = Package((entry,)).record(content)
+    # A binary has no room for it, unless it is short as well.
+    target = LinkTarget(prefix="/b" if len(prefix) > 2 else "/opt/env")
+    with costs(10), pytest.raises((IntegrityError, BuildError)):
+        make_layer(record, io.BytesIO(content), target, Compression.of("gzip"), io.BytesIO())
+
+
+PLACE = "/" + "p" * 254
+
+
+@pytest.mark.parametrize(
+    ("mode", "piece"),
+    [
+        pytest.param(FileMode.TEXT, PLACE.encode(), id="text"),
+        pytest.param(FileMode.BINARY, PLACE.encode(), id="one long string"),
+        pytest.param(FileMode.BINARY, PLACE.encode() + b"\0", id="strings"),
+        pytest.param(FileMode.BINARY, PLACE.encode("utf-16-le") + bytes(2), id="wide strings"),
+        pytest.param(
+            FileMode.BINARY,
+            PLACE.encode("utf-16-le") + bytes(3) + PLACE.encode("utf-16-be") + bytes(3) + PLACE.encode(),
+            id="strings of all widths",
+        ),
+        pytest.param(FileMode.BINARY, b"a\0\0b" * 100, id="zeros between characters"),
+    ],
+)
+def test_replacing_a_prefix_of_real_length_costs_what_the_file_is_long(mode: FileMode, piece: bytes) -> None:
+    def spent(size: int) -> float:
+        content = PLACE.encode("utf-16-le") + piece * (size // len(piece))
+        began = time.process_time()
+        changed = relocate(content, mode, PLACE, "/opt/env")
+        assert sum(map(len, changed.chunks())) == changed.size
+        return time.process_time() - began
+
+    spent(MIB)
+    assert min(spent(16 * MIB), spent(16 * MIB)) < 3 * max(spent(8 * MIB), 0.1)
+    with costs(20, 100):
+        spent(4 * MIB)
+
+
+def test_the_deadline_is_seen_while_a_prefix_is_replaced() -> None:
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        list(relocate(bytes(64 * MIB), FileMode.TEXT, "/p", "/q", deadline=Deadline.after(0)).chunks())
+    assert time.monotonic() - began < 1
