@@ -11,6 +11,7 @@ from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import IntegrityError, SpecError, TagMoved
 from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
 from envbuild.oci.copy import JOBS, copy_image
+from envbuild.oci.family import family
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import enlist, referrers
 from envbuild.oci.registry import find_manifest, publish
@@ -95,12 +96,13 @@ class Promotion:
             TagMoved: A tag names another image in the target, where it was left as it is.
         """
         manifest = self._chosen(self.source.by(self.deadline).get_manifest(wanted), platform)
-        family = tuple(self._family(manifest))
+        *below, _ = family(self.source.by(self.deadline), manifest)
+        images = (manifest, *below)
         report = self._copy(manifest)
         attached = 0
-        for each in family if with_referrers else ():
+        for each in images if with_referrers else ():
             attached += self._attachments(each.descriptor.digest, 0) + self._recipe(each)
-        tags = tuple(self._tags(wanted, manifest, family, locked=locked))
+        tags = tuple(self._tags(wanted, manifest, images, locked=locked))
         return Promoted(self.target.repository.at(manifest.descriptor.digest), tags, report, attached)
 
     def _copy(self, manifest: Manifest | ImageIndex) -> CopyReport:
@@ -129,12 +131,6 @@ class Promotion:
             return config.get("os"), config.get("architecture")
         except (ValueError, AttributeError, RecursionError):
             raise IntegrityError(f"the config {manifest.config.digest} is not a JSON object") from None
-
-    def _family(self, manifest: Manifest | ImageIndex) -> Iterator[Manifest | ImageIndex]:
-        """The manifest and, of an index, the images in it."""
-        yield manifest
-        for entry in manifest.manifests if isinstance(manifest, ImageIndex) else ():
-            yield from self._family(self.source.by(self.deadline).get_manifest(entry.digest))
 
     def _attachments(self, subject: Digest, depth: int) -> int:
         """Copy what is attached to a manifest, before anything is tagged: a signature must be there first."""
@@ -188,17 +184,17 @@ class Promotion:
         self,
         wanted: Tag | Digest,
         manifest: Manifest | ImageIndex,
-        family: tuple[Manifest | ImageIndex, ...],
+        images: tuple[Manifest | ImageIndex, ...],
         *,
         locked: bool,
     ) -> Iterator[Tag]:
-        for each in family:
+        for each in images:
             for tag in key_tags(each):
                 if locked and not tag.name.startswith(LOCK_TAG):
                     continue
                 if self._tag(each, tag) or not tag.name.startswith(LOCK_TAG):
                     yield tag
-        if isinstance(wanted, Tag) and wanted not in {tag for each in family for tag in key_tags(each)}:
+        if isinstance(wanted, Tag) and wanted not in {tag for each in images for tag in key_tags(each)}:
             self._tag(manifest, wanted)
             yield wanted
 

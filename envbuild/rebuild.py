@@ -17,6 +17,7 @@ from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import BuildError, ChannelError, IntegrityError, SpecError, counted
 from envbuild.key import KEY_ANNOTATION
 from envbuild.lockfile.document import LockFile
+from envbuild.oci.family import entries
 from envbuild.oci.manifest import Manifest
 from envbuild.progress import silent
 from envbuild.reference import Repository
@@ -66,7 +67,7 @@ class Rebuild:
         if isinstance(manifest, Manifest):
             yield from self._image(manifest, "")
             return
-        for entry in manifest.manifests:
+        for entry in entries(manifest, str(self.registry.repository)):
             part = self.registry.by(self.deadline).get_manifest(entry.digest)
             prefix = f"{entry.platform or entry.digest.short} "
             if isinstance(part, Manifest):

@@ -15,6 +15,7 @@ from envbuild.errors import IntegrityError, SpecError
 from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, Key, steps_key
 from envbuild.lockfile.document import LockEntry, LockFile
 from envbuild.oci.copy import copy_image
+from envbuild.oci.family import entries
 from envbuild.oci.manifest import OCI_LAYER_ZSTD, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.oci.registry import find_manifest, publish
@@ -113,12 +114,10 @@ def _images(
 ) -> list[Manifest]:
     if isinstance(manifest, Manifest):
         return [manifest]
-    entries = manifest.manifests
+    named = entries(manifest, str(registry.repository))
     if wanted is not None:
-        entries = tuple(
-            entry for each in sorted(wanted) if (entry := manifest.for_platform(each)) is not None
-        )
-    parts = [registry.get_manifest(entry.digest) for entry in entries]
+        named = tuple(entry for each in sorted(wanted) if (entry := manifest.for_platform(each)) is not None)
+    parts = [registry.get_manifest(entry.digest) for entry in named]
     return [part for part in parts if isinstance(part, Manifest)]
 
 

@@ -26,6 +26,7 @@ from envbuild.key import (
     index_key,
 )
 from envbuild.lockkey import LockKey, index_name, lock_key
+from envbuild.oci.family import entries
 from envbuild.oci.manifest import ImageIndex
 from envbuild.oci.referrers import has_referrers_api
 from envbuild.platform import Platform
@@ -156,7 +157,8 @@ class Rebaser(Transplant):
 
         def several(found: tuple[Tag, ImageIndex]) -> Rebased | Failed | None:
             def rebased() -> Rebased | None:
-                parts = (self.registries.probe(workspace, part.digest, deadline) for part in index.manifests)
+                named = entries(index, f"{workspace}:{tag}")
+                parts = (self.registries.probe(workspace, part.digest, deadline) for part in named)
                 on = {part.annotations.get(BASE_DIGEST_ANNOTATION) for part in parts}
                 return self._rebase(workspace, index, base, deadline) if on & names else None
 
@@ -236,7 +238,7 @@ class Rebaser(Transplant):
     ) -> Rebased:
         """The index over the images of an index, each rebased for its platform."""
         done: dict[Platform, Rebased] = {}
-        for entry in index.manifests:
+        for entry in entries(index, str(source)):
             if entry.platform is None:
                 raise SpecError(f"{source} names an image without a platform: {entry.digest}")
             part = self.registries.probe(source.repository, entry.digest, deadline)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from envbuild.deadline import NO_DEADLINE
-from envbuild.errors import BuildError, IntegrityError
+from envbuild.errors import BuildError
+from envbuild.oci.family import family
 from envbuild.oci.manifest import ImageIndex
 from envbuild.oci.registry import shows_blob
 from envbuild.progress import Event, silent
@@ -18,14 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from envbuild.deadline import Deadline
-    from envbuild.digest import Descriptor, Digest
+    from envbuild.digest import Descriptor
     from envbuild.oci.manifest import Manifest
     from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
 
 JOBS: Final = 4
-MAX_DEPTH: Final = 4
-"""How deep image indexes may be nested; real ones hold manifests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ def copy_image(
         IntegrityError: The source gave other bytes than a digest says; they were not stored.
     """
     copier = _Copier(source.by(deadline), target.by(deadline), progress)
-    manifests = tuple(_family(copier.source, manifest, {}, 0))
+    manifests = tuple(family(copier.source, manifest))
     blobs = {
         blob.digest: blob for each in manifests if not isinstance(each, ImageIndex) for blob in each.blobs
     }
@@ -88,24 +87,6 @@ def copy_image(
     for each in manifests:
         copier.target.put_manifest(each)
     return report
-
-
-def _family(
-    source: Registry,
-    manifest: Manifest | ImageIndex,
-    seen: dict[Digest, None],
-    depth: int,
-) -> Iterable[Manifest | ImageIndex]:
-    """Everything below a manifest and then itself, each once."""
-    if depth > MAX_DEPTH:
-        raise IntegrityError(f"an image index of {source.repository} is nested more than {MAX_DEPTH} deep")
-    if manifest.descriptor.digest in seen:
-        return
-    seen[manifest.descriptor.digest] = None
-    for entry in manifest.manifests if isinstance(manifest, ImageIndex) else ():
-        if entry.digest not in seen:
-            yield from _family(source, source.get_manifest(entry.digest), seen, depth + 1)
-    yield manifest
 
 
 class _Copier:

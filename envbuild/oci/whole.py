@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from envbuild.errors import IntegrityError
-from envbuild.oci.manifest import ImageIndex
-from envbuild.oci.registry import find_manifest
+from envbuild.oci.family import family
+from envbuild.oci.manifest import Manifest
 
 if TYPE_CHECKING:
     from envbuild.digest import Descriptor
-    from envbuild.oci.manifest import Manifest
+    from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registry import Registry
 
 JOBS: Final = 8
@@ -28,14 +28,12 @@ def missing(
         jobs: How many questions are asked at once.
     """
     lost: list[Descriptor] = []
-    if isinstance(manifest, ImageIndex):
-        for entry in manifest.manifests:
-            found = find_manifest(registry, entry.digest)
-            lost += (entry,) if found is None else missing(registry, found, jobs=jobs)
-        return tuple(lost)
+    images = [each for each in family(registry, manifest, lost) if isinstance(each, Manifest)]
+    blobs = {blob.digest: blob for image in images for blob in image.blobs}
     with ThreadPoolExecutor(jobs, thread_name_prefix="whole") as pool:
-        present = pool.map(lambda blob: registry.has_blob(blob.digest), manifest.blobs)
-        return tuple(blob for blob, there in zip(manifest.blobs, present, strict=True) if not there)
+        present = pool.map(registry.has_blob, blobs)
+        lost += [blob for blob, there in zip(blobs.values(), present, strict=True) if not there]
+    return tuple(lost)
 
 
 def require_whole(registry: Registry, manifest: Manifest | ImageIndex, *, jobs: int = JOBS) -> None:

@@ -12,7 +12,8 @@ import pytest
 from envbuild.deadline import Deadline
 from envbuild.digest import Descriptor
 from envbuild.errors import DeadlineExceeded, IntegrityError, NotFound
-from envbuild.oci.copy import MAX_DEPTH, CopyReport, copy_image
+from envbuild.oci.copy import CopyReport, copy_image
+from envbuild.oci.family import MAX_DEPTH
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import OCI_CONFIG, ImageIndex, Manifest
 from envbuild.oci.registry import find_manifest, publish
