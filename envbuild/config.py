@@ -35,7 +35,10 @@ OWN_FILE = "ENVBUILD_CONFIG"
 """The variable that names the user's own file of settings."""
 MACHINE_FILE = Path("/etc/envbuild/config.toml")
 DEFAULT_CHANNEL_ALIAS = "https://conda.anaconda.org"
-_NO_SETTINGS = ("ENVBUILD_USERNAME", "ENVBUILD_PASSWORD", "ENVBUILD_HOST", "ENVBUILD_SECRET_", OWN_FILE)
+_NO_SETTINGS = (
+    *("ENVBUILD_USERNAME", "ENVBUILD_PASSWORD", "ENVBUILD_HOST"),
+    *("ENVBUILD_SECRET_", "ENVBUILD_SIGN_KEY", OWN_FILE),
+)
 """What variables begin with that are read and are no settings."""
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(ms|[smhd])", re.ASCII)

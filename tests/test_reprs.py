@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CANARY: Final = "https://user:S3cretCanary@host.example.com/t/T0kenCanary/x"
 SUSPECT: Final = re.compile(
     r"url|place|login|index|link|direct|private|secret|token|header|auth|password|alias|environ|location|realm"
-    r"|proxy|source|requirement|constraint|option|value|content|body|raw|docker_host|endpoint|argument|text|said"
+    r"|proxy|source|requirement|constraint|option|value|content|body|raw|docker_host|endpoint|argument|text|said|data|error|partial|tail|output|line"
 )
 
 NAME: Final = "a name, a path or an address of the registry, as people may see it"
@@ -46,6 +46,8 @@ PUBLIC: Final = {
     **dict.fromkeys(("build.base.BaseImage.raw_config", "conda.package.Package.index"), STORED),
     **dict.fromkeys(("oci.manifest.ImageIndex.raw", "oci.manifest.Manifest.raw"), STORED),
     **dict.fromkeys(("oci.referrers.Artifact.content", "conda.relocate.Relocated.content"), STORED),
+    **dict.fromkeys(("lock.PackageRecord.metadata", "pip.installed.Installed.metadata"), STORED),
+    **dict.fromkeys(("build.post_link._Log.tail", "checks.Check.detail"), CLEAN),
     **dict.fromkeys(("conda.activate._Shell.values", "conda.shell.Text.text"), STEP),
     **dict.fromkeys(("spec.instruction.Heredoc.content", "spec.instruction.Instruction.arguments"), STEP),
 }

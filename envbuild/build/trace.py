@@ -54,7 +54,7 @@ class Vertex:
     cached: bool = False
     started: bool = False
     completed: bool = False
-    error: str = ""
+    error: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Log:
 
     vertex: str
     stream: int
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +180,10 @@ class StepLog:
     progress: Progress
     redact: Callable[[str], str] = str
     overlap: int = 0
-    error: str = ""
-    _vertexes: dict[str, Vertex] = field(default_factory=dict)
-    _tails: dict[str, deque[str]] = field(default_factory=dict)
-    _partial: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    error: str = field(default="", repr=False)
+    _vertexes: dict[str, Vertex] = field(default_factory=dict, repr=False)
+    _tails: dict[str, deque[str]] = field(default_factory=dict, repr=False)
+    _partial: dict[tuple[str, int], bytes] = field(default_factory=dict, repr=False)
     _done: set[str] = field(default_factory=set)
     _legacy: str = ""
 

@@ -194,7 +194,10 @@ class Authority:
     def _realm(self, asked: Challenge, what: str) -> str:
         realm = asked.parameters.get("realm", "")
         parts = urlsplit(realm)
-        plain = self._base_url.startswith("http:") or is_loopback(parts.netloc)
+        # In clear at most to where the registry itself is: whoever stands between could name any other.
+        own = urlsplit(self._base_url)
+        near = parts.hostname == own.hostname or (is_loopback(parts.netloc) and is_loopback(own.netloc))
+        plain = own.scheme == "http" and near
         if not parts.hostname or parts.username or parts.scheme not in {"https", *(["http"] * plain)}:
             raise Unauthorized(
                 f"{what}: the registry names {realm[:200]!r} as its token server; nothing is sent there"

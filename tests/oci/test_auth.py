@@ -424,6 +424,31 @@ class TestAuthority:
         assert server.asked == []
 
     @pytest.mark.parametrize(
+        ("base", "realm", "is_asked"),
+        [
+            ("http://plain.example.com", "http://plain.example.com:5001/token", True),
+            ("http://plain.example.com", "https://auth.example.com/token", True),
+            ("http://plain.example.com", "http://auth.example.com/token", False),
+            ("http://plain.example.com", "http://127.0.0.1:5001/token", False),
+            ("http://127.0.0.1:5000", "http://localhost:5001/token", True),
+            ("http://127.0.0.1:5000", "http://auth.example.com/token", False),
+            ("https://registry.example.com", "http://127.0.0.1:5001/token", False),
+        ],
+    )
+    def test_credentials_go_in_clear_no_further_than_to_their_registry(
+        self, base: str, realm: str, is_asked: bool
+    ) -> None:
+        """Whoever stands between could name any token server."""
+        server = TokenServer({"token": "t"})
+        asked = Authority(TEAM, base, Credentials("alice", "s3cret"))
+        if is_asked:
+            assert asked.answer(f'Bearer realm="{realm}"', PULL, None, server, "x") == "Bearer t"
+        else:
+            with pytest.raises(Unauthorized, match="token server"):
+                asked.answer(f'Bearer realm="{realm}"', PULL, None, server, "x")
+        assert bool(server.asked) is is_asked
+
+    @pytest.mark.parametrize(
         "body", [[], {}, {"token": 7}, {"token": "a\r\nX-Evil: 1"}, {"token": ""}, "text"]
     )
     def test_token_answers_are_checked(self, body: Any) -> None:

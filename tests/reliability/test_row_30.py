@@ -377,6 +377,9 @@ def test_no_build_secret_is_told(machine: Machine, files: str, engine: DockerEng
     make_base_of(Repository.parse(f"oci:{machine.root}/bases"), "system", small_system(), User="root")
     channel = f"http://dave:{machine.secrets.new('channel')}@{files}/channels/tiny"
     values = {name: machine.secrets.new(f"build secret {name}") for name in ("token", "other-token")}
+    lines = [machine.secrets.new(f"line {number} of a key") for number in range(4)]
+    armor = ("-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "")
+    values["key"] = "\n".join([armor[0], *lines, *armor[1:]])
     for name, value in values.items():
         machine.patch.setenv(variable_of(name), value)
     mounts = " ".join(f"--mount=type=secret,id={name}" for name in values)
@@ -394,7 +397,8 @@ def test_no_build_secret_is_told(machine: Machine, files: str, engine: DockerEng
         return machine.resolve(path, docker_host=engine.host, **changes)
 
     assert resolve(f"cat {shown}; head -c 6 {shown} > /begin") is None
-    assert resolve(f"cat {shown} >&2; touch /done", compression="zstd") is None
+    several = 'while read -r line; do echo "  $line"; done < /run/secrets/key; echo $(cat /run/secrets/key)'
+    assert resolve(f"cat {shown} >&2; {several}; touch /done", compression="zstd") is None
     assert machine.layers() == {OCI_LAYER_GZIP, OCI_LAYER_ZSTD}
     assert machine.listen_to_what_is_attached() >= 4
     assert "exit code 9" in str(resolve(f"cat {shown}; exit 9"))
