@@ -116,7 +116,7 @@ def _prepare(
     elif settings:
         raise TypeError(f"{', '.join(settings)}: give settings one by one or as a config, not both")
     if not isinstance(spec, EnvironmentSpec):
-        return load(spec, **overrides), config
+        return load(spec, **overrides, **config.reading), config
     if overrides:
         names = ", ".join(overrides)
         raise TypeError(f"{names} cannot be laid over a loaded definition: give them to load()")

@@ -103,6 +103,7 @@ class Config:
         deep: Whether a hit counts only where all blobs of the image are there.
         attach: Whether lock, definition and provenance are attached to what is built.
         sbom: Whether SBOMs are attached too; needs the extra ``sbom``.
+        confine: Whether definitions are kept from naming paths outside of their folders.
         trust: Which images are trusted, and the key to sign with; None to trust all.
         channel_alias: The URL under which channel names stand.
         channels: For the URL of a channel, or of several, the URLs that are read before it: the same content.
@@ -141,6 +142,7 @@ class Config:
     deep: bool = False
     attach: bool = True
     sbom: bool = False
+    confine: bool = False
     trust: Trust | None = None
     channel_alias: str = field(default=DEFAULT_CHANNEL_ALIAS, repr=False)
     channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
@@ -213,6 +215,13 @@ class Config:
             if value is not None:
                 changes[name] = _PARSERS[_setting(name, "flags")](value, f"--{name.strip('_')}", None)
         return cls(**changes)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How definitions are read: arguments of :func:`envbuild.load`."""
+        from envbuild.deadline import Deadline
+
+        return {"confine": self.confine, "deadline": Deadline.after(self.timeout)}
 
     def over(self, spec: EnvironmentSpec) -> EnvironmentSpec:
         """A definition with those settings laid over it that decide what its image holds.
@@ -595,6 +604,7 @@ _PARSERS: dict[str, Callable[[Any, str, Path | None], Any]] = {
     "deep": _flag,
     "attach": _flag,
     "sbom": _flag,
+    "confine": _flag,
     "trust": _trust,
     "channel_alias": _alias,
     "channels": _channels,
@@ -648,6 +658,7 @@ _PROJECT: dict[str, Callable[[Any, Any], Any] | None] = {
     "deep": _either,
     "attach": _either,
     "sbom": _either,
+    "confine": _either,
     "trust": lambda own, _project: own,
     "channel_alias": _theirs,  # it is in the key
     "channels": None,  # what a mirror lists is believed, and is not in the key

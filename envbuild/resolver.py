@@ -199,7 +199,7 @@ class Resolver:
         from envbuild.foreign import load
         from envbuild.spec.environment import EnvironmentSpec
 
-        loaded = spec if isinstance(spec, EnvironmentSpec) else load(spec)
+        loaded = spec if isinstance(spec, EnvironmentSpec) else load(spec, **self.config.reading)
         if self.locks.lock_key is not None:  # what must come out was made with the lock's own settings
             return loaded
         return self.config.over(loaded)
@@ -238,7 +238,7 @@ class Resolver:
         named: Named | None = None
         found = {}
         for platform, part in self.parts(spec).items():
-            locked = lockfile.apply(part, platform, self.locks)
+            locked = lockfile.apply(part, platform, self.locks, confine=self.config.confine)
             if locked.note is not None and (part.source, locked.note) not in self._told:
                 self._told.add((part.source, locked.note))
                 self.progress(Event("resolve", part.source, "output", text=locked.note))

@@ -219,6 +219,7 @@ SIDES: Final = {
     "deep": Side("false", "true"),
     "attach": Side("false", "true"),
     "sbom": Side("false", "true"),
+    "confine": Side("false", "true"),
     "trust": Side("{on_failure = 'miss'}", "{on_failure = 'fail'}"),
     "channel_alias": Side("'https://c.example.com'"),
     "channels": Side("{'https://c.example.com' = {mirrors = ['https://p.example.com']}}", project=False),

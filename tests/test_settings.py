@@ -80,6 +80,7 @@ SETTINGS: Final = {
     "deep": Answer(True, COUNTED),
     "attach": Answer(False, BESIDE),
     "sbom": Answer(True, BESIDE),
+    "confine": Answer(True, "it refuses definitions, and changes none that is read"),
     "trust": Answer(Trust(), COUNTED),
     "channel_alias": Answer("https://conda.example.com"),
     "channels": Answer({"https://conda.anaconda.org": ("https://m.example.com",)}, ELSEWHERE),

@@ -94,6 +94,7 @@ _LAID_OVER: Final = _group(
         metavar="NAME",
         help="Choose packages for machines with this microarchitecture, as x86_64_v3.",
     ),
+    _of("--confine/--no-confine", default=None, help="Read no file outside of the definition's folder."),
     _of("--pyc/--no-pyc", default=None, help="Compile the modules of noarch packages into their layers."),
 )
 DEFINITION: Final = (*_LAID_OVER, *_group("Laid over the definition", _of("--format", "form", **_FORM)))
@@ -173,7 +174,7 @@ class Common:
 
     def load(self, source: str) -> EnvironmentSpec:
         """Read a definition and lay the options over it."""
-        return load(source, **self.overrides)
+        return load(source, **self.overrides, **self.config.reading)
 
 
 def common(*groups: tuple[Any, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

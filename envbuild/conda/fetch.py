@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import random
 import ssl
 import tempfile
@@ -28,6 +29,7 @@ from envbuild.oci.client import tls_context
 from envbuild.oci.proxies import causes, private_proxy_for, way_hint
 from envbuild.oci.transport import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
 from envbuild.spec.channel import redact
+from envbuild.spec.files import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -389,7 +391,7 @@ def _open_file(
     record: PackageRecord, path: str, deadline: Deadline, seen: Callable[[int], None]
 ) -> IO[bytes]:
     try:
-        file = open(path, "rb")  # noqa: SIM115, PTH123 - handed to the caller
+        file = os.fdopen(opened(path), "rb")  # handed to the caller
     except FileNotFoundError:
         channel = record.url.rpartition("/")[0]
         raise BuildError(

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from envbuild import lockfile
+from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import SpecError, counted
 from envbuild.platform import Platform
 from envbuild.spec import environment, fields
 from envbuild.spec.environment import EnvironmentSpec
+from envbuild.spec.files import read_file, require, unconfined, within
 from envbuild.spec.reading import MAX_BYTES, is_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from envbuild.deadline import Deadline
     from envbuild.spec.conda import CondaSection
 
 MAX_LOCK: Final = 64 << 20
@@ -45,12 +48,26 @@ class Format(NamedTuple):
     read: Callable[[bytes, str, Platform | None], tuple[CondaSection, Platform]]
 
 
-def load(source: str | Path, **overrides: Any) -> EnvironmentSpec:
-    """Read a definition, a lock, or another tool's lock; arguments as :func:`envbuild.spec.environment.load`.
+def load(
+    source: str | Path, *, confine: bool = False, deadline: Deadline = NO_DEADLINE, **overrides: Any
+) -> EnvironmentSpec:
+    """Read a definition, a lock, or another tool's lock.
+
+    Args:
+        source: As :func:`envbuild.spec.environment.load` takes it.
+        confine: Whether it may name no path outside of its folder; from standard input, none at all.
+        deadline: When to give up.
+        overrides: The other arguments of :func:`envbuild.spec.environment.load`.
 
     Raises:
         SpecError: It cannot be understood.
+        DeadlineExceeded: The time ran out.
     """
+    with within(environment.folder_of(source), confine=confine, deadline=deadline):
+        return _loaded(source, **overrides)
+
+
+def _loaded(source: str | Path, **overrides: Any) -> EnvironmentSpec:
     if overrides.get("form") is not None:  # the caller says what it is, and that it is no lock
         return environment.load(source, **overrides)
     name, content = _read(source)
@@ -108,8 +125,9 @@ def _solved(
 def _overridden(
     spec: EnvironmentSpec, *, base: str | None = None, steps: str | Path | None = None
 ) -> EnvironmentSpec:
-    spec = spec.with_base(base) if base is not None else spec
-    return replace(spec, steps=fields.steps_file(Path(steps), None)) if steps is not None else spec
+    with unconfined():
+        spec = spec.with_base(base) if base is not None else spec
+        return replace(spec, steps=fields.steps_file(Path(steps), None)) if steps is not None else spec
 
 
 def _read(source: str | Path) -> tuple[str | Path, bytes | None]:
@@ -119,9 +137,12 @@ def _read(source: str | Path) -> tuple[str | Path, bytes | None]:
     path = Path(source)
     if is_folder(path):
         path = environment.file_in(path, _LOCKS)
+    require(path, None)
     try:
-        with path.open("rb") as file:
-            return path, file.read(MAX_LOCK + 1)
+        if path.is_fifo():
+            with path.open("rb") as file:
+                return path, file.read(MAX_LOCK + 1)
+        return path, read_file(path, MAX_LOCK)
     except (OSError, ValueError):
         return path, None
 

@@ -56,13 +56,14 @@ class Locked(NamedTuple):
     note: str | None = None
 
 
-def apply(spec: EnvironmentSpec, platform: Platform, policy: LockPolicy) -> Locked:
+def apply(spec: EnvironmentSpec, platform: Platform, policy: LockPolicy, *, confine: bool = False) -> Locked:
     """Find the lock of a definition and hold the definition to it.
 
     Args:
         spec: The definition, with its base.
         platform: The platform to build for.
         policy: Which locks are used.
+        confine: Whether a lock beside the definition is read only where it is no link out of its folder.
 
     Raises:
         SpecError: The lock is damaged; or it is required, and missing or stale.
@@ -72,8 +73,10 @@ def apply(spec: EnvironmentSpec, platform: Platform, policy: LockPolicy) -> Lock
     if path is None:
         return _unlocked(spec, policy, f"there is no {FILE_NAME} beside the definition", tell=False)
     from envbuild.lockfile.document import LockFile
+    from envbuild.spec.files import within
 
-    file = LockFile.read(path) if own is None else LockFile.parse(own, spec.source)
+    with within(path.parent, confine=confine and policy.file is None):
+        file = LockFile.read(path) if own is None else LockFile.parse(own, spec.source)
     if policy.file is None and own is None and file.definition != Path(spec.source).name:
         return _unlocked(
             spec, policy, f"{path} is the lock of {file.definition or 'something else'}", tell=False

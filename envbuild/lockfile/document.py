@@ -21,6 +21,7 @@ from envbuild.lockfile.form import read_form
 from envbuild.lockfile.place import AGAIN, Node, line_and_column
 from envbuild.lockkey import lock_key
 from envbuild.platform import Platform
+from envbuild.spec.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -188,6 +189,8 @@ def read_bytes(path: Path) -> bytes:
         SpecError: They cannot be read.
     """
     try:
+        if not path.is_fifo():
+            return read_file(path, MAX_BYTES)
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:

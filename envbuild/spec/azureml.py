@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from envbuild.spec.context import ignore_file_of
 from envbuild.spec.document import Mapping, Scalar, Sequence, fail, is_null
+from envbuild.spec.files import require
 from envbuild.spec.forms import AZURE_DECIDING_KEYS, AZURE_JOB_KEYS, AZURE_KEYS
 from envbuild.spec.reading import is_folder, kind, mapping, read, refuse_unknown, strings, text
 from envbuild.spec.stage import split_stage
@@ -110,6 +111,7 @@ def _build(node: Mapping, folder: Path) -> AzureEnvironment:
     place = text(path, "build.path")
     _refuse_remote(place, "build.path")
     context = folder / place.value
+    require(context, place.mark)
     if not is_folder(context):
         fail(place.mark, f"there is no folder {context}", "build.path is relative to the file that names it")
     named = node.get("dockerfile_path")

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from envbuild.errors import SpecError
 from envbuild.spec.document import describe, fail
+from envbuild.spec.files import require
 from envbuild.spec.tokens import is_subdir, without_tokens
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def file_url(text: str, mark: Mark | None = None) -> str:
         fail(mark, f"{redact(text)!r} is not a local file URL", "write it as file:///absolute/path")
     if any(ord(character) < 32 for character in path):
         fail(mark, f"{text!r} holds a control character")
+    require(path, mark)
     return Path(os.path.normpath(path)).as_uri()
 
 
@@ -217,6 +219,7 @@ def _folder_url(text: str, base_folder: Path | None, mark: Mark | None) -> str:
                 mark, f"the channel {text!r} is relative, and there is no folder to start from", "use file://"
             )
         path = base_folder.absolute() / path
+    require(path, mark)
     url = Path(os.path.normpath(path)).as_uri()
     _refuse_subdir(url, text, mark)
     return url

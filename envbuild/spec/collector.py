@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from envbuild.errors import SpecError
 from envbuild.spec.document import Mark, fail, refuse
+from envbuild.spec.files import read_file, require_url
 from envbuild.spec.local import local_path, read_local
 from envbuild.spec.requirement import (
     canonical_name,
@@ -291,8 +292,7 @@ class Collector:
         if any(path == one for one, _ in self._chain) or len(chain) > MAX_DEPTH:
             fail(mark, f"requirements files include each other: {' -> '.join(chain)}", "take one of them out")
         try:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
+            content = read_file(path, MAX_BYTES)
         except OSError as error:
             shown = " -> ".join(chain)
             fail(
@@ -335,6 +335,7 @@ def _unknown_option(name: str, known: Iterable[str], mark: Mark) -> NoReturn:
 
 
 def _index_url(url: str, mark: Mark) -> str:
+    require_url(url, mark)
     public = public_url(url, mark)
     if not re.match(r"https?://[^/]|file:/", public, re.IGNORECASE):
         fail(mark, f"the index {public[:80]!r} is no URL", "write it as https://HOST/PATH")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 from envbuild.spec.document import fail
+from envbuild.spec.files import check_time, open_below, read_file, read_up_to, require
 from envbuild.spec.patterns import BadPatternError, IgnoreRules, glob, has_wildcard
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from envbuild.spec.document import Mark
 
 MAX_CONTEXT_BYTES = 1 << 30
+MAX_BYTES = 1 << 20
+"""The largest file of rules."""
 _IGNORE_FILE = ".dockerignore"
 _MAX_LINKS = 40
 _SPOOL_BYTES = 16 << 20
@@ -128,6 +131,7 @@ class _Reader:
     def __init__(
         self, root: Path, source: Source, limit: int, rules: IgnoreRules | None, ignore_file: Path | None
     ) -> None:
+        require(root, source.mark)
         self._root = os.path.realpath(root)
         self._ignore_file = _IGNORE_FILE
         self._source = source
@@ -175,8 +179,8 @@ class _Reader:
         if not os.path.lexists(path):
             return IgnoreRules()
         try:
-            with open(path, encoding="utf-8") as file:  # noqa: PTH123
-                return IgnoreRules.parse(file.read())
+            require(os.fsdecode(path), self._source.mark)
+            return IgnoreRules.parse(read_file(os.fsdecode(path), MAX_BYTES).decode())
         except (OSError, UnicodeDecodeError, BadPatternError) as error:
             name = self._ignore_file
             fail(self._source.mark, f"{name} cannot be used: {error}", f"mend {name}")
@@ -237,6 +241,7 @@ class _Reader:
         """Add a path and what is below it; whether any of it is not ignored."""
         if path in self._files:
             return True
+        check_time("reading the context")
         mode = os.lstat(self._full(path)).st_mode
         ignored = bool(path) and self._rules.ignores(path)
         if stat.S_ISDIR(mode):
@@ -268,12 +273,14 @@ class _Reader:
             self._fail(f"the name {path!r} is not UTF-8", "rename the file")
 
     def _read(self, path: str) -> ContextFile:
-        handle = os.open(self._full(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(handle, "rb") as file:  # noqa: PTH123
+        if not stat.S_ISREG(os.lstat(self._full(path)).st_mode):
+            self._fail(f"{path!r} is no file, link or folder", f"leave it out in {self._ignore_file}")
+        handle = open_below(os.fsencode(self._root), _encoded(path).split(b"/"))
+        try:
             mode = os.fstat(handle).st_mode
-            if not stat.S_ISREG(mode):
-                self._fail(f"{path!r} is no file, link or folder", f"leave it out in {self._ignore_file}")
-            content = file.read(self._left + 1)
+            content = read_up_to(handle, self._left, path)
+        finally:
+            os.close(handle)
         self._left -= len(content)
         if self._left < 0:
             self._fail(

@@ -18,6 +18,7 @@ from envbuild.spec import fields, forms
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import fail, refuse, understand
 from envbuild.spec.fields import ChannelPriority
+from envbuild.spec.files import unconfined
 from envbuild.spec.reading import MAX_BYTES, is_folder, mapping, read, refuse_unknown
 from envbuild.spec.virtual import NOTHING_SAID
 
@@ -197,14 +198,16 @@ def load(
 
     Raises:
         SpecError: Something in it cannot be understood; the message names file, line and column.
+        DeadlineExceeded: The time ran out.
     """
     if form is not None and form not in forms.FORMS:
         raise SpecError(f"the form {form!r} is not known", hint=f"write one of {', '.join(forms.FORMS)}")
     spec = _load(source, form, content)
-    if base is not None:
-        spec = spec.with_base(base)
-    if steps is not None:
-        spec = _with_mounted(replace(spec, steps=fields.steps_file(Path(steps), None)))
+    with unconfined():  # what the caller names is not the definition's to name
+        if base is not None:
+            spec = spec.with_base(base)
+        if steps is not None:
+            spec = _with_mounted(replace(spec, steps=fields.steps_file(Path(steps), None)))
     if platforms is not None:
         each = (platforms,) if isinstance(platforms, (str, Platform)) else tuple(platforms)
         spec = replace(spec, platforms=fields.platforms(each))
@@ -237,7 +240,17 @@ def _load(source: str | Path, form: str | None, content: bytes | None) -> Enviro
     path = Path(source)
     if is_folder(path):
         path = file_in(path)
-    return parse(read(path) if content is None else content, str(path), path.parent, form=form)
+    if content is None:
+        content = read(path, pipe=True)
+    return parse(content, str(path), path.parent, form=form)
+
+
+def folder_of(source: str | Path) -> Path | None:
+    """The folder that a definition is in; None for standard input."""
+    if str(source) == STANDARD_INPUT:
+        return None
+    path = Path(source)
+    return path if is_folder(path) else path.parent
 
 
 def standard_input(most: int) -> bytes:

@@ -18,6 +18,7 @@ from envbuild.reference import (
 )
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import Mapping, Mark, Sequence, fail, refuse, understand
+from envbuild.spec.files import require
 from envbuild.spec.reading import kind, mapping, nearest, read, refuse_unknown, strings, text, texts
 from envbuild.spec.virtual import NAMES, VirtualPackages, spelled
 
@@ -80,9 +81,12 @@ def reference(written: str, folder: Path, mark: Mark | None) -> ImageReference |
         path = written.removeprefix(LAYOUT_SCHEME)
         if path != written and path[:1] not in {"", ":", "@"}:
             written = f"{LAYOUT_SCHEME}{folder / expand_home(path)}"
-        return parse_reference(written)
+        parsed = parse_reference(written)
     except SpecError as error:
         raise _placed(error, mark) from None
+    if parsed.repository.is_layout:
+        require(parsed.repository.folder, mark)
+    return parsed
 
 
 def steps(node: Node, what: str, folder: Path) -> Steps:
@@ -114,7 +118,7 @@ def steps_file(path: Path, mark: Mark | None) -> Steps:
     from envbuild.spec.steps import Steps
 
     return Steps.parse(
-        _decode(read(path, mark), path),
+        _decode(read(path, mark, pipe=mark is None), path),
         Mark(str(path), 1, 1),
         args={},
         context=path.parent,
@@ -135,12 +139,15 @@ def _steps_mapping(node: Mapping, what: str, folder: Path) -> Steps:
             "add `file: NAME`",
         )
     name = text(file, f"{what}.file")
-    path = folder / name.value
+    path, place = folder / name.value, (folder / name.value).parent
+    if context is not None:
+        place = folder / text(context, f"{what}.context").value
+        require(place, context.mark)
     return Steps.parse(
         _decode(read(path, name.mark), path),
         Mark(str(path), 1, 1),
         args={key.value: value for key, value in strings(args, f"{what}.args")} if args is not None else {},
-        context=folder / text(context, f"{what}.context").value if context is not None else path.parent,
+        context=place,
         ignore_file=ignore_file_of(path),
     )
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from envbuild.spec.context import MAX_CONTEXT_BYTES, ContextFile, Source, collect
 from envbuild.spec.document import fail
+from envbuild.spec.files import read_file, require
 from envbuild.spec.patterns import IgnoreRules
 from envbuild.spec.reading import is_folder
 
@@ -82,7 +83,9 @@ def local_path(value: str, mark: Mark, folder: Path | None) -> Path:
             "write an absolute path",
         )
     try:
-        return (folder / path if folder else path).resolve()
+        path = folder / path if folder else path
+        require(path, mark)
+        return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
         fail(mark, f"{value[:80]!r} is no path: {error}", "write a plain path")
 
@@ -112,8 +115,7 @@ def read_local(value: str, mark: Mark, folder: Path | None, *, project: bool) ->
     try:
         if not path.is_file():
             fail(mark, f"{value[:80]!r} is not there", f"looked for {path}; check the path")
-        with path.open("rb") as file:
-            content = file.read(MAX_CONTEXT_BYTES + 1)
+        content = read_file(path, MAX_CONTEXT_BYTES)
     except OSError as error:
         fail(mark, f"{value[:80]!r} cannot be read: {error.strerror}", "check its permissions")
     if len(content) > MAX_CONTEXT_BYTES:

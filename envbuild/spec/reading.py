@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from envbuild.errors import SpecError
 from envbuild.spec.document import Mapping, Scalar, Sequence, fail, is_null, refuse
+from envbuild.spec.files import read_file, require
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -17,19 +18,25 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20
 
 
-def read(path: Path, mark: Mark | None = None) -> bytes:
+def read(path: Path, mark: Mark | None = None, *, pipe: bool = False) -> bytes:
     """Read a file once, whole, and no more than a definition may hold.
 
     Args:
         path: The file.
         mark: Where a definition names the file; None where a user does.
+        pipe: Whether it may be a pipe, as of a shell's ``<(command)``, where nothing is confined.
 
     Raises:
         SpecError: The file cannot be read, or is larger than 1 MiB.
+        DeadlineExceeded: The time ran out.
     """
+    require(path, mark)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        if pipe and path.is_fifo():
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        else:
+            content = read_file(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         _refuse_file(path, mark, error)
     if len(content) > MAX_BYTES:

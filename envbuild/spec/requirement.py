@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envbuild.spec.document import Mark, fail
+from envbuild.spec.files import require_url
 from envbuild.spec.local import read_local
 from envbuild.spec.marker import canonical_marker
 from envbuild.spec.shortrequirement import read_short_requirement
@@ -184,6 +185,7 @@ def public_url(url: str, mark: Mark, *, of_file: bool = False) -> str:
 
 def _check_scheme(url: str, mark: Mark) -> None:
     """Refuse a requirement's URL that pip would not fetch from."""
+    require_url(url, mark)
     if _SCHEMES.match(url):
         return
     scheme = url.partition(":")[0].lower()
