@@ -22,7 +22,10 @@ def warnings(resolver: Resolver, spec: EnvironmentSpec) -> tuple[str, ...]:
     from envbuild.lockfile import apply
 
     loaded = resolver.load(spec)
-    locked = all(apply(loaded, platform, resolver.locks).entry is not None for platform in loaded.platforms)
+    locked = all(
+        apply(loaded, platform, resolver.locks, confine=resolver.config.confine).entry is not None
+        for platform in loaded.platforms
+    )
     return warnings_of(loaded, locked=locked)
 
 

@@ -9,7 +9,6 @@ import click
 
 from envbuild.cli import report
 from envbuild.cli.answers import as_json, summary
-from envbuild.cli.explain import explained, warnings
 from envbuild.cli.options import BUILD, DEFINITION, LOCKS, LOOKUP, Command, common
 from envbuild.cli.outputs import outputs
 from envbuild.cli.progress import shown
@@ -66,6 +65,7 @@ def resolve(
 
         return run(specs, options, look=True, build=not no_build)
     if explain:
+        from envbuild.cli.explain import explained
 
         def tell(resolver: Resolver, spec: EnvironmentSpec, display: Display) -> ResolvedImage:
             return explained(resolver, spec, display, build=not no_build, as_json=options.as_json)
@@ -150,6 +150,8 @@ def _each(specs: tuple[str, ...], options: Common, where: Outputs, action: Actio
             else:
                 display.pause()
                 if image.source is Source.BUILT and not options.quiet:
+                    from envbuild.cli.explain import warnings
+
                     for line in warnings(resolver, loaded):
                         display.note(line)
                 for line in (summary(image, subject), *delivered):
