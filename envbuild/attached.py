@@ -233,9 +233,7 @@ def _form_of(content: bytes) -> CanonicalForm | None:
 
 def _require_variables(variables: Any, config: dict[str, Any]) -> None:
     """See that a config sets the variables of the definition, which no other sets after them."""
-    runtime = config.get("config")
-    entries = (runtime.get("Env") if isinstance(runtime, dict) else None) or []
-    set_ = [entry for entry in entries if isinstance(entry, str)] if isinstance(entries, list) else []
+    set_ = (config.get("config") or {}).get("Env") or []
     for name, value in variables.items() if isinstance(variables, dict) else ():
         seen = [entry.partition("=")[2] for entry in set_ if entry.partition("=")[0] == name]
         if seen != [value]:

@@ -73,6 +73,7 @@ def read_config(registry: Registry, manifest: Manifest) -> dict[str, Any]:
         raise IntegrityError("the config is not a JSON object")
     for path, names in _NAMES.items():
         _require_spelling(config.get(path[0]) if path else config, names.split())
+    _require_types(config.get("config") or {})
     return config
 
 
@@ -92,6 +93,17 @@ def _require_spelling(document: Any, names: list[str]) -> None:
     for name in document if isinstance(document, dict) else ():
         if name not in names and name.lower() in lower:
             raise IntegrityError(f"the config has a member {name!r:.60}, which readers read in two ways")
+
+
+def _require_types(runtime: Any) -> None:
+    """Refuse what engines cannot read where labels and variables are looked for."""
+    if not isinstance(runtime, dict):
+        raise IntegrityError("the config has a member 'config' that is not an object")
+    variables, labels = runtime.get("Env") or [], runtime.get("Labels") or {}
+    if not isinstance(variables, list) or not all(isinstance(each, str) for each in variables):
+        raise IntegrityError("the config's variables are not a list of texts")
+    if not isinstance(labels, dict) or not all(isinstance(each, str) for each in labels.values()):
+        raise IntegrityError("the config's labels are not texts by name")
 
 
 def config_checks(
@@ -131,7 +143,7 @@ def diff_ids(config: dict[str, Any]) -> list[str]:
         IntegrityError: There are none, or they are no digests.
     """
     root = config.get("rootfs")
-    found = root.get("diff_ids") if isinstance(root, dict) else None
+    found = root.get("diff_ids") if isinstance(root, dict) and root.get("type") == "layers" else None
     if not isinstance(found, list):
         raise IntegrityError("the config has no list of its layers")
     if not all(isinstance(each, str) and _DIFF_ID.fullmatch(each) for each in found):
@@ -161,6 +173,8 @@ def _history(config: dict[str, Any], manifest: Manifest) -> str:
         raise NotChecked("the config has no history")
     if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
         raise IntegrityError("the config's history is not a list of entries")
+    if not all(type(each.get("empty_layer", False)) is bool for each in entries):
+        raise IntegrityError("the config's history says otherwise than by true or false what is empty")
     count, layers = sum(not each.get("empty_layer") for each in entries), len(manifest.layers)
     if count > layers:
         raise IntegrityError(f"the history tells of {count} layers, and there are {layers}")
@@ -174,10 +188,7 @@ def _labels(config: dict[str, Any], manifest: Manifest) -> str:
     notes = manifest.annotations
     if KEY_ANNOTATION not in notes and LOCK_ANNOTATION not in notes:
         raise NotChecked("the image carries no key and no lock key")
-    runtime = config.get("config")
-    labels = (runtime.get("Labels") if isinstance(runtime, dict) else None) or {}
-    if not isinstance(labels, dict):
-        raise IntegrityError("the config's labels are not an object")
+    labels = (config.get("config") or {}).get("Labels") or {}
     for name in (LOCK_ANNOTATION, SCHEME_ANNOTATION):
         note, label = notes.get(name), labels.get(name)
         if note is None or note != label:

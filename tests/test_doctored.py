@@ -202,7 +202,9 @@ def notes(**changes: str | None) -> Callable[[Doctor], None]:
 
 def label(name: str, value: str | None) -> Callable[[Doctor], None]:
     def change(config: dict[str, Any]) -> None:
-        config["config"]["Labels"][f"io.envbuild.{name}"] = value
+        del config["config"]["Labels"][f"io.envbuild.{name}"]
+        if value is not None:
+            config["config"]["Labels"][f"io.envbuild.{name}"] = value
 
     return runtime(change)
 
@@ -328,7 +330,18 @@ CASES: dict[str, tuple[str, Callable[[Doctor], None]]] = {
     "another scheme in the label": ("labels", label("scheme", "2")),
     "no lock key in the annotations": ("labels", notes(lock=None)),
     "no scheme in the annotations": ("labels", notes(scheme=None)),
-    "labels of a list": ("labels", runtime(lambda config: config["config"].update(Labels=[]))),
+    "labels of a list": ("config", runtime(lambda config: config["config"].update(Labels=["a"]))),
+    "labels that are numbers": ("config", runtime(lambda config: config["config"].update(Labels={"a": 1}))),
+    "variables in an object": ("config", runtime(lambda config: config["config"].update(Env={"A": "1"}))),
+    "a runtime of text": ("config", members(config="none")),
+    "layers of another type": (
+        "layers",
+        runtime(lambda config: config["rootfs"].update(type="windows")),
+    ),
+    "an entry of the history that is empty in words": (
+        "history",
+        runtime(lambda config: config["history"].append({"empty_layer": "false"})),
+    ),
     "a name twice": ("config", text(b'"os":"linux"', b'"os":"windows","os":"linux"')),
     "a name in capitals": ("config", text(b'"os":"linux"', b'"OS":"windows","os":"linux"')),
     "a runtime's name in capitals": ("config", text(b'"Env":', b'"ENV":["LD_PRELOAD=/x"],"Env":')),
