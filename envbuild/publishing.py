@@ -184,7 +184,15 @@ class Publisher:
 
             trust, locks = self.config.trust, self.config.cache_dir
             try:
-                sign_built(self.target, manifest, trust, locks=locks, deadline=self.deadline, claims=claims)
+                sign_built(
+                    self.target,
+                    manifest,
+                    trust,
+                    locks=locks,
+                    deadline=self.deadline,
+                    claims=claims,
+                    has_config=self.known.has_empty,
+                )
             except Untrusted as error:
                 if trust.rule(self.target.repository).require_signed:
                     raise

@@ -734,3 +734,27 @@ def test_an_identity_vouches_for_layers_too(
     attach(layout, content.descriptor, [Artifact(BUNDLE, BUNDLE, bundle.encode(), {})], locks=world.root)
     with pytest.raises(Untrusted, match="it states"):
         check_rule(layout, content, rule)
+
+
+# What it costs
+
+
+def test_strict_mode_asks_a_fifth_more_at_most(world: World, registry: RegistryServer) -> None:
+    packages = ("python", "pyth", "thing", "first", "tool=1")
+
+    def requests(config: Config, *dependencies: str, name: str) -> int:
+        before = len(registry.requests)
+        resolve(config, world.spec(*dependencies, name=name))
+        return len(registry.requests) - before
+
+    counts: dict[str, list[int]] = {"cold": [], "known layers on a new machine": [], "one small package": []}
+    for mode, trust in (("open", None), ("strict", policy(world, "strict"))):
+        workspace = registry.repository(mode)
+        config = world.other_machine(workspace=workspace, trust=trust)
+        resolve(config, world.spec("second", name="warm.yml"))  # asks once a day what the host is like
+        counts["cold"].append(requests(config, *packages, name="cold.yml"))
+        fresh = replace(config, cache_dir=world.root / f"fresh-{mode}")
+        counts["known layers on a new machine"].append(requests(fresh, *packages, "second", name="fresh.yml"))
+        counts["one small package"].append(requests(config, "tool=2", name="small.yml"))
+    for what, (open_, strict) in counts.items():
+        assert strict <= 1.2 * open_, f"{what}: {open_} requests, {strict} in strict mode"

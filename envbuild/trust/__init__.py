@@ -161,6 +161,7 @@ def sign_built(
     locks: Path,
     deadline: Deadline,
     claims: Mapping[str, str] | None = None,
+    has_config: bool = False,
 ) -> None:
     """Sign what was built, with whatever the policy says: a key, an identity, both, or neither.
 
@@ -171,6 +172,7 @@ def sign_built(
         locks: The folder of the local cache.
         deadline: When to give up.
         claims: What is said of it beside what it carries, as :data:`RECIPE`.
+        has_config: As :func:`envbuild.trust.cosign.put_signatures` takes it.
 
     Raises:
         Untrusted: It is an index, and one of its images is signed neither by us nor as the rule asks: our
@@ -179,7 +181,8 @@ def sign_built(
     if trust.signs and isinstance(manifest, ImageIndex):
         _check_images(registry, manifest, accepted_here(registry.repository, trust), None, deadline)
     if trust.sign_key is not None:
-        sign(registry, manifest, trust.sign_key, locks=locks, deadline=deadline, claims=claims)
+        key = trust.sign_key
+        sign(registry, manifest, key, locks=locks, deadline=deadline, claims=claims, has_config=has_config)
     if trust.sign_identity is not None:
         from envbuild.trust.identity import sign_as
 

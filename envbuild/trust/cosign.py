@@ -21,6 +21,7 @@ from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Descriptor
 from envbuild.errors import IntegrityError, NotFound, RegistryError, SpecError
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_CONFIG, Manifest, encode
+from envbuild.oci.referrers import EMPTY, put_artifact
 from envbuild.oci.registry import find_manifest
 from envbuild.reference import Tag
 from envbuild.storage import key_lock
@@ -75,9 +76,22 @@ def check(
     Raises:
         Untrusted: There is no such signature; the message says what was wrong with each that there is.
     """
-    subject = manifest.descriptor.digest
-    what = f"{registry.repository}@{subject}"
-    found = find_manifest(registry, signature_tag(subject))
+    found = find_manifest(registry, signature_tag(manifest.descriptor.digest))
+    return _accepted(registry, manifest, found, keys, now=now, deadline=deadline, every=every)
+
+
+def _accepted(
+    registry: Registry,
+    manifest: Manifest | ImageIndex,
+    found: Manifest | ImageIndex | None,
+    keys: Iterable[bytes],
+    *,
+    now: datetime | None,
+    deadline: Deadline,
+    every: bool,
+) -> tuple[dict[str, Any], ...]:
+    """As :func:`check`, of the signatures that were found."""
+    what = f"{registry.repository}@{manifest.descriptor.digest}"
     if not isinstance(found, Manifest):
         raise Untrusted(f"{what} is not signed", hint="sign it, or let the policy accept it unsigned")
     public = [_public(key) for key in keys]
@@ -160,6 +174,7 @@ def sign(
     deadline: Deadline = NO_DEADLINE,
     expires: datetime | None = None,
     claims: Mapping[str, str] | None = None,
+    has_config: bool = False,
 ) -> bool:
     """Sign an image, unless a signature with that key says all of it already.
 
@@ -171,6 +186,7 @@ def sign(
         deadline: When to give up.
         expires: When the signature stops to hold; None for never.
         claims: What is said of the image beside what it carries.
+        has_config: As :func:`put_signatures` takes it.
 
     Returns:
         False if it was signed with the key before, and that was said.
@@ -181,13 +197,31 @@ def sign(
     private = _private(sign_key)
     subject = manifest.descriptor.digest
     with key_lock(locks, f"sign-{subject.hex}", deadline):
-        own, said = [_public_pem(private)], (claims or {}).items()
+        said, tag = (claims or {}).items(), signature_tag(subject)
+        found = find_manifest(registry, tag)
         with contextlib.suppress(Untrusted):
-            before = check(registry, manifest, own, deadline=deadline, every=bool(said))
+            before = _accepted(
+                registry,
+                manifest,
+                found,
+                [_public_pem(private)],
+                now=None,
+                deadline=deadline,
+                every=bool(said),
+            )
             if any(said <= each.items() for each in before):
                 return False
-        _put_signature(registry, manifest, private, payload(manifest, registry.repository, expires, claims))
-        check(registry, manifest, own, deadline=deadline)  # read back: the tag may be written by others
+        content = payload(manifest, registry.repository, expires, claims)
+        layer = _signed(private, content)
+        registry.put_blob(layer, lambda: io.BytesIO(content), ask=False)
+        layers = (*(found.layers if isinstance(found, Manifest) else ()), layer)
+        put_signatures(registry, tag, layers, has_config=has_config)
+        seen = find_manifest(registry, tag)  # others may write the tag at the same moment
+        if not isinstance(seen, Manifest) or layer not in seen.layers:
+            raise Untrusted(
+                f"{registry.repository}:{tag} was written by somebody else at the same moment",
+                hint="sign the image again",
+            )
         return True
 
 
@@ -241,46 +275,38 @@ def is_signed(keys: Iterable[bytes], content: bytes, signature: bytes) -> bool:
     return False
 
 
-def _put_signature(registry: Registry, manifest: Manifest | ImageIndex, private: Any, content: bytes) -> None:
+def _signed(private: Any, content: bytes) -> Descriptor:
+    """The descriptor of a payload, with a signature over it."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
     signature = private.sign(content, ec.ECDSA(hashes.SHA256()))
-    layer = Descriptor.of(content, PAYLOAD).annotated(**{SIGNATURE: base64.b64encode(signature).decode()})
-    tag = signature_tag(manifest.descriptor.digest)
-    before = find_manifest(registry, tag)
-    registry.put_blob(layer, lambda: io.BytesIO(content))
-    put_signatures(registry, tag, (*(before.layers if isinstance(before, Manifest) else ()), layer))
+    return Descriptor.of(content, PAYLOAD).annotated(**{SIGNATURE: base64.b64encode(signature).decode()})
 
 
-def put_signatures(registry: Registry, tag: Tag, layers: tuple[Descriptor, ...]) -> None:
+def put_signatures(
+    registry: Registry, tag: Tag, layers: tuple[Descriptor, ...], *, has_config: bool = False
+) -> None:
     """Put the signatures of one image as cosign keeps them.
+
+    Nobody reads the config, so it is that of artifacts, which is there already as a rule.
 
     Args:
         registry: The repository, in which the payloads are.
         tag: The tag of that image's signatures.
         layers: All signatures that it shall have.
+        has_config: As :func:`envbuild.oci.referrers.put_artifact` takes it.
 
     Raises:
         RegistryError: They are so many that nobody could read any.
     """
-    config = encode(
-        {
-            "architecture": "",
-            "os": "",
-            "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [str(each.digest) for each in layers]},
-        }
-    )
-    described = Descriptor.of(config, OCI_CONFIG)
-    signatures = Manifest.build(described, layers, {})
+    signatures = Manifest.build(Descriptor.of(EMPTY, OCI_CONFIG), layers, {})
     if len(signatures.raw) > MAX_MANIFEST:
         raise RegistryError(
             f"{registry.repository}:{tag} would hold so many signatures that none could be read",
             hint="somebody fills it: delete the tag, and see who may write to the repository",
         )
-    registry.put_blob(described, lambda: io.BytesIO(config))
-    registry.put_manifest(signatures, tag)
+    put_artifact(registry, signatures, tag, has_config=has_config)
 
 
 def _library() -> Any:
