@@ -169,7 +169,7 @@ class Resolver:
         self.registries = Registries(
             config.insecure, config.registries, progress=progress, unknowns=unknowns_of(config, progress)
         )
-        self.bases = Bases(self.registries, self.index, self.config.base_ttl, self.config.docker_host)
+        self.bases = Bases(self.registries, self.index, config.base_ttl, config.docker_host, config.trust)
 
     def __enter__(self) -> Self:
         return self

@@ -736,6 +736,61 @@ def test_an_identity_vouches_for_layers_too(
         check_rule(layout, content, rule)
 
 
+# The base
+
+
+@pytest.mark.parametrize("named", ["by its tag", "by its digest"])
+@pytest.mark.parametrize("kind", ["image", "index"])
+def test_a_base_must_be_signed_where_a_rule_names_its_repository(world: World, kind: str, named: str) -> None:
+    bases = LayoutRegistry(Repository.parse(f"oci:{world.root}/bases"))
+    found = bases.get_manifest(Tag("minimal"))
+    if kind == "index":
+        found = ImageIndex.build((replace(found.descriptor, platform=LINUX_AMD64),), {})
+        bases.put_manifest(found, Tag("minimal"))
+    base = f"oci:{world.root}/bases:minimal"
+    if named == "by its digest":
+        base = f"oci:{world.root}/bases@{found.descriptor.digest}"
+    rule = Rule(True, (public(OURS),))
+
+    def built(policy: Trust, number: int) -> ResolvedImage:
+        config = world.other_machine(base=base, trust=policy)
+        return resolve(config, world.spec("tool=1", name=f"{number}.yml", variables={"N": str(number)}))
+
+    others = ((f"oci:{world.root}/workspace-of-others", rule),)
+    built(Trust(rules=others), 0)
+    built(Trust(rule, sign_key=str(world.root / "ours.pem")), 1)  # the rule of all others is none about bases
+    strict = Trust(rules=((f"oci:{world.root}/bases", rule),))
+    with pytest.raises(Untrusted, match="is not used: "):
+        built(strict, 2)
+    sign(bases, found, str(world.root / "theirs.pem"), locks=world.root)
+    with pytest.raises(Untrusted, match="is not used: "):
+        built(strict, 2)
+    sign(bases, found, str(world.root / "ours.pem"), locks=world.root)
+    built(strict, 2)
+
+
+def test_a_base_is_looked_at_again_when_the_rule_changes(world: World) -> None:
+    bases = LayoutRegistry(Repository.parse(f"oci:{world.root}/bases"))
+    found = bases.get_manifest(Tag("minimal"))
+    sign(bases, found, str(world.root / "ours.pem"), locks=world.root)
+    for owner in (OURS, THEIRS):
+        rule = Rule(True, (public(owner),))
+        config = replace(world.config, trust=Trust(rules=((f"oci:{world.root}/bases", rule),)))
+        if owner is OURS:
+            resolve(config, world.spec("tool=1"))
+            (bases.repository.folder / "blobs/sha256" / _signature_of(bases, found).hex).unlink()
+            resolve(config, world.spec("first", name="other.yml"))  # remembered
+        else:
+            with pytest.raises(Untrusted):
+                resolve(config, world.spec("second", name="third.yml"))
+
+
+def _signature_of(registry: LayoutRegistry, image: Manifest | ImageIndex) -> Digest:
+    found = registry.get_manifest(signature_tag(image.descriptor.digest))
+    assert isinstance(found, Manifest)
+    return found.layers[0].digest
+
+
 # What it costs
 
 

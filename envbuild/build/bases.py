@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from envbuild.oci.registries import Registries
     from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
+    from envbuild.trust import Trust
 
 MAX_REMEMBERED: Final = 1 << 18
 """Manifests and configs of more bytes together are read anew each time."""
+
+_SIGN: Final = "sign it, choose another base, or let the policy accept bases of its repository"
 
 BaseReference = ImageReference | TaggedReference | None
 """A pinned base, a tag of one, or ``scratch``."""
@@ -50,12 +53,14 @@ class Bases:
         index: Remembers what tags named.
         ttl: Seconds for which that is believed.
         docker_host: The address of the engine that bases may be in; None for the usual places.
+        trust: The policy, whose rules by name hold for bases too; None for none.
     """
 
     registries: Registries
     index: Index
     ttl: float
     docker_host: str | None = field(default=None, repr=False)
+    trust: Trust | None = None
 
     def named(self, reference: BaseReference, deadline: Deadline) -> Named | None:
         """What a tag names, asked at most once within :attr:`ttl`; None for all bases that need no asking.
@@ -148,6 +153,61 @@ class Bases:
         deadline: Deadline,
         named: Named | None,
     ) -> BaseImage:
+        image = self._found(reference, platform, deadline, named)
+        if self.trust is not None and not reference.repository.is_engine:
+            self._require_signed(self.trust, reference, image, named, deadline)
+        return image
+
+    def _require_signed(
+        self,
+        trust: Trust,
+        reference: ImageReference | TaggedReference,
+        image: BaseImage,
+        named: Named | None,
+        deadline: Deadline,
+    ) -> None:
+        """Hold a base against the rule that is about its repository by name, if there is one.
+
+        The image's signature is enough, and so is that of the index which the base's name stands for: it
+        names the image by its digest.
+
+        Raises:
+            Untrusted: Neither is there. Without its base nothing can be made, so this is never a miss.
+        """
+        scope, rule = trust.chosen(reference.repository)
+        if scope is None or not rule.require_signed:
+            return
+        from envbuild.oci.registry import find_manifest
+        from envbuild.trust import Untrusted, check_rule
+        from envbuild.trust.statement import fingerprint
+
+        fact = f"signed base {image.digest} {fingerprint(rule)}"
+        if self.index.fact(fact) is not None:
+            return
+        registry = self.registries.open(reference.repository).by(deadline)
+        reasons = []
+        wanted = reference.digest if isinstance(reference, ImageReference) else reference.tag
+        for over in (image.manifest, named and named.manifest, wanted):
+            found = find_manifest(registry, over) if isinstance(over, Digest | Tag) else over
+            if found is None or (over is not image.manifest and not _names(found, image.digest)):
+                continue
+            try:
+                check_rule(registry, found, rule, platforms=(), deadline=deadline)
+            except Untrusted as error:
+                reasons.append(error.message)
+            else:
+                self.index.put_fact(fact, "yes")
+                return
+        told = "; ".join(dict.fromkeys(reasons))
+        raise Untrusted(f"the base {reference} is not used: {told}", hint=_SIGN)
+
+    def _found(
+        self,
+        reference: ImageReference | TaggedReference,
+        platform: Platform,
+        deadline: Deadline,
+        named: Named | None,
+    ) -> BaseImage:
         from envbuild.build.base import BaseImage
 
         registry, wanted = self._place(reference, named.digest if named is not None else None, deadline)
@@ -208,6 +268,11 @@ class Bases:
         except (ValueError, IntegrityError, SpecError):
             return None
         return base
+
+
+def _names(found: Manifest | ImageIndex, image: Digest | None) -> bool:
+    """Whether something is an index that names an image."""
+    return any(each.digest == image for each in getattr(found, "manifests", ()))
 
 
 def _missing(reference: ImageReference | TaggedReference, error: NotFound) -> SpecError:
