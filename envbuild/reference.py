@@ -16,6 +16,7 @@ from typing import Self
 
 from envbuild.digest import Digest
 from envbuild.errors import SpecError
+from envbuild.url import UrlError, checked_host
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
@@ -254,6 +255,10 @@ def _parse_host(written: str, text: str) -> str:
             hint="a host is written as registry.example.com or registry.example.com:5000: labels of 1 to 63 "
             "letters, digits and inner hyphens, joined by single dots",
         )
+    try:
+        checked_host(found[1])
+    except UrlError as error:
+        raise SpecError(f"{text!r} is not a repository: {error}") from None
     if found[3] is None:
         lower = written.lower()
         # Only its capitals tell a host of one label from a part of Docker Hub: they stay.

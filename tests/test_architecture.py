@@ -24,6 +24,7 @@ ORDER = (
     "storage",
     "platform",
     "digest",
+    "url",
     "reference",
     "spec",
     "key",
@@ -153,6 +154,24 @@ def test_each_library_has_one_door(library: str) -> None:
         path for path, tree in TREES.items() if library in {name.split(".")[0] for name in imported(tree)}
     }
     assert {path for path in users if not path.startswith(DOORS[library])} == set()
+
+
+@pytest.mark.parametrize("path", sorted(TREES))
+def test_urls_are_read_by_one_grammar(path: str) -> None:
+    """Two readers may find two servers in one URL: :mod:`envbuild.url` reads, and no library does."""
+    readers = {
+        "urlsplit",
+        "urlparse",
+        "urljoin",
+        "urlunsplit",
+        "urlunparse",
+        "urldefrag",
+        "parse_url",
+        "splitport",
+    }
+    names = {node.attr for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)}
+    names |= {name.rpartition(".")[2] for name in imported(TREES[path])}
+    assert names & readers == set()
 
 
 def ends_or_prints(node: ast.AST) -> bool:

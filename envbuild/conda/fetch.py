@@ -11,9 +11,9 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, Final, cast
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from envbuild.conda.logins import authorised, find_login
 from envbuild.conda.redaction import redact_logs
@@ -30,6 +30,7 @@ from envbuild.oci.proxies import causes, private_proxy_for, way_hint
 from envbuild.oci.transport import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
 from envbuild.spec.channel import redact
 from envbuild.spec.files import opened
+from envbuild.url import FETCHED, Url, UrlError, read_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,7 +120,7 @@ class Connections:
         from envbuild.oci.pools import POOLS
 
         redact_logs()
-        way = urlsplit(url).scheme, private_proxy_for(url)
+        way = read_url(url).scheme, private_proxy_for(url)
         with self._guard:
             if way not in self._pools:
                 context = tls_context() if way[0] == "https" else None
@@ -159,7 +160,7 @@ class Connections:
             own = login if same_origin(place, url) else {}
             response = self.to(place).request(
                 "GET",
-                _quoted(place),
+                place,
                 headers={"User-Agent": "envbuild", "Accept-Encoding": "identity", **(headers or {}), **own},
                 preload_content=False,
                 decode_content=False,
@@ -171,14 +172,12 @@ class Connections:
                 return response
             location = response.headers.get("Location")
             response.close()
-            what = f"{urlsplit(place).scheme}://{urlsplit(place).netloc}"
+            what = f"{read_url(place).scheme}://{read_url(place).netloc}"
             try:
                 place = redirected(place, location, what)
             except RegistryError as error:
                 raise ChannelError(redact(error.message).replace("the registry", "the server")) from None
-            except ValueError:
-                raise ChannelError(f"{what} redirects to what is no place on the web") from None
-        raise ChannelError(f"{urlsplit(url).netloc} redirects more than {MAX_REDIRECTS} times")
+        raise ChannelError(f"{read_url(url).netloc} redirects more than {MAX_REDIRECTS} times")
 
     def close(self) -> None:
         """Close them."""
@@ -251,12 +250,15 @@ class _Download:
         )
 
     def _get(self, url: str, connections: Connections) -> IO[bytes]:
-        parts = urlsplit(url)
-        if parts.scheme == "file":
-            return _open_file(self.record, unquote(parts.path), self.deadline, self.seen)
-        if parts.scheme not in {"http", "https"}:
-            raise BuildError(f"{self.record} is at {self.record.url}, expected an https:, http: or file: URL")
-        return self._attempt(url, connections)
+        try:
+            place = Url.parse(url, FETCHED)
+        except UrlError as error:
+            raise BuildError(
+                f"{self.record} is at {redact(self.record.url)[:200]!r}, no URL: {error}"
+            ) from None
+        if place.scheme == "file":
+            return _open_file(self.record, unquote(place.path), self.deadline, self.seen)
+        return self._attempt(str(replace(place, fragment=None)), connections)
 
     def _pause(self, attempt: int, trouble: _Transient) -> None:
         most = min(_MAX_BACKOFF, _BACKOFF * 2**attempt)
@@ -351,7 +353,7 @@ class _Download:
         """
         reason = getattr(error, "reason", None)
         kind = type(reason if isinstance(reason, Exception) else error).__name__
-        said, hint = f"the connection to {urlsplit(place).hostname} failed ({kind})", way_hint(place, error)
+        said, hint = f"the connection to {read_url(place).hostname} failed ({kind})", way_hint(place, error)
         untrusted = next(
             (each for each in causes(error) if isinstance(each, ssl.SSLCertVerificationError)), None
         )
@@ -412,12 +414,6 @@ def _open_file(
         file.close()
         raise
     return file
-
-
-def _quoted(url: str) -> str:
-    parts = urlsplit(url)
-    path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
-    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
 @contextmanager

@@ -16,13 +16,14 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote
 
 from envbuild.errors import SpecError
 from envbuild.oci.transport import is_loopback
+from envbuild.url import read_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -65,8 +66,8 @@ class Login:
     def applied(self, url: str) -> tuple[str, dict[str, str]]:
         """The URL and the headers of a request with this login."""
         if self.token is not None:
-            parts = urlsplit(url)
-            url = urlunsplit(parts._replace(path=f"/t/{quote(self.token, safe='')}{parts.path}"))
+            place = read_url(url)
+            url = str(replace(place, path=f"/t/{quote(self.token, safe='')}{place.path}"))
         return url, {"Authorization": self.header} if self.header is not None else {}
 
     def __repr__(self) -> str:
@@ -83,14 +84,14 @@ def authorised(url: str, find: Callable[[str], Login | None] | None = None) -> t
     Raises:
         SpecError: A file of logins cannot be read.
     """
-    parts = urlsplit(url)
-    userinfo, at, host = parts.netloc.rpartition("@")
-    if at:
-        user, _, password = userinfo.partition(":")
-        _, headers = Login.basic(unquote(user), unquote(password)).applied(url)
-        return urlunsplit(parts._replace(netloc=host)), headers
+    if url.startswith("file:"):
+        return url, {}
+    place = read_url(url)
+    if place.user is not None:
+        _, headers = Login.basic(unquote(place.user), unquote(place.password or "")).applied(url)
+        return str(place.bare), headers
     login = (find or find_login)(url)
-    if login is None or (login.token is not None and "/t/" in parts.path):
+    if login is None or (login.token is not None and "/t/" in place.path):
         return url, {}
     return login.applied(url)
 
@@ -104,8 +105,7 @@ def find_login(url: str) -> Login | None:
     Raises:
         SpecError: A file of logins cannot be read.
     """
-    host = urlsplit(url).hostname
-    return next(_found(host), None) if host and may_carry_logins(url) else None
+    return next(_found(read_url(url).hostname), None) if may_carry_logins(url) else None
 
 
 def may_carry_logins(url: str) -> bool:
@@ -113,9 +113,10 @@ def may_carry_logins(url: str) -> bool:
 
     Whoever writes a definition chooses the scheme, and would have a password go out in clear.
     """
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2].lower()
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    if url.startswith("file:"):
+        return False
+    place = read_url(url)
+    return place.scheme == "https" or is_loopback(place.netloc)
 
 
 def _found(host: str) -> Iterator[Login]:

@@ -14,7 +14,7 @@ import time
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from envbuild.conda.copies import Copies
 from envbuild.conda.elsewhere import solve_elsewhere
@@ -31,6 +31,7 @@ from envbuild.oci.proxies import said_hint
 from envbuild.spec.channel import DEFAULTS, Channel, split_credentials
 from envbuild.spec.shortmatch import spell
 from envbuild.storage import private_folder
+from envbuild.url import FILE, Url
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Mapping
@@ -574,7 +575,7 @@ def _digest_of_file(url: str) -> str | None:
     """The sha256 of a package in a folder, which the solver does not take where a URL names it."""
     if not url.startswith("file:"):
         return None
-    with contextlib.suppress(OSError), open(unquote(urlsplit(url).path), "rb") as file:  # noqa: PTH123
+    with contextlib.suppress(OSError), open(unquote(Url.parse(url, FILE).path), "rb") as file:  # noqa: PTH123
         return hashlib.file_digest(file, "sha256").hexdigest()
     return None
 

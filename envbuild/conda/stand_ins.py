@@ -12,10 +12,10 @@ import functools
 import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import urlsplit
 
 from envbuild.conda.logins import authorised
 from envbuild.spec.channel import split_credentials
+from envbuild.url import read_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +64,7 @@ class StandIn:
     def url(self) -> str:
         """What the solver reads for :attr:`public`."""
         host = self.host
-        return f"https://{host}{urlsplit(self.public).path}" if host else self._folder
+        return f"https://{host}{read_url(self.public).path}" if host else self._folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,11 @@ class StandIns:
         """What the solver said, with channels by their own URLs and without credentials."""
         for each in self.all:
             host = each.host
-            forms = ((each.url, each.public), (each.place, each.public), (host, urlsplit(each.public).netloc))
+            forms = (
+                (each.url, each.public),
+                (each.place, each.public),
+                (host, read_url(each.public).netloc if host else ""),
+            )
             for form, plain in forms:
                 text = text.replace(form, plain) if form else text
         return text

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from envbuild.errors import SpecError
-from envbuild.oci.transport import same_origin
+from envbuild.url import Url, read_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,13 +37,14 @@ def fill_variables(url: str, allowed: Mapping[str, tuple[str, ...]]) -> str:
     Raises:
         SpecError: A variable may not be sent there, or is not set.
     """
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    place = host if parts.scheme == "https" else f"{parts.scheme}://{host}"
+    if not holds_variables(url):
+        return url
+    server = Url.parse(url, template=True)
+    place = server.netloc if server.scheme == "https" else f"{server.scheme}://{server.netloc}"
 
     def value(found: re.Match[str]) -> str:
         name = found[1]
-        if not any(same_origin(url, each) for each in allowed.get(name, ())):
+        if not any(server.origin == read_url(each).origin for each in allowed.get(name, ())):
             raise SpecError(
                 f"the variable {name} may not be sent to {place}",
                 hint=f'allow it where envbuild runs: ENVBUILD_LOGIN_VARIABLES="{name}={place}", or '

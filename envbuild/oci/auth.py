@@ -12,13 +12,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 from envbuild.errors import Unauthorized
 from envbuild.oci.credentials import Credentials, Keychain
 from envbuild.oci.transport import failure, is_loopback
+from envbuild.url import Url, UrlError, read_url
 
 if TYPE_CHECKING:
     from envbuild.reference import Repository
@@ -188,33 +189,34 @@ class Authority:
             basic = {"Authorization": found.basic} if found and found.basic else {}
             status, headers, body = fetch(_with_query(realm, service, wanted), basic, None)
         if status != 200:
-            raise failure(status, headers, body, f"{what}: asking {urlsplit(realm).netloc} for a token")
+            raise failure(status, headers, body, f"{what}: asking {realm.netloc} for a token")
         return _parse_token(body, what)
 
-    def _realm(self, asked: Challenge, what: str) -> str:
+    def _realm(self, asked: Challenge, what: str) -> Url:
         realm = asked.parameters.get("realm", "")
-        parts = urlsplit(realm)
+        said = f"{what}: the registry names {realm[:200]!r} as its token server; nothing is sent there"
+        try:
+            found = Url.parse(realm)
+        except UrlError as error:
+            raise Unauthorized(f"{said}: {error}") from None
         # In clear at most to where the registry itself is: whoever stands between could name any other.
-        own = urlsplit(self._base_url)
-        near = parts.hostname == own.hostname or (is_loopback(parts.netloc) and is_loopback(own.netloc))
+        own = read_url(self._base_url)
+        near = found.host == own.host or (is_loopback(found.netloc) and is_loopback(own.netloc))
         plain = own.scheme == "http" and near
-        if not parts.hostname or parts.username or parts.scheme not in {"https", *(["http"] * plain)}:
-            raise Unauthorized(
-                f"{what}: the registry names {realm[:200]!r} as its token server; nothing is sent there"
-            )
-        return realm
+        if found.userinfo is not None or (found.scheme != "https" and not plain):
+            raise Unauthorized(said)
+        return replace(found, fragment=None)
 
 
-def _with_query(realm: str, service: str | None, scopes: tuple[str, ...]) -> str:
-    parts = urlsplit(realm)
-    query = parse_qsl(parts.query)
+def _with_query(realm: Url, service: str | None, scopes: tuple[str, ...]) -> str:
+    query = parse_qsl(realm.query or "")
     query += [("service", service)] if service else []
     query += [("scope", each) for each in scopes]
-    return urlunsplit(parts._replace(query=urlencode(query)))
+    return str(replace(realm, query=urlencode(query)))
 
 
 def _refresh(
-    realm: str, service: str | None, scopes: tuple[str, ...], token: str
+    realm: Url, service: str | None, scopes: tuple[str, ...], token: str
 ) -> tuple[str, Mapping[str, str], bytes]:
     form = {
         "grant_type": "refresh_token",
@@ -223,7 +225,11 @@ def _refresh(
         "scope": " ".join(scopes),
         "service": service or "",
     }
-    return realm, {"Content-Type": "application/x-www-form-urlencoded"}, urlencode(form).encode()
+    return (
+        str(realm),
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        urlencode(form).encode(),
+    )
 
 
 def _parse_token(body: bytes, what: str) -> _Token:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode
 
 from envbuild.errors import DeadlineExceeded, IntegrityError, RegistryError, SpecError, Unauthorized
 from envbuild.oci.auth import scope
@@ -26,6 +26,7 @@ from envbuild.oci.transport import (
 )
 from envbuild.oci.wire import call, translated
 from envbuild.reference import Tag
+from envbuild.url import UrlError, read_url
 
 if TYPE_CHECKING:
     from envbuild.deadline import Deadline
@@ -172,7 +173,10 @@ def _next(host: Host, url: str, response: Response, what: str) -> str | None:
     link = found[1].strip() if found is not None else ""
     if not link:
         return None
-    following: str = urljoin(url, link)
+    try:
+        following = str(read_url(url).join(link))
+    except UrlError as error:
+        raise IntegrityError(f"{what} go on at {link[:200]!r}, which is no URL: {error}") from None
     if not same_origin(following, host.base_url) or following == url:
         raise IntegrityError(f"{what} go on at {link[:200]!r}, which is not on the same registry")
     return following

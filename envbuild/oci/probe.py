@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import RegistryError
@@ -26,6 +25,7 @@ from envbuild.oci.transport import (
     retrying,
     same_origin,
 )
+from envbuild.url import read_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,7 +113,7 @@ class Prober:
         raise RegistryError(f"{what}: the registry redirects more than {MAX_REDIRECTS} times")
 
     def _authorized(self, url: str, authority: Authority, deadline: Deadline, what: str) -> Answer:
-        path = urlsplit(url).path.removeprefix("/v2/").partition("/manifests/")[0]
+        path = read_url(url).path.removeprefix("/v2/").partition("/manifests/")[0]
         scopes = (scope(path, "pull"),)
         header = authority.header(scopes)
         answer = self._get(url, _with(header), deadline)

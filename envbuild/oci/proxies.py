@@ -6,9 +6,9 @@ import os
 import re
 import urllib.request
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from envbuild.oci.transport import BUNDLES, is_loopback
+from envbuild.url import read_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +27,11 @@ _ON_THE_WAY: Final = re.compile(
 
 def private_proxy_for(url: str) -> str | None:
     """The proxy for a URL's server as the environment has it, maybe with a user and a password."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    if is_loopback(host) or urllib.request.proxy_bypass(host):
+    place = read_url(url)
+    if is_loopback(place.netloc) or urllib.request.proxy_bypass(place.netloc):
         return None
     proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    return proxies.get(place.scheme) or proxies.get("all")
 
 
 def proxy_for(url: str) -> str | None:

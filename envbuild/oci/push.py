@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from envbuild.errors import IntegrityError, RegistryError
 from envbuild.oci.exchange import cancel, location_of, shows_blob
 from envbuild.oci.stream import BlobBody
 from envbuild.oci.transport import Trouble, failure
+from envbuild.url import read_url
 
 if TYPE_CHECKING:
     from envbuild.oci.exchange import Host, Response
@@ -215,7 +216,7 @@ def _start(host: Host, what: str) -> tuple[Response, str]:
 def _put(host: Host, location: str, source: BlobSource, body: BlobBody | bytes) -> tuple[Response, bytes]:
     """The request that ends an upload, with the bytes that were not sent before; its answer."""
     query = urlencode({"digest": str(source.descriptor.digest)})
-    location += f"{'&' if urlsplit(location).query else '?'}{query}"
+    location += f"{'&' if read_url(location).query else '?'}{query}"
     # A body of no bytes would never be read, and so never be compared.
     data = body if len(body) or isinstance(body, bytes) else body.read()
     headers = {"Content-Type": _OCTETS, "Content-Length": str(len(body))}

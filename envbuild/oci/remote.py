@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import oras.container
 import requests
@@ -33,6 +32,7 @@ from envbuild.oci.transport import (
     same_origin,
 )
 from envbuild.oci.wire import call, translated
+from envbuild.url import read_url
 
 with imported_late("jsonschema"):  # a third of its import time, for checks that we do not ask for
     import oras.provider
@@ -117,7 +117,7 @@ class _Host(oras.provider.Registry):
     def __init__(
         self, repository: Repository, base_url: str, authority: Authority, settings: Settings
     ) -> None:
-        parts = urlsplit(base_url)
+        parts = read_url(base_url)
         super().__init__(hostname=parts.netloc, insecure=parts.scheme == "http")
         self.session.close()  # its own; ours is shared with the other repositories of the host
         loopback = is_loopback(parts.netloc)
@@ -158,13 +158,13 @@ class _Host(oras.provider.Registry):
             if response.status_code not in REDIRECTS or method not in {"GET", "HEAD"}:
                 return response
             self.body(response)
-            url = redirected(url, response.headers.get("Location"), f"{method} {urlsplit(url).path}")
+            url = redirected(url, response.headers.get("Location"), f"{method} {read_url(url).path}")
         raise RegistryError(f"{self.hostname} redirects more than {MAX_REDIRECTS} times")
 
     def _authorized(
         self, url: str, method: str, data: Any, headers: Mapping[str, str], stream: bool
     ) -> requests.Response:
-        what = f"{method} {urlsplit(url).path}"
+        what = f"{method} {read_url(url).path}"
         header = self.authority.fresh(self.scopes, self._fetch, what)
         response = self._send(url, method, data, _with(headers, header), stream)
         if response.status_code != 401:

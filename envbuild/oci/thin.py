@@ -13,13 +13,13 @@ import io
 import threading
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Final, Self
-from urllib.parse import urlsplit
 
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import RegistryError
 from envbuild.oci.auth import Authority, Keychain
 from envbuild.oci.server import ServerRegistry
 from envbuild.oci.transport import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
+from envbuild.url import read_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -84,7 +84,7 @@ class _ThinHost:
         self, repository: Repository, client: Client, settings: Settings, keychain: Keychain | Credentials
     ) -> None:
         self.base_url = settings.base_url(repository.host)
-        self.hostname: str | None = urlsplit(self.base_url).netloc
+        self.hostname: str | None = read_url(self.base_url).netloc
         self.container: Any = _Addresses(f"{self.base_url}/v2/{repository.path}")
         self.headers: dict[str, str] = {}
         self.scopes: tuple[str, ...] = ()
@@ -119,7 +119,7 @@ class _ThinHost:
             answer = (self._authorized if own else self._send)(url, method, body, headers or {})
             if answer.status not in REDIRECTS or method not in {"GET", "HEAD"}:
                 return _Response(answer.status, answer.headers, answer.body)
-            url = redirected(url, answer.headers.get("Location"), f"{method} {urlsplit(url).path}")
+            url = redirected(url, answer.headers.get("Location"), f"{method} {read_url(url).path}")
         raise RegistryError(f"{self.hostname} redirects more than {MAX_REDIRECTS} times")
 
     def get_blob(self, _: Any, digest: str, stream: bool = False, head: bool = False) -> _Response:
@@ -132,7 +132,7 @@ class _ThinHost:
         return response.content[: limit + 1]
 
     def _authorized(self, url: str, method: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        what = f"{method} {urlsplit(url).path}"
+        what = f"{method} {read_url(url).path}"
         header = self._authority.fresh(self.scopes, self._fetch, what)
         answer = self._send(url, method, body, _with(headers, header))
         if answer.status != 401:

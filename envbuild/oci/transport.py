@@ -6,14 +6,12 @@ RFC 9110 (``Retry-After``), "Exponential Backoff And Jitter" for the pauses.
 
 from __future__ import annotations
 
-import functools
 import json
 import random
 import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urljoin, urlsplit
 
 from envbuild.digest import Digest
 from envbuild.errors import (
@@ -29,6 +27,7 @@ from envbuild.oci.breaker import Breakers
 from envbuild.oci.manifest import ACCEPT, MAX_MANIFEST, parse_manifest
 from envbuild.oci.shared import Shared
 from envbuild.progress import Event, silent
+from envbuild.url import UrlError, read_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -286,17 +285,23 @@ def redirected(url: str, location: str | None, what: str) -> str:
     """The URL that a redirect leads to.
 
     Raises:
-        RegistryError: It leads nowhere, or from HTTPS to plain HTTP.
+        RegistryError: It leads nowhere, where some readers find another server than others do, or from
+            HTTPS to plain HTTP.
     """
-    target = urljoin(url, location or "")
-    seen = urlsplit(target)
-    if not location or seen.scheme not in {"http", "https"} or not seen.hostname:
-        raise RegistryError(f"{what}: the registry redirects to {location!r}, which is no place on the web")
-    if urlsplit(url).scheme == "https" and seen.scheme != "https":
+    here, location = read_url(url), location or ""
+    try:
+        seen = here.join(location)
+    except UrlError as error:
+        raise RegistryError(
+            f"{what}: the registry redirects to {location[:200]!r}, which is no place on the web: {error}"
+        ) from None
+    if not location:
+        raise RegistryError(f"{what}: the registry redirects, and does not say where to")
+    if here.scheme == "https" and seen.scheme != "https":
         raise RegistryError(
             f"{what}: the registry redirects from HTTPS to plain HTTP at {seen.netloc}; refused"
         )
-    return target
+    return str(seen)
 
 
 def same_origin(url: str, base_url: str) -> bool:
@@ -304,12 +309,9 @@ def same_origin(url: str, base_url: str) -> bool:
     return origin(url) == origin(base_url)
 
 
-@functools.lru_cache(256)
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of a URL."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return parts.scheme, parts.hostname or "", port
+    """Scheme, host and port of a URL that was read before."""
+    return read_url(url).origin
 
 
 def manifest_url(base_url: str, repository: Repository, reference: Tag | Digest) -> str:

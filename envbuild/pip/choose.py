@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from envbuild.digest import Digest
 from envbuild.errors import ChannelError, IntegrityError, SolveError
 from envbuild.lock import PipDistribution
 from envbuild.pip.tags import rank
 from envbuild.spec.local import Origin
+from envbuild.url import FILE, Url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -110,7 +111,7 @@ class Chooser:
     def _distribution(self, package: dict[str, Any], file: dict[str, Any]) -> PipDistribution:
         local = self.local.get(package["name"])
         url = self.found(file["url"]) if "url" in file else Path(file["path"]).as_uri()
-        file_name = unquote(urlsplit(url).path.rpartition("/")[2])
+        file_name = unquote(url.partition("#")[0].partition("?")[0].rpartition("/")[2])
         try:
             digest = Digest(file["hashes"]["sha256"])
         except (KeyError, ValueError):
@@ -146,10 +147,9 @@ def _version_of(file_name: str) -> str:
 
 
 def _size_of(url: str) -> int | None:
-    parts = urlsplit(url)
-    if parts.scheme != "file":
+    if not url.startswith("file:"):
         return None
     try:
-        return Path(unquote(parts.path)).stat().st_size
+        return Path(unquote(Url.parse(url, FILE).path)).stat().st_size
     except OSError:
         return None

@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from posixpath import commonpath
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote
 
 from envbuild.conda.logins import in_netrc, may_carry_logins
+from envbuild.url import FETCHED, Url, read_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _VARIABLES: Final = ("PIP_KEYRING_PROVIDER", "UV_KEYRING_PROVIDER")
 _ASKED: Final = frozenset({"auto", "import", "subprocess", "native"})
 _LONGEST: Final = 60.0
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 def keyring_is_asked_for() -> bool:
@@ -33,16 +33,16 @@ def keyring_is_asked_for() -> bool:
     return any(os.environ.get(name, "").lower() in _ASKED for name in _VARIABLES)
 
 
-def origin(url: str) -> tuple[str, str | None, int | None]:
+def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port of a URL: what a login is for."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    return Url.parse(url, FETCHED).origin
 
 
 def is_trusted(url: str, hosts: tuple[str, ...]) -> bool:
     """Whether ``--trusted-host`` gave up the proof that a URL's server is who it says."""
-    parts = urlsplit(url)
-    return parts.netloc.rpartition("@")[2].lower() in hosts or parts.hostname in hosts
+    place = Url.parse(url, FETCHED, template=True)
+    port = place.origin[2]
+    return place.hostname in hosts or f"{place.host}:{port}" in hosts
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ class Logins:
 
     def fill(self, url: str) -> str:
         """The URL with user and password, where the definition or the user has some for its origin."""
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
+        if url.startswith("file:"):
             return url
         user, password = self._written(url)
         if user is None or password is None:
@@ -73,35 +72,34 @@ class Logins:
         if user is None:
             return url
         login = quote(user, safe="") + ("" if password is None else f":{quote(password, safe='')}")
-        return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}"))
+        return str(replace(read_url(url), userinfo=login))
 
     def _written(self, url: str) -> tuple[str | None, str | None]:
         """The login in the URL, or in that of the nearest index on its origin."""
         for one in (url, *self._nearest(url)):
-            parts = urlsplit(one)
-            if parts.username is not None:
-                password = None if parts.password is None else unquote(parts.password)
-                return unquote(parts.username), password
+            place = read_url(one)
+            if place.user is not None:
+                return unquote(place.user), None if place.password is None else unquote(place.password)
         return None, None
 
     def _nearest(self, url: str) -> list[str]:
         """The indexes on a URL's origin, those first whose paths have most in common with it."""
 
         def distance(index: str) -> int:
-            return -len(commonpath([f"/{urlsplit(one).path}" for one in (index, url)]))
+            return -len(commonpath([f"/{read_url(one).path}" for one in (index, url)]))
 
         return sorted((index for index in self.indexes if origin(index) == origin(url)), key=distance)
 
     def _own(self, url: str, user: str | None) -> tuple[str, str] | None:
         if not may_carry_logins(url) or is_trusted(url, self.trusted):
             return None
-        if (found := in_netrc(urlsplit(url).hostname or "")) is not None and user in {None, found[0]}:
+        if (found := in_netrc(read_url(url).hostname)) is not None and user in {None, found[0]}:
             return found
         if not keyring_is_asked_for():
             return None
         bare = _bare(url)
         services = [_bare(index) for index in self._nearest(url)] or [bare]
-        for service in (*dict.fromkeys(services), urlsplit(bare).netloc):
+        for service in (*dict.fromkeys(services), read_url(bare).netloc):
             if (found := self._from_keyring(service, user)) is not None:
                 return found
         return None
@@ -155,5 +153,4 @@ def _run(command: list[str], deadline: Deadline) -> str | None:
 
 
 def _bare(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return str(read_url(url).bare)

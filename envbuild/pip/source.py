@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from envbuild.conda.tar import safe_path
 from envbuild.conda.variables import holds_variables
@@ -261,7 +261,7 @@ def archive_digest(requirement: PipRequirement) -> Digest:
     """
     digests = [text.removeprefix("sha256:") for text in requirement.hashes if text.startswith("sha256:")]
     url = requirement.url or ""
-    if found := _FRAGMENT.search(urlsplit(url).fragment):
+    if found := _FRAGMENT.search(url.partition("#")[2]):
         digests.append(found[1])
     if len(set(digests)) != 1:
         name = unquote(_path(url).rpartition("/")[2])

@@ -64,7 +64,8 @@ class Sources:
             SpecError: A variable may not be used, or is not set.
         """
         allowed, trusted = variables or {}, section.trusted_hosts
-        for url in (*section.fetch_indexes, *section.fetch_links):
+        direct = [each.fetch_url for each in section.requirements if each.url and each.fetch_url]
+        for url in (*section.fetch_indexes, *section.fetch_links, *direct):
             if holds_variables(url) and is_trusted(url, trusted):
                 raise SpecError(
                     f"a variable would be sent to {redacted(url)}, which --trusted-host lets be anybody",

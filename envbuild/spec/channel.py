@@ -12,12 +12,13 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from envbuild.errors import SpecError
 from envbuild.spec.document import describe, fail
 from envbuild.spec.files import require
 from envbuild.spec.tokens import is_subdir, without_tokens
+from envbuild.url import FILE, Url, UrlError
 
 if TYPE_CHECKING:
     from envbuild.spec.document import Mark
@@ -29,11 +30,9 @@ _ANACONDA = "https://repo.anaconda.com/"
 _DEFAULT_URLS = (f"{_ANACONDA}pkgs/main", f"{_ANACONDA}pkgs/r")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*")
-_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:]+\])")
 _SECRETS = re.compile(r"\bfile:///\S*|(?<=://)[^/@\s]*@|(?<=/t/)[^/\s]+")
 _HIDDEN = re.compile(r"[^!-~]")
 _SCHEMES = frozenset({"http", "https", "file"})
-_PORTS = {"http": 80, "https": 443}
 
 
 def redact(text: str) -> str:
@@ -172,21 +171,16 @@ def split_credentials(text: str, mark: Mark | None = None) -> tuple[str, str]:
         SpecError: The URL is malformed, has a query or a fragment, or may hold a token or not.
     """
     try:
-        parts = urlsplit(text)
-        host, port = (parts.hostname or "").lower(), parts.port
-    except ValueError as error:
+        url = Url.parse(text, template=True)
+    except UrlError as error:
         fail(mark, f"{redact(text)!r} is not a URL: {error}", "write it as https://host/path")
-    if parts.query or parts.fragment or text[-1] in "?#":
+    if url.query is not None or url.fragment is not None:
         fail(mark, f"{redact(text)!r} has a query or a fragment", "leave out what follows '?' or '#'")
-    path = without_tokens(parts.path, redact(text), mark)
-    if not _HOST.fullmatch(host if ":" not in host else f"[{host}]") or not _PATH.fullmatch(path.rstrip("/")):
+    path = without_tokens(url.path, redact(text), mark)
+    if not _PATH.fullmatch(path.rstrip("/")):
         hint = "encode special characters as %XX; variables, as ${NAME}, stand for credentials alone"
         fail(mark, f"{redact(text)!r} is not a URL with a host and a plain path", hint)
-    place = f"[{host}]" if ":" in host else host
-    if port is not None and port != _PORTS[parts.scheme]:
-        place = f"{place}:{port}"
-    user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    return f"{parts.scheme}://{place}{path}", f"{parts.scheme}://{user}{place}{parts.path}"
+    return str(replace(url.bare, path=path)), str(url)
 
 
 def file_url(text: str, mark: Mark | None = None) -> str:
@@ -195,10 +189,14 @@ def file_url(text: str, mark: Mark | None = None) -> str:
     Raises:
         SpecError: It names another machine, or no absolute path.
     """
-    parts = urlsplit(text)
-    path = unquote(parts.path)
-    if parts.netloc not in {"", "localhost"} or not path.startswith("/") or parts.query or parts.fragment:
-        fail(mark, f"{redact(text)!r} is not a local file URL", "write it as file:///absolute/path")
+    hint = "write it as file:///absolute/path"
+    try:
+        url = Url.parse(text, FILE)
+    except UrlError as error:
+        fail(mark, f"{redact(text)!r} is not a local file URL: {error}", hint)
+    path = unquote(url.path)
+    if not path.startswith("/") or url.query or url.fragment:
+        fail(mark, f"{redact(text)!r} is not a local file URL", hint)
     if any(ord(character) < 32 for character in path):
         fail(mark, f"{text!r} holds a control character")
     require(path, mark)

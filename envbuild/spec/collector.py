@@ -13,12 +13,14 @@ from envbuild.spec.local import local_path, read_local
 from envbuild.spec.requirement import (
     canonical_name,
     check_hash,
+    fetched_url,
     is_remote,
     public_url,
     read_requirement,
     redacted,
     strip_credentials,
 )
+from envbuild.url import FILE, Url, UrlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +37,7 @@ MAX_MISTAKES = 20
 _UNSAFE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
+_ONE_SLASH = re.compile(r"file:/(?!/)", re.IGNORECASE)
 _COMMENT = re.compile(r"(?:^|\s+)#.*\Z")
 _OPTION = re.compile(r"(--[A-Za-z0-9-]+|-[A-Za-z])(?:[=\s]\s*|(?=\S)|\Z)(.*)", re.DOTALL)
 _HASH_OPTION = re.compile(r"\s--hash[=\s]\s*(\S+)")
@@ -276,7 +279,7 @@ class Collector:
     def _find_links(self, value: str, mark: Mark, folder: Path | None) -> None:
         if is_remote(value):
             public_url(value, mark, of_file=True)
-            self._links.append(value)
+            self._links.append(fetched_url(value, mark))
         else:
             links = read_local(value, mark, folder, project=False)
             if links.name and not links.name.endswith((".whl", ".tar.gz", ".zip")):
@@ -336,10 +339,16 @@ def _unknown_option(name: str, known: Iterable[str], mark: Mark) -> NoReturn:
 
 def _index_url(url: str, mark: Mark) -> str:
     require_url(url, mark)
-    public = public_url(url, mark)
-    if not re.match(r"https?://[^/]|file:/", public, re.IGNORECASE):
-        fail(mark, f"the index {public[:80]!r} is no URL", "write it as https://HOST/PATH")
-    return url
+    if not re.match(r"https?://|file:/", url, re.IGNORECASE):
+        fail(mark, f"the index {redacted(url)[:80]!r} is no URL", "write it as https://HOST/PATH")
+    public_url(url, mark)
+    url = fetched_url(url, mark)
+    if not url.startswith("file:"):
+        return url
+    try:
+        return str(Url.parse(_ONE_SLASH.sub("file:///", url), FILE))
+    except UrlError as error:
+        fail(mark, f"the index {url[:80]!r} is no URL: {error}", "write it as file:///absolute/path")
 
 
 def _host(value: str, mark: Mark) -> str:

@@ -15,10 +15,11 @@ import stat
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import SpecError
+from envbuild.url import FILE, Url, UrlError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,9 +116,12 @@ def require(path: Path | str, mark: Mark | None) -> None:
 
 def require_url(url: str, mark: Mark | None) -> None:
     """The same for a URL, which names a path where it is a ``file:`` URL."""
-    scheme, _, _ = url.partition(":")
+    scheme, _, rest = url.partition(":")
     if _bounds.get().confined and scheme.lower().rpartition("+")[2] == "file":
-        path = unquote(urlsplit(url).path)
+        try:
+            path = unquote(Url.parse(f"file:{rest}", FILE).path)
+        except UrlError:
+            path = unquote(rest)
         require(path, mark)
         if "+" in scheme:  # of version control, a revision may follow
             require(path.rpartition("@")[0] or path, mark)

@@ -17,6 +17,7 @@ from envbuild.spec.local import read_local
 from envbuild.spec.marker import canonical_marker
 from envbuild.spec.shortrequirement import read_short_requirement
 from envbuild.spec.tokens import hide_tokens, without_tokens
+from envbuild.url import Url, UrlError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,7 +181,27 @@ def public_url(url: str, mark: Mark, *, of_file: bool = False) -> str:
             f"the variable {found[0]} stands outside a URL's credentials, so the key cannot know it",
             "write its value",
         )
+    fetched_url(url, mark)
     return public
+
+
+def fetched_url(url: str, mark: Mark) -> str:
+    """The URL as whoever fetches gets it: put together again from what was read, credentials and all.
+
+    Raises:
+        SpecError: It is none that all readers read alike.
+    """
+    if url.startswith("file:"):
+        return url  # the reader of local files reads it
+    system = found[0] if (found := _VCS.match(url)) else ""
+    try:
+        return f"{system.lower()}{Url.parse(url[len(system) :], None, template=True)}"
+    except UrlError as error:
+        fail(
+            mark,
+            f"{redacted(url)[:120]!r} is not a URL: {error}",
+            "write one plain URL, as https://host/path",
+        )
 
 
 def _check_scheme(url: str, mark: Mark) -> None:
@@ -217,7 +238,7 @@ def parse_requirement(text: str, mark: Mark, hashes: tuple[str, ...] = ()) -> Pi
         specifiers=tuple(sorted({_specifier(one.operator, one.version) for one in found.specifier})),
         marker=canonical_marker(_marker_of(text, has_url=found.url is not None)) if found.marker else "",
         url=public_url(found.url, mark, of_file=True) if found.url else None,
-        fetch_url=found.url,
+        fetch_url=fetched_url(found.url, mark) if found.url else None,
         hashes=hashes,
         mark=mark,
     )
@@ -317,7 +338,7 @@ def _read_place(text: str, mark: Mark, folder: Path | None, hashes: tuple[str, .
             extras,
             marker=_marker(marker, mark),
             url=public_url(url, mark, of_file=True),
-            fetch_url=url,
+            fetch_url=fetched_url(url, mark),
             hashes=hashes,
             mark=mark,
         )

@@ -131,7 +131,7 @@ def test_a_login_is_for_its_own_origin() -> None:
         ("https://me:secret@a.example/x/simple", "https://you:other@a.example/y/simple"), NO_DEADLINE
     )
     assert logins.fill("https://a.example/y/files/z.whl") == "https://you:other@a.example/y/files/z.whl"
-    assert logins.fill("https://a.example:443/x/z.whl") == "https://me:secret@a.example:443/x/z.whl"
+    assert logins.fill("https://a.example:443/x/z.whl") == "https://me:secret@a.example/x/z.whl"
     for other in ("http://a.example/x/z.whl", "https://a.example:8443/x/z.whl", "https://b.example/x/z.whl"):
         assert logins.fill(other) == other
     assert logins.fill("file:///x/z.whl") == "file:///x/z.whl"
