@@ -23,7 +23,7 @@ from envbuild.build.job import Built, job_form, made_of
 from envbuild.build.plan import plan
 from envbuild.build.recipe import PipPart, keep_recipe, recipe_like, recipe_of
 from envbuild.build.solving import origins, solve_conda
-from envbuild.build.upload import Upload
+from envbuild.build.upload import RemadeError, Upload
 from envbuild.digest import Descriptor
 from envbuild.errors import BuildError, IntegrityError
 from envbuild.key import KEY_ANNOTATION, KEY_SCHEME, LOCK_ANNOTATION
@@ -100,8 +100,15 @@ class LayersBuilder:
         """Build and publish; see :class:`envbuild.build.job.Builder`."""
         started = dt.datetime.now(dt.UTC)
         target = self.registries.open(self.config.workspace).by(job.deadline)
-        with Upload(target, self.progress) as upload:
-            return self._build(job, upload, started)
+        while True:  # each turn makes a layer that was believed before, and there are only so many
+            try:
+                with Upload(target, self.progress) as upload:
+                    return self._build(job, upload, started)
+            except RemadeError as error:
+                job.deadline.check("composing the image")
+                self.progress(
+                    Event("layer", str(target.repository), "output", text=f"composed again: {error}")
+                )
 
     def _build(self, job: Job, upload: Upload, started: dt.datetime) -> Built:
         target, base = upload.target, self._with_steps(job, upload)

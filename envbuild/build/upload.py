@@ -40,6 +40,13 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
+class RemadeError(BuildError):
+    """A layer that was to be taken over is nowhere, and what was made in its place is another one.
+
+    Whoever shared it was wrong about it. The new one is known by now, so whoever composes again gets there.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class _Expected:
     """A blob that is thought to be in the target; see :meth:`Upload.expect`."""
@@ -182,7 +189,7 @@ class Upload:
                 hint="push that image again, or choose another base",
             )
         if (made := expected.make()) != descriptor:
-            raise BuildError(
+            raise RemadeError(
                 f"the layer of {title} was made again as {made.digest}, expected {descriptor.digest}",
                 hint="resolve again: the new layer is known now",
                 retryable=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import random
 import ssl
 import tempfile
@@ -393,7 +392,7 @@ def _open_file(
     record: PackageRecord, path: str, deadline: Deadline, seen: Callable[[int], None]
 ) -> IO[bytes]:
     try:
-        file = os.fdopen(opened(path), "rb")  # handed to the caller
+        file = open(path, "rb", opener=lambda name, _: opened(name))  # noqa: SIM115 - handed to the caller
     except FileNotFoundError:
         channel = record.url.rpartition("/")[0]
         raise BuildError(

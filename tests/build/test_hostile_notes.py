@@ -29,6 +29,7 @@ from envbuild.errors import EnvbuildError, IntegrityError
 from envbuild.index import LayerEntry
 from envbuild.key import CanonicalForm
 from envbuild.lockkey import lock_key
+from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import OCI_LAYER_GZIP, Manifest
 from envbuild.progress import Event
 from envbuild.reference import Repository, Tag, parse_reference
@@ -226,3 +227,36 @@ def test_annotations_of_an_image_that_are_odd_are_told(world: World) -> None:
             with suppress(EnvbuildError):
                 built(world, "thing")
     assert built(world, "act").layers_made == 1
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "of another size", "of other content"])
+def test_a_layer_that_names_a_blob_which_is_not_it_is_made_again_in_the_same_call(
+    world: World, kind: str
+) -> None:
+    """What is shared elsewhere is brought; where that fails, the call takes longer, and ends well."""
+    theirs = Repository.parse(f"oci:{world.root}/theirs")
+    built(world, "act", "thing", workspace=theirs)
+    layout = LayoutRegistry(theirs)
+    for tag in [tag for tag in layout.tags() if tag.name.startswith("l-")]:
+        good = layout.get_manifest(tag)
+        assert isinstance(good, Manifest)
+        (blob,) = good.layers
+        blobs = theirs.folder / "blobs" / "sha256"
+        content = (blobs / blob.digest.hex).read_bytes()
+        if kind == "nowhere":
+            blob = Descriptor(blob.media_type, Digest.of(tag.name.encode()), 1)
+        elif kind == "of another size":
+            blob = replace(blob, size=blob.size + 1)
+        (blobs / blob.digest.hex).write_bytes(bytes(blob.size))  # a layout takes no manifest without it
+        changed = Manifest.build(good.config, (blob,), good.annotations, artifact_type=good.artifact_type)
+        layout.put_manifest(changed, tag)
+        if kind == "nowhere":
+            (blobs / blob.digest.hex).unlink()
+        elif kind == "of another size":
+            (blobs / blob.digest.hex).write_bytes(content)
+    for name in ("l1-", "k1-"):
+        for tag in [tag for tag in layout.tags() if tag.name.startswith(name)]:
+            layout.delete_manifest(layout.get_manifest(tag).descriptor.digest)
+    image = built(world, "act", "thing", global_=theirs)
+    assert image.reference.repository == world.config.workspace
+    assert verify(world.layout(), image.reference.digest, full=True).passed
