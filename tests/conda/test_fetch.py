@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import os
 import tempfile
 import threading
 import time
@@ -140,7 +141,8 @@ def test_a_file_is_opened_where_it_is(tmp_path: Path) -> None:
     assert "%20" in record.url
     with fetch_package(record, deadline=NO_DEADLINE) as stream:
         assert stream.read() == CONTENT
-        assert Path(f"/proc/self/fd/{stream.fileno()}").readlink().is_relative_to(tmp_path)
+        place = tmp_path / "a channel" / "linux-64" / record.file_name
+        assert os.path.samestat(os.fstat(stream.fileno()), place.stat())
 
 
 def test_a_missing_file_names_package_and_channel(tmp_path: Path) -> None:
