@@ -296,7 +296,7 @@ def _with_project(own: dict[str, Any], folder: Path, read: frozenset[Path]) -> d
     """
     path, table = _find_table(folder)
     changes = dict(own)
-    if path is None or path.resolve() in read:
+    if path is None or (read and path.resolve() in read):
         return changes
     for setting, name, value in _parsed(table, path):
         choose = _PROJECT[setting]

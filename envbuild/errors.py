@@ -6,12 +6,16 @@ whether the same call may succeed later without any change.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_USERINFO = re.compile(r"(?<=://)[^/\s'\"@]*(?:@[^/\s'\"@]*)*@")
+_WEB = re.compile(r"https?://[^\s'\"]+", re.IGNORECASE)
+_TOKEN = re.compile(r"(?<=/t/)[^/\s?#]+")
 _MOST_MISTAKES = 100
 """How many mistakes of one input are kept: a file that is all wrong is not worth more."""
 
@@ -27,8 +31,15 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def _without_logins(text: str) -> str:
+    """A text without the users, passwords and tokens of the URLs in it, whoever put them there."""
+    if "://" not in text:
+        return text
+    return _WEB.sub(lambda url: _TOKEN.sub("***", url[0]), _USERINFO.sub("***@", text))
+
+
 class EnvbuildError(Exception):
-    """The root of every error that envbuild raises on purpose.
+    """The root of every error that envbuild raises on purpose; no URL in it shows a login.
 
     Attributes:
         hint: What the caller can do next, one sentence, or None.
@@ -39,9 +50,10 @@ class EnvbuildError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str | None = None, retryable: bool = False) -> None:
+        message = _without_logins(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint and _without_logins(hint)
         self.retryable = retryable
 
 

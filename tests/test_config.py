@@ -125,6 +125,20 @@ def test_a_bad_setting_is_named_with_what_was_expected(tmp_path: Path, text: str
     assert "envbuild.toml" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", sorted(module._PARSERS.keys() - {"trust"}))  # which names a file
+@pytest.mark.parametrize(
+    "place", ["https://user:S3cret@host.example.com/x y", "https://host.example.com/t/S3cret/"]
+)
+def test_what_is_wrong_with_a_setting_is_told_without_a_login(name: str, place: str) -> None:
+    for before in ("", "a=", "a=b="):
+        said = "nothing"
+        try:
+            Config.load(Path("/"), {f"ENVBUILD_{name.rstrip('_').upper()}": f"{before}{place}"})
+        except SpecError as error:
+            said = f"{error!r} {error} {error.hint} {vars(error)}"
+        assert "S3cret" not in said
+
+
 def test_hosts_are_read_from_a_list_or_from_text(tmp_path: Path) -> None:
     (tmp_path / "envbuild.toml").write_text("insecure = ['A.example.com:5000']\n")
     assert Config.load(tmp_path, own(tmp_path)).insecure == {"a.example.com:5000"}
