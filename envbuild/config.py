@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from envbuild.errors import SpecError
 from envbuild.reference import Repository
+from envbuild.spec.files import read_file
 from envbuild.spec.virtual import NAMES, VirtualPackages, spelled
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ _STRUCTURES = {
     "registries": ("dict", "mappingproxy"),
 }
 """The settings whose values are made of several, by the names of the types that they may have."""
+MAX_FILE = 4 << 20
+"""The largest file of settings that is read: one comes with a checkout."""
 MAX_LAYERS = 125
 """What Docker's overlay driver can stack (its own limit is 125 layers and the container's)."""
 
@@ -353,7 +356,7 @@ def _find_table(folder: Path) -> tuple[Path | None, dict[str, Any]]:
 def _read_project(path: Path) -> dict[str, Any] | None:
     """The table of a ``pyproject.toml``; most have none, which shows without reading TOML."""
     try:
-        content = path.read_bytes()
+        content = read_file(path, MAX_FILE)
     except OSError:
         content = b"envbuild"  # what is wrong is told below
     if b"envbuild" not in content and b"\\" not in content:  # with a backslash the name may be escaped
@@ -366,7 +369,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        content = read_file(path, MAX_FILE)
+        if len(content) > MAX_FILE:
+            raise SpecError(f"it is larger than {MAX_FILE} bytes", source=str(path))
+        return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise SpecError(f"cannot be read as TOML: {error}", source=str(path)) from None
 

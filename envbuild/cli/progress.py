@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
-from envbuild.cli.lines import describe, under_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,6 +93,8 @@ class Plain:
 
     def __call__(self, event: Event) -> None:
         """Print the event's line, if it has one."""
+        from envbuild.cli.lines import describe, under_way  # a hit has no events
+
         line = describe(event)
         if line is None and event.state == "progress" and self._clock() - self._told >= PATIENCE:
             line = under_way(event.phase, event.subject, event.done, event.total)

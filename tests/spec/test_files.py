@@ -302,3 +302,12 @@ def test_a_package_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(BuildError, match="it is a FIFO"):
         fetch_package(record, deadline=Deadline.after(5))
+
+
+@pytest.mark.parametrize("name", ["envbuild.toml", "pyproject.toml"])
+def test_settings_of_a_checkout_are_no_endless_file(folder: Path, name: str) -> None:
+    with (folder / name).open("wb") as file:
+        file.write(b"[tool.envbuild]\n" if name == "pyproject.toml" else b"")
+        file.truncate(64 << 30)
+    with pytest.raises(SpecError, match="is larger than"):
+        Config.load(folder)
