@@ -105,7 +105,10 @@ def find_login(url: str) -> Login | None:
     Raises:
         SpecError: A file of logins cannot be read.
     """
-    return next(_found(read_url(url).hostname), None) if may_carry_logins(url) else None
+    if not may_carry_logins(url):
+        return None
+    place = read_url(url)
+    return next(_found(place.hostname, place.netloc), None)
 
 
 def may_carry_logins(url: str) -> bool:
@@ -119,15 +122,16 @@ def may_carry_logins(url: str) -> bool:
     return place.scheme == "https" or is_loopback(place.netloc)
 
 
-def _found(host: str) -> Iterator[Login]:
+def _found(host: str, server: str) -> Iterator[Login]:
     home = os.environ.get("HOME")
     if named := os.environ.get(_AUTH_FILE):
-        yield from _in_table(_table(Path(named), required=True), host)
+        yield from _in_table(_table(Path(named), required=True), host, server)
     for name in _names(host):
         if (program := _keyring_program()) and (login := _in_keyring(program, name)):
             yield login
     if home:
-        yield from _in_table(_table(Path(home, ".rattler", "credentials.json"), required=False), host)
+        table = _table(Path(home, ".rattler", "credentials.json"), required=False)
+        yield from _in_table(table, host, server)
     if (pair := in_netrc(host)) is not None:
         yield Login.basic(*pair)
 
@@ -140,8 +144,9 @@ def _names(host: str) -> list[str]:
     return [host, *(f"*.{'.'.join(parts[at:])}" for at in range(len(parts) - 1))]
 
 
-def _in_table(table: Mapping[str, Any], host: str) -> Iterator[Login]:
-    for name in _names(host):
+def _in_table(table: Mapping[str, Any], host: str, server: str) -> Iterator[Login]:
+    """The logins of a file of rattler's; one for the very port goes before one for any port of the host."""
+    for name in dict.fromkeys((server, *_names(host))):
         if (login := Login.parse(table.get(name))) is not None:
             yield login
 

@@ -130,6 +130,23 @@ def test_settings_come_from_the_file_too(world: World, call: Call, monkeypatch: 
     assert answer.documents[0]["repository"] == f"oci:{world.root}/from-file"
 
 
+def test_a_checkout_has_no_password_sent_in_clear(
+    world: World, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line of the project's file must not do what its user never said."""
+    for name, text in (("USERNAME", "ci"), ("PASSWORD", "S3cret"), ("HOST", "registry.invalid")):
+        monkeypatch.setenv(f"ENVBUILD_{name}", text)
+    monkeypatch.setenv("ENVBUILD_WORKSPACE", "registry.invalid/envs")
+    (world.root / "envbuild.toml").write_text('insecure = ["registry.invalid"]\n')
+    answer = call("resolve", world.spec("tool=1"), "--timeout", "5")
+    assert answer.code == 2
+    assert "insecure is not a project's to set" in answer.err
+    assert "ENVBUILD_INSECURE" in answer.err
+    assert f"ENVBUILD_CONFIG={world.root}/envbuild.toml" in answer.err
+    monkeypatch.setenv("ENVBUILD_CONFIG", str(world.root / "envbuild.toml"))
+    assert call("resolve", world.spec("tool=1"), "--timeout", "5").code == 4
+
+
 def test_options_reach_the_build(world: World, call: Call) -> None:
     spec = world.spec("newer")
     assert call("resolve", spec).code == 5

@@ -138,6 +138,10 @@ def test_the_login_of_every_host_is_for_none(home: Path) -> None:
         (["*.0.0.1"], "http://127.0.0.1/c", None),
         (["127.0.0.1"], "http://127.0.0.1:8080/c", "127.0.0.1"),
         (["127.0.0.1"], "file:///127.0.0.1/c", None),
+        (["a.example.com", "a.example.com:8443"], "https://a.example.com:8443/c", "a.example.com:8443"),
+        (["a.example.com:8443"], "https://a.example.com/c", None),
+        (["a.example.com:8443"], "https://a.example.com:8444/c", None),
+        (["a-example.com", "A.example.com", "a.example.com."], "https://a.example.com/c", None),
     ],
 )
 def test_which_host_a_login_is_for(
