@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
