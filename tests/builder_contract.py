@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import pytest
 
-from engine_bases import small_system
+from engine_bases import small_system, tar_of
 from envbuild.build.base import decompressed
 from envbuild.config import Config
 from envbuild.digest import Descriptor
@@ -30,7 +30,9 @@ from envbuild.oci.manifest import OCI_CONFIG, Manifest, encode
 from envbuild.oci.registry import publish
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import ResolvedImage, Resolver, Source
+from envbuild.trust import Rule, Trust, check_rule
 from parts.docker_engine import DockerEngine
+from test_admission import OURS, pem, public
 from tiny import World, make_base_of
 
 
@@ -225,6 +227,34 @@ class BuilderContract:
         image = machine.resolve(spec)
         assert text_of(image, "opt/after") == "before\nby the script\n"
         assert config_of(image)["config"]["User"] == "0"
+
+    def test_planted_steps_are_run_again_where_signatures_are_asked_for(self, machine: Machine) -> None:
+        spec, key = machine.world.root / "envbuild.yaml", machine.world.root / "ours.pem"
+        key.write_bytes(pem(OURS))
+        text = (
+            f"base: {machine.config.base}\nconda:\n  channels: [tiny]\n  dependencies: [tool]\n"
+            "steps: |\n  USER 0\n  RUN echo ran > /ran\n"
+        )
+        spec.write_text(text)
+        strict = replace(machine.config, trust=Trust(Rule(True, (public(OURS),)), sign_key=str(key)))
+        layout, evil = machine.world.layout(), b"evil"
+        machine.resolve(spec)
+        (tag,) = (tag for tag in layout.tags() if tag.name.startswith("s1-"))
+        good = layout.get_manifest(tag)
+        assert isinstance(good, Manifest)
+        planted = layout.get_manifest(make_base_of(layout.repository, "evil", tar_of({"ran": evil})))
+        assert isinstance(planted, Manifest)
+        layout.put_manifest(Manifest.build(planted.config, planted.layers, good.annotations), tag)
+        spec.write_text(f"{text}variables: {{A: '1'}}\n")
+        assert text_of(machine.resolve(spec, machine.other()), "ran") == "evil", "this test can fail"
+        spec.write_text(f"{text}variables: {{B: '1'}}\n")
+        image = machine.resolve(spec, strict)
+        assert text_of(image, "ran") == "ran\n"
+        check_rule(layout, layout.get_manifest(tag), strict.trust.default if strict.trust else Rule())
+        spec.write_text(f"{text}variables: {{C: '1'}}\n")
+        again = replace(strict, cache_dir=machine.world.root / "again", docker_host="unix:///nowhere")
+        if machine.config.builder == "layers":
+            assert text_of(machine.resolve(spec, again), "ran") == "ran\n", "signed, so it is not run again"
 
     def test_nothing_but_variables(self, machine: Machine) -> None:
         image = machine.resolve(machine.world.spec(variables={"ONLY": "this"}))
