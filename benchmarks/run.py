@@ -25,6 +25,7 @@ def main() -> None:
     import pulls
     import rebases
     import registry
+    import strict
 
     groups = {
         "keys": keys.run,
@@ -34,6 +35,7 @@ def main() -> None:
         "pulls": pulls.run,
         "big": big.run,
         "rebases": rebases.run,
+        "strict": strict.run,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="how often each case is run (3)")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from envbuild.build.assemble import Assembled, Layer
     from envbuild.build.compose import Composer, Composition
     from envbuild.build.job import Job
+    from envbuild.build.known import SharedLayers
     from envbuild.build.place import Node
     from envbuild.build.wheels import Wheels
     from envbuild.conda.solve import Solution
@@ -377,14 +378,12 @@ class LayersBuilder:
             self.progress(Event("layer", path, "output", text=text))
         return Variables({**environment, **activation.variables, **variables}, start)
 
-    def _composer(self, job: Job, solution: Solution, upload: Upload) -> Composer:
-        from envbuild.build.compose import Composer
+    def _shared(self, job: Job, *, refuses_dangling: bool = False) -> SharedLayers:
+        """The layers beside the repositories."""
         from envbuild.build.known import SharedLayers
-        from envbuild.build.linking import link_target
-        from envbuild.conda.layer import Compression
 
         config = self.config
-        shared = SharedLayers(
+        return SharedLayers(
             self.registries,
             Admission(config, self.progress, self.index),
             config.workspace,
@@ -392,8 +391,16 @@ class LayersBuilder:
             config.jobs,
             job.deadline,
             self.progress,
-            upload.refuses_dangling(self.index),
+            refuses_dangling,
         )
+
+    def _composer(self, job: Job, solution: Solution, upload: Upload) -> Composer:
+        from envbuild.build.compose import Composer
+        from envbuild.build.linking import link_target
+        from envbuild.conda.layer import Compression
+
+        config = self.config
+        shared = self._shared(job, refuses_dangling=upload.refuses_dangling(self.index))
         return Composer(
             upload,
             self.index,

@@ -119,7 +119,7 @@ class Previewer(LayersBuilder):
         )
 
     def _layers(self, job: Job, base: BaseImage, solution: Solution) -> tuple[PlannedLayer, ...]:
-        units, known = self._known(plan(solution.lock, self._budget(job, base)), solution, pyc=job.spec.pyc)
+        units, known = self._known(plan(solution.lock, self._budget(job, base)), solution, job)
         places = in_parallel(self.config.jobs, lambda unit: self._place(job, known.get(unit)), units)
         return tuple(
             PlannedLayer(unit.title, unit.size, place) for unit, place in zip(units, places, strict=True)
@@ -133,17 +133,17 @@ class Previewer(LayersBuilder):
         return max(1, self.config.max_layers - len(base.manifest.layers) - 1)
 
     def _known(
-        self, units: tuple[Unit, ...], solution: Solution, *, pyc: bool
+        self, units: tuple[Unit, ...], solution: Solution, job: Job
     ) -> tuple[tuple[Unit, ...], dict[Unit, LayerEntry]]:
         """The units, joined as far as known layers say that they must be, and what is known of them."""
         from envbuild.build.linking import link_target
         from envbuild.conda.layer import Compression, PathHashes, layer_key
 
-        target = link_target(PREFIX, solution.lock, self.config, solution.urls, pyc=pyc)
-        compression = Compression.of(self.config.compression)
+        target = link_target(PREFIX, solution.lock, self.config, solution.urls, pyc=job.spec.pyc)
+        compression, shared = Compression.of(self.config.compression), self._shared(job)
         while True:
             keys = {unit: unit.key(lambda record: layer_key(record, target, compression)) for unit in units}
-            entries = self.index.layers(keys.values())
+            entries = shared.held(self.index, keys.values())
             known = {unit: entries[key] for unit, key in keys.items() if key in entries}
             together = conflicts({unit: PathHashes(each.files, each.folders) for unit, each in known.items()})
             if not together:
