@@ -112,7 +112,10 @@ class LayersBuilder:
                 )
 
     def _build(self, job: Job, upload: Upload, started: dt.datetime) -> Built:
-        target, base = upload.target, self._with_steps(job, upload)
+        target, trust = upload.target, self.config.trust
+        if trust is not None and trust.sign_key is not None:  # fails at once, and its library takes a while
+            upload.later(partial(self._read_key, trust.sign_key))
+        base = self._with_steps(job, upload)
         above = upload.later(partial(self._folder_above, base, job))
         if job.locked is None:
             above.result()  # the same reading tells the glibc that the solve asks for
@@ -204,6 +207,11 @@ class LayersBuilder:
         if job.base.digest is not None:
             annotations[BASE_DIGEST_ANNOTATION] = str(job.base.digest)
         return annotations
+
+    def _read_key(self, sign_key: str) -> None:
+        from envbuild.trust.cosign import public_half
+
+        public_half(sign_key)
 
     @property
     def _signs(self) -> bool:
