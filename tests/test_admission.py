@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -789,6 +790,22 @@ def _signature_of(registry: LayoutRegistry, image: Manifest | ImageIndex) -> Dig
     found = registry.get_manifest(signature_tag(image.descriptor.digest))
     assert isinstance(found, Manifest)
     return found.layers[0].digest
+
+
+# What the documentation says
+
+
+def test_each_nothing_of_the_documentation_names_tests_that_there_are() -> None:
+    tests = Path(__file__).parent
+    there = "\n".join(path.read_text() for path in tests.rglob("*.py"))
+    text = (tests.parent / "docs/trust.md").read_text()
+    rows = text.partition("| who | open mode | strict mode |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(rows) == 8
+    for row in rows:
+        for cell in row.split("|")[2:4]:
+            named = re.findall(r"`(test_\w+)…?`", cell)
+            assert named or "nothing" not in cell, cell
+            assert all(f"def {name}" in there for name in named), cell
 
 
 # What it costs
