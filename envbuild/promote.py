@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _HEX: Final = re.compile("[0-9a-f]{64}")
 _DEPTH: Final = 3
+_MAX_CONFIG: Final = 8 << 20
 """How far referrers of referrers are followed, as a signature of an SBOM of an image."""
 
 
@@ -124,6 +125,8 @@ class Promotion:
         return manifest
 
     def _platform(self, manifest: Manifest) -> tuple[str | None, str | None]:
+        if manifest.config.size > _MAX_CONFIG:
+            raise IntegrityError(f"the config {manifest.config.digest} has {manifest.config.size} bytes")
         with self.source.by(self.deadline).open_blob(manifest.config) as stream:
             content = stream.read()
         try:

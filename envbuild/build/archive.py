@@ -12,13 +12,14 @@ import json
 import posixpath
 import tarfile
 import tempfile
-import zlib
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from envbuild.build.base import LAYER_BOUNDS
 from envbuild.digest import CHUNK, Digest, VerifyingReader
 from envbuild.errors import BuildError, BuildLimit, IntegrityError
+from envbuild.inflate import Codec, Inflated, codec_of
 from envbuild.spec.steps import CONTEXT_FOLDER
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 DOCKERFILE: Final = ".envbuild.Dockerfile"
 """The Dockerfile's name beside the folder of the context."""
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BLOCK = tarfile.BLOCKSIZE
 _SMALL: Final = 1 << 20
 """Known layers up to this size are kept: a step that changes nothing makes the same empty layer again."""
@@ -143,9 +143,11 @@ def _layer_member(layer: Descriptor, open_blob: Callable[[Descriptor], IO[bytes]
             yield from _padded(blob, layer.size)
             return
         with tempfile.TemporaryFile(prefix="envbuild-") as plain:  # engines before 23 cannot read zstd
-            import zstandard
-
-            zstandard.ZstdDecompressor().copy_stream(io.BufferedReader(blob), plain)
+            packed = io.BufferedReader(blob)
+            for chunk in Inflated(packed, Codec.ZSTD, LAYER_BOUNDS, f"layer {layer.digest}"):
+                plain.write(chunk)
+            while packed.read(CHUNK):  # to its end, where it is verified
+                pass
             size = plain.tell()
             plain.seek(0)
             yield _header(_layer_name(layer), size)
@@ -331,22 +333,9 @@ class _Spool:
     def _inflate(self, spooled: _Spooled) -> _Spooled:
         """The containerd store saves layers compressed."""
         with spooled.path.open("rb") as packed:
-            magic = packed.read(4)
+            codec = codec_of(packed.read(8))
+            if codec not in {Codec.GZIP, Codec.ZSTD}:
+                return spooled
             packed.seek(0)
-            if magic.startswith(_GZIP):
-                import gzip
-
-                with gzip.open(packed) as plain:
-                    return self._checked(plain, spooled)
-            if magic == _ZSTD:
-                import zstandard
-
-                with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as plain:
-                    return self._checked(plain, spooled)
-        return spooled
-
-    def _checked(self, plain: Any, spooled: _Spooled) -> _Spooled:
-        try:
+            plain = Inflated(packed, codec, LAYER_BOUNDS, f"the engine's layer {spooled.digest}")
             return self._write(plain)
-        except (OSError, EOFError, zlib.error) as error:
-            raise IntegrityError(f"the engine's layer {spooled.digest} cannot be unpacked: {error}") from None

@@ -30,7 +30,7 @@ from envbuild.oci.stream import BlobSource, BlobStream
 from envbuild.oci.transport import name_of, retrying
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from envbuild.deadline import Deadline
     from envbuild.digest import Descriptor, Digest
@@ -42,9 +42,14 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 1000
 _MAX_PAGES: Final = 10_000
+_MAX_IDLE: Final = 16
+"""So many pages in a row may list nothing that is new."""
+_MAX_TAGS: Final = 2_000_000
+_MAX_REFERRERS: Final = 10_000
 _SMALL: Final = 1 << 20
 """Bytes of a blob that is read whole before it is given out."""
 _Result = TypeVar("_Result")
+_Thing = TypeVar("_Thing", bound="Hashable")
 
 
 class _Received(VerifyingReader):
@@ -57,6 +62,39 @@ class _Received(VerifyingReader):
         except IntegrityError as error:
             error.retryable = True
             raise
+
+
+class _Pages:
+    """A list on several pages, which must come to an end."""
+
+    def __init__(self, what: str, most: int) -> None:
+        self._what, self._most = what, most
+        self._things: set[Hashable] = set()
+        self._addresses: set[str] = set()
+        self._idle = self._count = 0
+
+    def new(self, listed: Iterable[_Thing], following: str | None) -> list[_Thing]:
+        """What a page lists and none before it did.
+
+        Args:
+            listed: What stands on the page.
+            following: The address of the next page, or None.
+
+        Raises:
+            IntegrityError: The list does not end: a page comes again, or too many list nothing that is new.
+        """
+        found = [each for each in dict.fromkeys(listed) if each not in self._things]
+        self._things.update(found)
+        self._idle = 0 if found else self._idle + 1
+        self._count += 1
+        again = following in self._addresses
+        if following is not None:
+            self._addresses.add(following)
+        if again or self._idle > _MAX_IDLE or self._count > _MAX_PAGES:
+            raise IntegrityError(f"{self._what} are listed on pages without end")
+        if len(self._things) > self._most:
+            raise IntegrityError(f"{self._what} are more than {self._most}")
+        return found
 
 
 class ServerRegistry:
@@ -130,14 +168,13 @@ class ServerRegistry:
 
     def tags(self) -> Iterator[Tag]:
         """Every tag but those that stand in for the referrers API (``sha256-<hex>``)."""
-        url = self._host.at(self._host.container.tags_url(_PAGE))
-        for _ in range(_MAX_PAGES):
+        url: str | None = self._host.at(self._host.container.tags_url(_PAGE))
+        pages = _Pages(f"the tags of {self._repository}", _MAX_TAGS)
+        while url is not None:
             names, following = self._page(url)
-            yield from (name for name in names if not is_fallback_tag(name))
-            if following is None:
-                return
+            new = pages.new(names, following)
+            yield from (name for name in new if not is_fallback_tag(name))
             url = following
-        raise IntegrityError(f"{self._repository} lists its tags on more than {_MAX_PAGES} pages")
 
     def _page(self, url: str) -> tuple[list[Tag], str | None]:
         what = f"the tags of {self._repository}"
@@ -145,21 +182,21 @@ class ServerRegistry:
 
     def referrers(self, subject: Digest) -> tuple[Descriptor, ...] | None:
         """What the referrers API lists for a manifest; None where there is no such API."""
-        url = f"{self._host.base_url}/v2/{self._repository.path}/referrers/{subject}"
         what = f"the referrers of {self._repository}@{subject}"
         found: dict[Digest, Descriptor] = {}
-        for _ in range(_MAX_PAGES):
+        pages = _Pages(what, _MAX_REFERRERS)
+        following: str | None = f"{self._host.base_url}/v2/{self._repository.path}/referrers/{subject}"
+        while following is not None:
             listed, following = self._retrying(
-                lambda host, url=url: referrers_page(host, url, what),  # type: ignore[misc]
+                lambda host, url=following: referrers_page(host, url, what),  # type: ignore[misc]
                 f"listing {what}",
             )
             if listed is None:
                 return None
-            found |= {each.digest: each for each in listed}
-            if following is None:
-                return tuple(found.values())
-            url = following
-        raise IntegrityError(f"{what} are listed on more than {_MAX_PAGES} pages")
+            named = {each.digest: each for each in listed}
+            pages.new(named, following)
+            found |= named
+        return tuple(found.values())
 
     # Blobs
 

@@ -21,15 +21,16 @@ from typing import IO, TYPE_CHECKING, Final, Self
 
 from envbuild.conda.tar import parents, safe_path
 from envbuild.errors import BuildError, IntegrityError
+from envbuild.inflate import open_zip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
     from email.message import Message
 
     from envbuild.lock import PipDistribution
 
 CHUNK: Final = 1 << 20
-_MAX_MEMBERS: Final = 500_000
+_MAX_MEMBERS: Final = 200_000
 _MAX_META: Final = 64 << 20
 _FREE: Final = 256 << 20
 _MOST_TIMES: Final = 100
@@ -82,7 +83,7 @@ class WheelArchive:
         """
         what = distribution.file_name
         try:
-            archive = zipfile.ZipFile(source)
+            archive = open_zip(source, _MAX_MEMBERS, what)
         except _DAMAGED as error:
             raise IntegrityError(f"{what} is not a wheel: {error}") from None
         members = _members(archive, what)
@@ -90,7 +91,7 @@ class WheelArchive:
         if f"{info}/RECORD" not in members:
             raise IntegrityError(f"{what} has no {info}/RECORD")
         wheel = cls(what, archive, members, {}, info)
-        records = _parse_record(wheel.text("RECORD"), what)
+        records = _parse_record(wheel.text("RECORD"), members, what)
         wheel = cls(what, archive, members, records, info)
         wheel.check_listed()
         _check_metadata(wheel, distribution)
@@ -178,8 +179,6 @@ def _members(archive: zipfile.ZipFile, what: str) -> dict[str, zipfile.ZipInfo]:
     """The files by path, after every check that needs no content."""
     found: dict[str, zipfile.ZipInfo] = {}
     infos = archive.infolist()
-    if len(infos) > _MAX_MEMBERS:
-        raise IntegrityError(f"{what} has {len(infos)} members, at most {_MAX_MEMBERS} are read")
     for member in infos:
         _check_member(member, what)
         if member.is_dir():
@@ -191,7 +190,7 @@ def _members(archive: zipfile.ZipFile, what: str) -> dict[str, zipfile.ZipInfo]:
         for folder in parents(path):
             if folder in found:
                 raise IntegrityError(f"{what} has {folder!r} both as a file and as a folder")
-    _check_places(infos, what)
+    _check_places(infos, archive.start_dir, what)
     return found
 
 
@@ -210,13 +209,23 @@ def _check_member(member: zipfile.ZipInfo, what: str) -> None:
         raise IntegrityError(f"{what} has an encrypted {path!r}")
 
 
-def _check_places(infos: list[zipfile.ZipInfo], what: str) -> None:
-    """Refuse members that share bytes, and more content than the format's compressors give on real files."""
+def _check_places(infos: list[zipfile.ZipInfo], directory: int, what: str) -> None:
+    """Refuse members that share bytes, and more content than the format's compressors give on real files.
+
+    Args:
+        infos: The members.
+        directory: Where the archive's directory starts: no member reaches it.
+        what: The wheel, for messages.
+    """
     end = 0
     for member in sorted(infos, key=lambda info: info.header_offset):
         if member.header_offset < end:
             raise IntegrityError(f"{what} has members that lie over each other ({member.filename!r})")
         end = member.header_offset + _LOCAL_HEADER + len(member.orig_filename) + member.compress_size
+    if end > directory:
+        raise IntegrityError(
+            f"{what} has members that lie over its directory, or claim more bytes than it has"
+        )
     packed = sum(member.compress_size for member in infos)
     unpacked = sum(member.file_size for member in infos)
     if unpacked > _FREE + _MOST_TIMES * packed:
@@ -231,17 +240,20 @@ def _info_folder(members: dict[str, zipfile.ZipInfo], what: str) -> str:
     return found[0]
 
 
-def _parse_record(text: str, what: str) -> dict[str, Recorded]:
+def _parse_record(text: str, members: Container[str], what: str) -> dict[str, Recorded]:
+    """What RECORD says of the wheel's files; of others it says something in vain."""
     records: dict[str, Recorded] = {}
     try:
-        for row in csv.reader(io.StringIO(text, newline="")):
+        for count, row in enumerate(csv.reader(io.StringIO(text, newline=""))):
+            if count > 2 * _MAX_MEMBERS:
+                raise IntegrityError(f"{what} has a RECORD of more than {2 * _MAX_MEMBERS} lines")
             if len(row) != 3:
                 if row:
                     raise IntegrityError(f"{what} has a line of {len(row)} fields in RECORD, expected 3")
                 continue
             path, hashed, size = row
             algorithm, _, digest = hashed.partition("=")
-            if algorithm in _DIGITS:
+            if algorithm in _DIGITS and path in members:
                 records[path] = Recorded(algorithm, digest.rstrip("="), int(size) if size else None)
     except (csv.Error, ValueError) as error:
         raise IntegrityError(f"{what} has a RECORD that cannot be read: {error}") from None

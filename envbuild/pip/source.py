@@ -10,7 +10,6 @@ import io
 import posixpath
 import re
 import stat
-import tarfile
 import tomllib
 import zipfile
 import zlib
@@ -18,10 +17,12 @@ from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from envbuild.conda.tar import safe_path
+from envbuild.conda.tar import Kind, TarReader, safe_path
 from envbuild.conda.variables import holds_variables
+from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
 from envbuild.errors import BuildError, IntegrityError
+from envbuild.inflate import Bounds, Codec, Inflated, codec_of, open_zip
 from envbuild.lock import PipDistribution
 from envbuild.pip.fetch import fetch_wheel
 from envbuild.spec.context import ContextFile
@@ -41,10 +42,11 @@ _FRAGMENT: Final = re.compile(r"(?:^|&)sha256=([0-9a-f]{64})(?:&|\Z)")
 _LEGACY: Final = ("setuptools>=40.8.0", "wheel")
 """What a project without a build system in ``pyproject.toml`` is built with (PEP 517)."""
 
-_MAX_BYTES: Final = 1 << 30
+_BOUNDS: Final = Bounds(free=64 << 20, ratio=100, most=1 << 30)
+"""What a source archive may unpack to: it is held in memory. Sources shrink to a third or a tenth."""
+_MAX_ARCHIVE: Final = 1 << 30
 _MAX_FILES: Final = 200_000
 _DAMAGED: Final = (
-    tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
@@ -127,8 +129,12 @@ class ProjectSource:
         else:
             name = unquote(_path(requirement.url or "").rpartition("/")[2])
             with _fetch(requirement, name, fetch_url, deadline) as stream:
-                content = stream.read()
-        return cls(requirement.name or name, unpacked(content, name))
+                content = stream.read(_MAX_ARCHIVE + 1)
+                if len(content) > _MAX_ARCHIVE:
+                    raise IntegrityError(
+                        f"{name} has more than {_MAX_ARCHIVE} bytes, which no source archive has"
+                    )
+        return cls(requirement.name or name, unpacked(content, name, deadline))
 
     @property
     def identity(self) -> list[dict[str, Any]]:
@@ -180,7 +186,7 @@ def build_section(section: PipSection, source: ProjectSource, requirement: PipRe
     )
 
 
-def unpacked(content: bytes, name: str) -> tuple[ContextFile, ...]:
+def unpacked(content: bytes, name: str, deadline: Deadline = NO_DEADLINE) -> tuple[ContextFile, ...]:
     """The files of a source archive, without the folder that all of them are in; sorted by path.
 
     Raises:
@@ -189,13 +195,9 @@ def unpacked(content: bytes, name: str) -> tuple[ContextFile, ...]:
     """
     try:
         if zipfile.is_zipfile(io.BytesIO(content)):
-            found = list(_limited(_zipped(content, name), name))
+            found = list(_limited(_zipped(content, name, deadline), name))
         else:
-            found = list(_limited(_tarred(content, name), name))
-    except tarfile.ReadError:
-        raise BuildError(
-            f"{name} is no archive that can be read", hint="name a source archive: .tar.gz or .zip"
-        ) from None
+            found = list(_limited(_tarred(content, name, deadline), name))
     except _DAMAGED as error:
         raise IntegrityError(f"{name} is damaged: {error}") from None
     tops = {file.path.partition("/")[0] for file in found}
@@ -208,41 +210,53 @@ def _limited(files: Iterable[ContextFile], name: str) -> Iterator[ContextFile]:
     size = 0
     for count, file in enumerate(files):
         size += file.size
-        if size > _MAX_BYTES or count >= _MAX_FILES:
-            raise IntegrityError(f"{name} holds more than {_MAX_FILES} files or {_MAX_BYTES} bytes")
+        if size > _BOUNDS.most or count >= _MAX_FILES:
+            raise IntegrityError(f"{name} holds more than {_MAX_FILES} files or {_BOUNDS.most} bytes")
         yield file
 
 
-def _zipped(content: bytes, name: str) -> Iterator[ContextFile]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+def _zipped(content: bytes, name: str, deadline: Deadline) -> Iterator[ContextFile]:
+    with open_zip(io.BytesIO(content), _MAX_FILES, name) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size > (limit := _BOUNDS.allowed(len(content))):
+            raise IntegrityError(f"{name} unpacks to {size} bytes, at most {limit} are expected of its size")
         for member in archive.infolist():
             if member.is_dir():
                 continue
-            if member.file_size > _MAX_BYTES:
-                raise IntegrityError(f"{name} has a file of {member.file_size} bytes")
+            deadline.check(f"unpacking {name}")
             runs = bool(stat.S_IMODE(member.external_attr >> 16) & 0o100)
             yield ContextFile.of(safe_path(member.filename, name), archive.read(member), executable=runs)
 
 
-def _tarred(content: bytes, name: str) -> Iterator[ContextFile]:
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        for member in archive:
-            if member.isdir():
-                continue
-            path = safe_path(member.name, name)
-            if member.size > _MAX_BYTES:
-                raise IntegrityError(f"{name} has a file of {member.size} bytes")
-            if member.issym():
-                target = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
-                if member.linkname.startswith("/") or target.startswith("../"):
-                    raise IntegrityError(f"{name} has the link {path!r}, which points out of it")
-                yield ContextFile(path, executable=False, content=None, target=member.linkname)
-            elif member.isreg() or member.islnk():
-                stream = archive.extractfile(member)
-                runs = bool(member.mode & 0o100)
-                yield ContextFile.of(path, stream.read() if stream else b"", executable=runs)
-            else:
-                raise IntegrityError(f"{name} has {path!r}, which is no file, folder or link")
+def _tarred(content: bytes, name: str, deadline: Deadline) -> Iterator[ContextFile]:
+    codec = codec_of(content)
+    if codec is Codec.PLAIN and content[257:262] != b"ustar":
+        raise BuildError(
+            f"{name} is no archive that can be read", hint="name a source archive: .tar.gz or .zip"
+        )
+    made: dict[str, ContextFile] = {}
+    for member in TarReader(Inflated(io.BytesIO(content), codec, _BOUNDS, name, deadline), name):
+        path = member.path
+        if member.kind is Kind.DIRECTORY:
+            continue
+        if member.kind is Kind.SYMLINK:
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.target))
+            if member.target.startswith("/") or target.startswith("../"):
+                raise IntegrityError(f"{name} has the link {path!r}, which points out of it")
+            file = ContextFile(path, executable=False, content=None, target=member.target)
+        else:
+            data = member.read() if member.kind is Kind.FILE else _linked(made, member.target, name)
+            file = ContextFile.of(path, data, executable=bool(member.mode & 0o100))
+        made[path] = file
+        yield file
+
+
+def _linked(made: dict[str, ContextFile], target: str, name: str) -> bytes:
+    """The content of the file, before it, that a hard link names."""
+    found = made.get(safe_path(target, name))
+    if found is None or found.content is None:
+        raise IntegrityError(f"{name} has a hard link to {target!r}, which is no file before it")
+    return found.content
 
 
 def _fetch(

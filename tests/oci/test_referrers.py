@@ -216,6 +216,46 @@ def two_pages(call: Call, api: Api) -> None:
     call.answer(200, api.index([entry]), {"Content-Type": OCI_INDEX, **link})
 
 
+def circle(call: Call, api: Api) -> None:
+    here = call.path.rpartition("page=")[2]
+    entry = Descriptor.of(here.encode(), SUBJECT.media_type).to_json()
+    link = f"<{urlsplit(call.path).path}?page={'b' if here == 'a' else 'a'}>; rel=next"
+    call.answer(200, api.index([entry]), {"Content-Type": OCI_INDEX, "Link": link})
+
+
+def always_one_more(call: Call, api: Api, entries: int) -> None:
+    page = int(call.path.rpartition("page=")[2] or 0) if "page=" in call.path else 0
+    listed = [
+        Descriptor.of(f"{page} {number}".encode(), SUBJECT.media_type).to_json() for number in range(entries)
+    ]
+    link = f"<{urlsplit(call.path).path}?page={page + 1}>; rel=next"
+    call.answer(200, api.index(listed), {"Content-Type": OCI_INDEX, "Link": link})
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "most"),
+    [
+        (circle, "on pages without end", 5),
+        (lambda call, api: always_one_more(call, api, 0), "on pages without end", 20),
+        (lambda call, api: always_one_more(call, api, 3000), "more than 10000", 5),
+    ],
+    ids=["a circle", "empty pages", "long pages"],
+)
+def test_pages_without_end_are_refused(answer: Callable[[Call, Api], None], message: str, most: int) -> None:
+    asked: list[str] = []
+
+    def counted(call: Call, api: Api) -> None:
+        asked.append(call.path)
+        answer(call, api)
+
+    with serving(Api(counted)) as server:
+        registry = RemoteRegistry(Repository.parse(f"{server.host}/envs"), settings=QUICK)
+        with pytest.raises(IntegrityError, match=message):
+            registry.referrers(SUBJECT.digest)
+        registry.close()
+    assert len(asked) <= most
+
+
 def test_pages_are_followed() -> None:
     with serving(Api(two_pages)) as server:
         registry = RemoteRegistry(Repository.parse(f"{server.host}/envs"), settings=QUICK)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import struct
@@ -18,6 +20,7 @@ import pytest
 import zstandard
 
 from conda_packages import Entry, Package
+from envbuild.build.archive import image_chunks
 from envbuild.build.base import BaseImage, glibc_version
 from envbuild.build.place import folder_above
 from envbuild.conda.layer import Compression, make_layer
@@ -30,7 +33,10 @@ from envbuild.digest import Descriptor, Digest
 from envbuild.errors import BuildError, DeadlineExceeded, IntegrityError
 from envbuild.index import Index
 from envbuild.inflate import Bounds, Codec, Inflated
+from envbuild.lock import PipDistribution
 from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Manifest, encode
+from envbuild.pip.archive import WheelArchive
+from envbuild.pip.source import unpacked
 
 MIB = 1 << 20
 NO_BOUNDS = Bounds(1 << 40, 0, 1 << 40)
@@ -324,3 +330,88 @@ def test_the_deadline_is_seen_while_a_prefix_is_replaced() -> None:
     with pytest.raises(DeadlineExceeded):
         list(relocate(bytes(64 * MIB), FileMode.TEXT, "/p", "/q", deadline=Deadline.after(0)).chunks())
     assert time.monotonic() - began < 1
+
+
+def wheel_of(entries: dict[str, bytes], record: str | None = None) -> bytes:
+    """A wheel, or what looks like one."""
+    files = {
+        **entries,
+        "p-1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: p\nVersion: 1\n",
+        "p-1.dist-info/WHEEL": b"Wheel-Version: 1.0\n",
+    }
+    lines = []
+    for path, content in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+        lines.append(f"{path},sha256={digest},{len(content)}")
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+        archive.writestr("p-1.dist-info/RECORD", "\n".join(lines) + (record or ""))
+    return out.getvalue()
+
+
+def open_wheel(content: bytes) -> WheelArchive:
+    url = "https://index.invalid/p-1-py3-none-any.whl"
+    distribution = PipDistribution("p", "1", url, Digest.of(content), len(content), "p-1-py3-none-any.whl")
+    return WheelArchive.open(io.BytesIO(content), distribution)
+
+
+def test_the_zip_directory_of_a_wheel_is_not_made_into_objects_first() -> None:
+    entry = b"PK\x01\x02" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a"
+    many = entry * 300_000
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(many), 0, 0)
+    with costs(5, 64), pytest.raises(IntegrityError, match="zip directory of more than 200000 members"):
+        open_wheel(many + end)
+
+
+def test_lines_of_record_beyond_the_wheels_files_are_not_kept() -> None:
+    lines = "".join(f"\nx{number},sha256=a,1" for number in range(100_000))
+    assert open_wheel(wheel_of({"p.py": b"1"}, lines)).records.keys() == {
+        "p.py",
+        "p-1.dist-info/METADATA",
+        "p-1.dist-info/WHEEL",
+    }
+    with costs(10), pytest.raises(IntegrityError, match="a RECORD of more than 400000 lines"):
+        open_wheel(wheel_of({"p.py": b"1"}, "\nx,," * 500_000))
+
+
+def test_a_member_of_a_wheel_does_not_claim_more_bytes_than_there_are() -> None:
+    content = bytearray(wheel_of({}))
+    at = content.rfind(b"PK\x01\x02")
+    struct.pack_into("<I", content, at + 20, 1 << 30)
+    with pytest.raises(IntegrityError, match="claim more bytes than it has"):
+        open_wheel(bytes(content))
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "zip"])
+def test_a_source_archive_unpacks_to_no_more_than_sources_do(kind: str) -> None:
+    import bz2
+    import gzip
+    import lzma
+
+    zeros = bytes(256 * MIB)
+    out = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.writestr("p/zeros", zeros)
+    else:
+        header = write_header("p/zeros", Kind.FILE, mode=0o644, mtime=0, size=len(zeros))
+        pack = {"gz": lambda data: gzip.compress(data, 1), "xz": lambda data: lzma.compress(data, preset=0)}
+        out.write(pack.get(kind, bz2.compress)(header + zeros))
+    del zeros
+    with costs(10), pytest.raises(IntegrityError, match="unpacks to"):
+        unpacked(out.getvalue(), f"p.{kind}")
+
+
+def test_extended_headers_of_a_source_archive_are_not_nested_calls() -> None:
+    content = extended(b"10 path=a\n") * 3000 + FILE + bytes(1024)
+    (file,) = unpacked(content, "p.tar")
+    assert file.path == "a"
+
+
+def test_an_engine_is_not_sent_more_than_a_layer_may_hold(tmp_path: Path) -> None:
+    base = base_of(repeated(bytes(MIB), 1500), OCI_LAYER_ZSTD)
+    with costs(20), pytest.raises(IntegrityError, match="unpacks to more than"):
+        for _ in image_chunks(b"{}", base.manifest.layers, base.open_layer, "name:tag"):
+            pass
