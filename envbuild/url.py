@@ -62,9 +62,9 @@ class Url:
     scheme: str
     host: str
     port: int | None = None
-    path: str = ""
-    query: str | None = None
-    fragment: str | None = None
+    path: str = field(default="", repr=False)
+    query: str | None = field(default=None, repr=False)
+    fragment: str | None = field(default=None, repr=False)
     userinfo: str | None = field(default=None, repr=False)
 
     @classmethod

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import envbuild
 from envbuild.config import Config
+from envbuild.url import Url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +118,12 @@ def test_the_harness_sees_what_is_shown() -> None:
 
     assert "S3cretCanary" in shown(Open, ("url", "header"), "url")
     assert "S3cretCanary" not in shown(Open, ("url", "header"), "header")
+
+
+def test_a_url_shows_its_server_alone() -> None:
+    """A token may stand in the path, and a signature in the query."""
+    url = Url.parse(f"{CANARY}?signature=S3cretCanary#S3cretCanary")
+    assert repr(url) == "Url(scheme='https', host='host.example.com', port=None)"
 
 
 def test_settings_show_no_login() -> None:
