@@ -84,6 +84,8 @@ class Url:
         if found := _HIDDEN.search(text):
             what = "a space" if found[0] == " " else f"the character U+{ord(found[0]):04X}"
             raise UrlError(f"it holds {what}; write it as %XX, and a host in its ASCII form")
+        if "\\" in text:
+            raise UrlError("it holds a backslash, which some readers take for '/'; write it as %5C")
         scheme, separator, rest = text.partition("://")
         if not separator or not _SCHEME.fullmatch(scheme):
             raise UrlError("it does not begin as https://")

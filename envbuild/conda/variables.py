@@ -17,6 +17,7 @@ from envbuild.url import Url, read_url
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LONE_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -39,7 +40,7 @@ def fill_variables(url: str, allowed: Mapping[str, tuple[str, ...]]) -> str:
     """
     if not holds_variables(url):
         return url
-    server = Url.parse(url, template=True)
+    server = Url.parse(url, None, template=True)
     place = server.netloc if server.scheme == "https" else f"{server.scheme}://{server.netloc}"
 
     def value(found: re.Match[str]) -> str:
@@ -56,6 +57,6 @@ def fill_variables(url: str, allowed: Mapping[str, tuple[str, ...]]) -> str:
                 hint=f"set {name} where envbuild runs",
             )
         # A value may be encoded already; as it is, it could end the credentials and begin a host.
-        return quote(text, safe="%:!$&'()*+,;=")
+        return _LONE_PERCENT.sub("%25", quote(text, safe="%:!$&'()*+,;="))
 
     return _VARIABLE.sub(value, url)

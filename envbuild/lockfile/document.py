@@ -21,7 +21,9 @@ from envbuild.lockfile.form import read_form
 from envbuild.lockfile.place import AGAIN, Node, line_and_column
 from envbuild.lockkey import lock_key
 from envbuild.platform import Platform
+from envbuild.spec.channel import redact
 from envbuild.spec.files import read_file
+from envbuild.url import FETCHED, Url, UrlError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,7 +42,6 @@ _END: Final = b"\n}\n"
 _SEAL_DOMAIN: Final = b"envbuild/lockfile/v1\x00"
 _HEX: Final = re.compile("[0-9a-f]{64}")
 _BUILT_FROM: Final = re.compile("folder|[0-9a-f]{64}")
-_URL: Final = re.compile(r"(?:https?|file):/[!-~]+")
 _MD5: Final = re.compile("[0-9a-f]{32}")
 
 
@@ -347,7 +348,7 @@ def read_package(node: Node) -> PackageRecord:
         build=node.get("build").text(FORMS["build"]),
         build_number=node.get("build_number").number(),
         subdir=node.get("subdir").text(FORMS["subdir"]),
-        url=node.get("url").text(_URL),
+        url=_url(node.get("url")),
         sha256=_digest(node.get("sha256"), node.get("sha256").text(None)),
         size=node.optional("size", Node.number),
         md5=node.optional("md5", lambda md5: md5.text(_MD5)),
@@ -388,14 +389,31 @@ def read_distribution(node: Node) -> PipDistribution:
     return PipDistribution(
         name=node.get("name").text(),
         version=node.get("version").text(),
-        url=node.get("url").text(),
+        url=_url_or_path(node.get("url")),
         sha256=_digest(node.get("sha256"), node.get("sha256").text(None)),
         size=node.optional("size", Node.number),
         file_name=node.get("file_name").text(),
-        direct_url=node.optional("direct_url", Node.text),
+        direct_url=node.optional("direct_url", _url),
         built_from=node.optional("built_from", lambda kind: kind.text(_BUILT_FROM)),
         requested=node.find("requested") is not None,
     )
+
+
+def _url(node: Node) -> str:
+    """A URL that every reader reads alike, without a login: nobody else looks at it before it is fetched."""
+    text = node.text()
+    try:
+        url = Url.parse(text, FETCHED)
+    except UrlError as error:
+        node.fail(f"{node.name} is {redact(text)[:200]!r}, which is not a URL: {error}")
+    if url.userinfo is not None:
+        node.fail(f"{node.name} is {redact(text)[:200]!r}, and locks hold no logins")
+    return text
+
+
+def _url_or_path(node: Node) -> str:
+    """The same, or the path of a file of the definition's own."""
+    return _url(node) if "://" in node.text() else node.text()
 
 
 def _check_bytes(expected: str, text: str, root: Node) -> None:

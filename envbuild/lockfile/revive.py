@@ -183,8 +183,9 @@ def _pip(section: dict[str, Any] | None, path: Path) -> PipSection | None:
     again.file(found.requirements_text().encode(), str(path), None, constraint=False)
     again.file(found.constraints_text().encode(), str(path), None, constraint=True)
     # uv reads it as text, too.
-    if PipSection(**again.members(), index_strategy=found.index_strategy) != found:
+    read = PipSection(**again.members(), index_strategy=found.index_strategy)
+    if read != found:
         raise SpecError(
             "the pip section is another one when it is written as text", source=str(path), hint=_NAME_IT
         )
-    return found
+    return read

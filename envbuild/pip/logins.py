@@ -40,7 +40,7 @@ def origin(url: str) -> tuple[str, str, int]:
 
 def is_trusted(url: str, hosts: tuple[str, ...]) -> bool:
     """Whether ``--trusted-host`` gave up the proof that a URL's server is who it says."""
-    place = Url.parse(url, FETCHED, template=True)
+    place = Url.parse(url, None, template=True)
     port = place.origin[2]
     return place.hostname in hosts or f"{place.host}:{port}" in hosts
 
@@ -64,7 +64,7 @@ class Logins:
 
     def fill(self, url: str) -> str:
         """The URL with user and password, where the definition or the user has some for its origin."""
-        if url.startswith("file:"):
+        if not url.startswith(("http://", "https://")):  # a file, or what is refused where it is fetched
             return url
         user, password = self._written(url)
         if user is None or password is None:

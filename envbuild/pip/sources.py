@@ -9,7 +9,7 @@ from envbuild.conda.variables import fill_variables, holds_variables
 from envbuild.errors import SpecError
 from envbuild.pip.logins import Logins, is_trusted
 from envbuild.spec.pip import IndexStrategy
-from envbuild.spec.requirement import redacted, strip_credentials, without_logins
+from envbuild.spec.requirement import redacted, strip_credentials, without_login
 from envbuild.spec.tokens import token_prefixes
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Sources:
 
 def bare(url: str) -> str:
     """The URL without user, password and fragment."""
-    return without_logins(url).partition("#")[0]
+    return without_login(url).partition("#")[0]
 
 
 def _tokens(

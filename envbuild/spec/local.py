@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _PROJECT_RULES = (
     "**/.git\n**/.hg\n**/.svn\n**/.venv\n**/__pycache__\n**/*.py[co]\n**/*.egg-info\n.dockerignore\n"
 )
+_FILE_SCHEME = re.compile(r"\Afile:(?://)?", re.IGNORECASE)
 _PROJECT_FILES = ("pyproject.toml", "setup.py")
 
 
@@ -67,6 +69,11 @@ def local_url(name: str) -> str:
     return f"file:///{quote(name)}"
 
 
+def without_file_scheme(value: str) -> str:
+    """A path, or the path in a ``file:`` URL, in capitals or not."""
+    return _FILE_SCHEME.sub("", value, count=1)
+
+
 def local_path(value: str, mark: Mark, folder: Path | None) -> Path:
     """The absolute path that a value names.
 
@@ -75,7 +82,7 @@ def local_path(value: str, mark: Mark, folder: Path | None) -> Path:
     """
     if "${" in value:
         fail(mark, f"a variable in the path {value[:80]!r}: the key cannot know its value", "write the path")
-    path = Path(value.removeprefix("file://").removeprefix("file:"))
+    path = Path(without_file_scheme(value))
     if not path.is_absolute() and folder is None:
         fail(
             mark,

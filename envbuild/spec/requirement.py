@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envbuild.spec.document import Mark, fail
 from envbuild.spec.files import require_url
-from envbuild.spec.local import read_local
+from envbuild.spec.local import read_local, without_file_scheme
 from envbuild.spec.marker import canonical_marker
 from envbuild.spec.shortrequirement import read_short_requirement
 from envbuild.spec.tokens import hide_tokens, without_tokens
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from envbuild.spec.local import LocalSource
 
 _USERINFO = re.compile(r"(?<=://)[^/?#@\s]*(?:@[^/?#@\s]*)*@")
+_NESTED_LOGIN = re.compile(r"://[^/?#@]*@")
 _WEB = re.compile(r"https?://", re.IGNORECASE)
+_FILE = re.compile(r"file:", re.IGNORECASE)
 _TAIL = re.compile(r"[?#]")
+_AUTHORITY_END = re.compile(r"[/?#]")
 _VARIABLE = re.compile(r"\$\{[A-Za-z0-9_]+\}")
 _MARKER_START = re.compile(r"\s;")
 _RELEASE = re.compile(r"((?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*)(.*)")
@@ -136,6 +139,13 @@ def without_logins(text: str) -> str:
     return _USERINFO.sub("", text)
 
 
+def without_login(url: str) -> str:
+    """One URL without its user and password; what stands behind its host stays, whatever it looks like."""
+    scheme, separator, rest = url.partition("://")
+    place = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{rest[len(place) :]}"
+
+
 def redacted(text: str) -> str:
     """A text for people, without the users, passwords and tokens of the URLs in it."""
     return hide_tokens(without_logins(text))
@@ -152,7 +162,7 @@ def strip_credentials(url: str, mark: Mark | None = None, *, of_file: bool = Fal
     Raises:
         SpecError: What may be a token may be a folder, too.
     """
-    bare = without_logins(url)
+    bare = without_login(url)
     if not _WEB.match(bare) or "/t/" not in bare:
         return bare
     place, tail = _TAIL.split(bare, maxsplit=1)[0], _TAIL.search(bare)
@@ -182,6 +192,13 @@ def public_url(url: str, mark: Mark, *, of_file: bool = False) -> str:
             "write its value",
         )
     fetched_url(url, mark)
+    if _NESTED_LOGIN.search(public.partition("://")[2]):
+        # It would be in the key and in locks; without it two URLs would have one key.
+        fail(
+            mark,
+            f"{redacted(url)[:120]!r} holds a URL with a user or a password behind its own host",
+            "write the URL that is meant, or '%40' for an '@' that ends no login",
+        )
     return public
 
 
@@ -191,7 +208,7 @@ def fetched_url(url: str, mark: Mark) -> str:
     Raises:
         SpecError: It is none that all readers read alike.
     """
-    if url.startswith("file:"):
+    if _FILE.match(url):
         return url  # the reader of local files reads it
     system = found[0] if (found := _VCS.match(url)) else ""
     try:
@@ -349,7 +366,7 @@ def _read_place(text: str, mark: Mark, folder: Path | None, hashes: tuple[str, .
     parsed = parse_requirement(text, mark, hashes)
     if parsed.url:
         _check_scheme(parsed.url, mark)
-    if parsed.url and parsed.url.startswith("file:"):
+    if parsed.url and _FILE.match(parsed.url):
         return parsed._replace(
             url=None, fetch_url=None, local=read_local(parsed.url, mark, folder, project=True)
         )
@@ -360,7 +377,7 @@ def _local_requirement(
     text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...]
 ) -> PipRequirement | None:
     head, marker = _split_marker(text)
-    head = head.removeprefix("file://").removeprefix("file:")
+    head = without_file_scheme(head)
     if not (found := _PATH.match(head)):
         return None
     if not (tail := _PATH_TAIL.fullmatch(head, found.end())):
@@ -378,7 +395,7 @@ def _local_requirement(
 
 def is_remote(value: str) -> bool:
     """Whether a value is a URL of anything but a local file."""
-    return _REMOTE.match(value) is not None and not value.startswith("file:")
+    return _REMOTE.match(value) is not None and not _FILE.match(value)
 
 
 def _extras(text: str | None) -> tuple[str, ...]:

@@ -232,6 +232,41 @@ def test_two_keys_where_two_servers_are(tmp_path: Path) -> None:
     assert len(keys) == 3
 
 
+NESTED = (
+    "https://good.example/http://{}@p/x-1-py3-none-any.whl",
+    "x @ https://good.example/x-1-py3-none-any.whl?from=http://{}@p",
+    "x @ https://good.example/x-1-py3-none-any.whl#://{}@p",
+    "--index-url https://good.example/s?of=http://{}@p\npkg",
+    "--find-links https://good.example/s/http://{}@p/\npkg",
+)
+
+
+@pytest.mark.parametrize("form", NESTED)
+def test_what_looks_like_a_login_further_on_makes_no_two_urls_one_key(tmp_path: Path, form: str) -> None:
+    """It was taken out of the key; in the key it would be a login for all to read."""
+    path = tmp_path / "requirements.txt"
+    path.write_text(f"{form.format('hush')}\n")
+    with pytest.raises(SpecError, match="behind its own host") as caught:
+        load(path)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["x @ {}", "{}", "pkg\n--find-links {}"])
+def test_a_file_is_read_whatever_the_case_of_its_scheme(tmp_path: Path, form: str) -> None:
+    """Uv reads ``FILE:`` as ``file:``: a key with the URL alone would be that of any content."""
+    wheel = tmp_path / "wheels" / "x-1-py3-none-any.whl"
+    wheel.parent.mkdir()
+    keys = []
+    for scheme, content in (("file", b"one"), ("FILE", b"one"), ("FILE", b"two")):
+        wheel.write_bytes(content)
+        place = wheel if "links" not in form else wheel.parent
+        path = tmp_path / "requirements.txt"
+        path.write_text(f"{form.format(place.as_uri().replace('file', scheme, 1))}\n")
+        spec = load(path).with_base("scratch")
+        keys.append(CanonicalForm.of(spec, None, spec.platforms[0]).key)
+    assert keys[0] == keys[1] != keys[2]
+
+
 @pytest.mark.parametrize("form", [r"http://{evil}\@{good}/v2/envs/manifests/x", r"/\{evil}/x", r"\\{evil}/x"])
 def test_a_redirect_takes_the_login_to_nobody_else(form: str) -> None:
     canary = Canary()
