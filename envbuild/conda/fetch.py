@@ -24,7 +24,7 @@ from envbuild.errors import (
     StorageError,
     StorageFull,
 )
-from envbuild.oci.client import tls_context
+from envbuild.oci.client import Pace, tls_context
 from envbuild.oci.proxies import causes, private_proxy_for, way_hint
 from envbuild.oci.transport import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
 from envbuild.spec.channel import redact
@@ -289,14 +289,17 @@ class _Download:
         spool = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=self.folder)  # noqa: SIM115 - handed on
         try:
             check = _Check(self.record)
+            pace, began = Pace(), time.monotonic()
             while chunk := self._read(response):
+                pace.keep(time.monotonic() - began, len(chunk))
                 check.update(chunk)
                 with _storage(self.folder):
                     spool.write(chunk)
                 self.seen(len(chunk))
+                began = time.monotonic()
             check.finish()
             spool.seek(0)
-        except urllib3.exceptions.HTTPError as error:
+        except (urllib3.exceptions.HTTPError, TimeoutError) as error:
             spool.close()
             raise self._trouble(place, error) from None
         except BaseException:

@@ -39,6 +39,9 @@ _BUFFER: Final = 64 << 10
 """Bytes that are received at once: most manifests with their answer's head."""
 PATIENCE: Final = 5.0
 """Seconds without a byte after which people are told what is waited for."""
+SLOW_SECONDS: Final = 60.0
+SLOW_BYTES: Final = 1 << 12
+"""An answer that has begun gives more in so many seconds of waiting; a modem gives a hundred times more."""
 _NO_DATA: Final = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
 _STORES: Final = frozenset({"POST", "PUT", "PATCH"})
 _SLOWER: Final = 4
@@ -54,6 +57,32 @@ class Answer:
     body: bytes = field(repr=False)
 
 
+class Pace:
+    """Gives up an answer that trickles for ever: a timeout starts anew with each byte.
+
+    Only waiting counts, from the first byte on: whoever reads may take their time, and so may a server before
+    it answers.
+    """
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._received = 0
+
+    def keep(self, waited: float, size: int) -> None:
+        """Take in for how many seconds some bytes were waited for.
+
+        Raises:
+            TimeoutError: Too few came in too long a time.
+        """
+        self._waited += waited
+        self._received += size
+        if self._waited < SLOW_SECONDS:
+            return
+        if size and self._received < SLOW_BYTES:
+            raise TimeoutError(f"only {self._received} bytes came in {self._waited:.0f} s")
+        self._waited, self._received = 0.0, 0
+
+
 class _TimedStream(io.RawIOBase):
     """What a socket receives, each wait bounded and, where it is long, told to people.
 
@@ -67,6 +96,8 @@ class _TimedStream(io.RawIOBase):
         self._raw, self._sock, self._settings, self._deadline = raw, sock, settings, deadline
         self._host = host
         self.slower = 1
+        self._pace = Pace()
+        self._has_begun = False
 
     def readable(self) -> bool:
         """Always true."""
@@ -74,9 +105,14 @@ class _TimedStream(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill ``buffer``; a timeout at the deadline."""
+        began = time.monotonic()
         self._wait()
+        waited = time.monotonic() - began if self._has_begun else 0.0
         self._sock.settimeout(self._settings.read_within(self._deadline))
-        return self._raw.readinto(buffer) or 0
+        size = self._raw.readinto(buffer) or 0
+        self._has_begun = True
+        self._pace.keep(waited, size)
+        return size
 
     def _wait(self) -> None:
         """Wait for bytes.

@@ -6,19 +6,24 @@ import base64
 import hashlib
 import io
 import json
+import socket
 import struct
 import tarfile
+import threading
 import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import zstandard
 
+import envbuild.conda.fetch as fetch_module
+import envbuild.oci.client as client_module
 from conda_packages import Entry, Package
 from envbuild.build.archive import image_chunks
 from envbuild.build.base import BaseImage, glibc_version
@@ -30,11 +35,12 @@ from envbuild.conda.relocate import FileMode, relocate
 from envbuild.conda.tar import Kind, TarReader, write_header
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import BuildError, DeadlineExceeded, IntegrityError
+from envbuild.errors import BuildError, ChannelError, DeadlineExceeded, IntegrityError
 from envbuild.index import Index
 from envbuild.inflate import Bounds, Codec, Inflated
 from envbuild.lock import PipDistribution
 from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Manifest, encode
+from envbuild.oci.transport import Settings, Trouble
 from envbuild.pip.archive import WheelArchive
 from envbuild.pip.source import unpacked
 
@@ -415,3 +421,50 @@ def test_an_engine_is_not_sent_more_than_a_layer_may_hold(tmp_path: Path) -> Non
     with costs(20), pytest.raises(IntegrityError, match="unpacks to more than"):
         for _ in image_chunks(b"{}", base.manifest.layers, base.open_layer, "name:tag"):
             pass
+
+
+@contextmanager
+def trickling() -> Iterator[str]:
+    """A server that answers whatever it is asked with a byte every 50 ms, for ever."""
+    server = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while not ended.wait(0.05):
+                connection.sendall(b"x")
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(server.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        ended.set()
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+def test_an_answer_that_trickles_is_given_up_without_any_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "SLOW_SECONDS", 0.3)
+    began = time.monotonic()
+    with trickling() as url:
+        client = client_module.Client(Settings(read_timeout=30))
+        with pytest.raises(Trouble, match="bytes came in"):
+            client.request(f"{url}/v2/", {}, NO_DEADLINE)
+        client.close()
+    assert time.monotonic() - began < 10
+
+
+def test_a_package_that_trickles_is_given_up_without_any_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(fetch_module, "_MAX_BACKOFF", 0.01)
+    with trickling() as url:
+        record = replace(Package(()).record(b"other"), url=f"{url}/thing-1.0-0.conda", size=1_000_000)
+        with pytest.raises(ChannelError, match="TimeoutError"):
+            fetch_module.fetch_package(record, login=lambda _: None, deadline=NO_DEADLINE)
