@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _OLD_PLACEHOLDER: Final = "/opt/anaconda1anaconda2anaconda3"
 """The prefix of packages whose ``has_prefix`` names only paths."""
+_MAX_VALUES: Final = 3_000_000
+"""Values in a file of JSON: 400,000 paths have so many. An empty list is three bytes, and sixty parsed."""
+_MAX_LINE: Final = 4 * 4096
+"""A line of ``has_prefix``: a prefix, a mode and a path."""
 
 
 class PathType(StrEnum):
@@ -91,6 +95,8 @@ def read_object(info: dict[str, bytes], name: str, what: str) -> dict[str, Any]:
     """
     if name not in info:
         raise IntegrityError(f"{what} has no {name}")
+    if sum(info[name].count(mark) for mark in (b",", b"[", b"{")) > _MAX_VALUES:
+        raise IntegrityError(f"{what} has a {name} of more than {_MAX_VALUES} values")
     document = json.loads(info[name])
     if not isinstance(document, dict):
         raise IntegrityError(f"{what} has a {name} that is not a JSON object")
@@ -171,6 +177,8 @@ def _old_prefix(line: str, what: str) -> tuple[str, tuple[str, FileMode]]:
     """A line of ``has_prefix``: a path alone, or prefix, mode and path, each maybe in quotes."""
     import shlex
 
+    if len(line) > _MAX_LINE:  # to take it apart costs the square of its length
+        raise IntegrityError(f"{what} has a line of {len(line)} characters in info/has_prefix")
     parts = shlex.split(line, posix=True)
     if len(parts) == 3 and parts[1] in set(FileMode):
         return parts[2], (parts[0], FileMode(parts[1]))

@@ -468,3 +468,20 @@ def test_a_package_that_trickles_is_given_up_without_any_deadline(monkeypatch: p
         record = replace(Package(()).record(b"other"), url=f"{url}/thing-1.0-0.conda", size=1_000_000)
         with pytest.raises(ChannelError, match="TimeoutError"):
             fetch_module.fetch_package(record, login=lambda _: None, deadline=NO_DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("paths.json", b"[" + b"[]," * (8 * MIB) + b"[]]", id="many lists"),
+        pytest.param("has_prefix", b"a" * (4 * MIB), id="a long line"),
+    ],
+)
+def test_metadata_of_a_package_takes_little_memory_and_time(name: str, content: bytes) -> None:
+    info: dict[str, bytes | None] = {name: content}
+    if name == "has_prefix":
+        info |= {"paths.json": None, "files": b"a"}
+    package = Package((), info=info).write_conda(level=1)
+    del content, info
+    with costs(8, 200), pytest.raises(IntegrityError, match=name):
+        Opened.open(io.BytesIO(package), "it")
