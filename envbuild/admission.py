@@ -115,13 +115,14 @@ class Admission:
         rule, target = trust.rule(owner), trust.rule(self.config.workspace)
         if not part or not (trust.signs or target.require_signed):
             return rule if rule.require_signed else None
-        own = accepted_here(owner, trust)
         if rule.require_signed:
-            return own
-        keys = tuple(dict.fromkeys((*own.keys, *target.keys)))
-        identities = tuple(dict.fromkeys((*own.identities, *target.identities)))
-        root = rule.trusted_root or target.trusted_root
-        return replace(own, keys=keys, identities=identities, trusted_root=root, on_failure="miss")
+            return accepted_here(owner, trust)
+        home = accepted_here(self.config.workspace, trust)
+        keys = tuple(dict.fromkeys((*home.keys, *rule.keys)))
+        # Under another root the same identity may be somebody else's.
+        others = rule.identities if rule.trusted_root == target.trusted_root else ()
+        identities = tuple(dict.fromkeys((*home.identities, *others)))
+        return replace(home, keys=keys, identities=identities, on_failure="miss")
 
     def asks(self, owner: Repository, *, part: bool = False) -> bool:
         """Whether an image needs more than its manifest to be used."""
@@ -208,7 +209,7 @@ class Admission:
         place: Registry,
         tag: Tag,
         found: Manifest | ImageIndex,
-        content: Manifest,
+        content: Callable[[], Manifest],
     ) -> str | None:
         """Who vouches for what is kept beside layers, in the words of the index; empty where nobody need.
 
@@ -217,7 +218,7 @@ class Admission:
             place: Where it is kept, for a call with its deadline.
             tag: Its tag.
             found: What the tag names.
-            content: What was read of that, written again: nothing else of it is used.
+            content: Writes what was read of that again: nothing else of it is used.
 
         Returns:
             None where somebody must vouch for it and nobody does: it is as good as not there.
@@ -232,7 +233,7 @@ class Admission:
         from envbuild.trust import Untrusted
 
         try:
-            named = self._vouching(place, tag, found, content, rule)
+            named = self._vouching(place, tag, found, content(), rule)
         except Untrusted as error:
             if rule.on_failure == "fail":
                 raise Untrusted(f"{place.repository}:{tag}: {error.message}", hint=error.hint) from None

@@ -792,6 +792,44 @@ def _signature_of(registry: LayoutRegistry, image: Manifest | ImageIndex) -> Dig
     return found.layers[0].digest
 
 
+# Whose signatures are asked for
+
+
+def test_what_becomes_part_of_an_image_is_asked_for_more_than_an_answer(world: World) -> None:
+    ours, theirs = public(OURS), public(THEIRS)
+    home, shared = world.config.workspace, Repository.parse("example.com/shared")
+    key = str(world.root / "ours.pem")
+
+    def rules(trust: Trust | None) -> list[tuple[bytes, ...] | None]:
+        admission = Admission(replace(world.config, trust=trust), silent)
+        found = [admission.rule(owner, part=part) for owner in (home, shared) for part in (False, True)]
+        return [None if rule is None else rule.keys for rule in found]
+
+    at_home = ((str(home), Rule(True, (theirs,))),)
+    elsewhere = ((str(shared), Rule(True, (theirs,))),)
+    assert rules(None) == [None] * 4
+    assert rules(Trust()) == [None] * 4
+    assert rules(Trust(sign_key=key)) == [None, (ours,), None, (ours,)]
+    assert rules(Trust(rules=at_home)) == [(theirs,), (theirs,), None, (theirs,)]
+    assert rules(Trust(rules=elsewhere)) == [None, None, (theirs,), (theirs,)]
+    assert rules(Trust(rules=elsewhere, sign_key=key)) == [None, (ours,), (theirs,), (theirs, ours)]
+
+
+def test_an_identity_counts_under_its_own_root_alone(world: World) -> None:
+    home, shared = world.config.workspace, Repository.parse("example.com/shared")
+    mine, other = Identity("https://i", "mine"), Identity("https://i", "other")
+    for root, expected in (("root.json", {mine, other}), ("elsewhere.json", {mine}), (None, {mine})):
+        trust = Trust(
+            rules=(
+                (str(home), Rule(True, identities=(mine,), trusted_root="root.json")),
+                (str(shared), Rule(identities=(other,), trusted_root=root)),
+            )
+        )
+        rule = Admission(replace(world.config, trust=trust), silent).rule(shared, part=True)
+        assert rule is not None
+        assert (set(rule.identities), rule.trusted_root) == (expected, "root.json")
+
+
 # What the documentation says
 
 

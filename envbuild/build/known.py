@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import threading
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from envbuild.admission import VOUCHER_ANNOTATION
@@ -217,10 +218,10 @@ class SharedLayers:
         for owner in self._owners:
             text: str | None = None
 
-            def read(manifest: Manifest | ImageIndex) -> Manifest | None:
+            def read(manifest: Manifest | ImageIndex) -> Callable[[], Manifest] | None:
                 nonlocal text
                 text = manifest.annotations.get(name)
-                return None if text is None else content(text)
+                return None if text is None else partial(content, text)
 
             voucher = self._read(owner, tag, read)
             if voucher is not None and text is not None:
@@ -293,23 +294,26 @@ class SharedLayers:
         entry: LayerEntry | None = None
         place = layers_repository(owner)
 
-        def read(manifest: Manifest | ImageIndex) -> Manifest:
+        def read(manifest: Manifest | ImageIndex) -> Callable[[], Manifest]:
             nonlocal entry
             entry = parse(key, manifest, place)
-            return describe(key, entry)
+            return partial(describe, key, entry)
 
         voucher = self._read(owner, layer_tag(key), read)
         return None if voucher is None or entry is None else replace(entry, voucher=voucher)
 
     def _read(
-        self, owner: Repository, tag: Tag, read: Callable[[Manifest | ImageIndex], Manifest | None]
+        self,
+        owner: Repository,
+        tag: Tag,
+        read: Callable[[Manifest | ImageIndex], Callable[[], Manifest] | None],
     ) -> str | None:
         """Who vouches for what a tag names, after it was read; None where it cannot be used.
 
         Args:
             owner: The repository beside which it is.
             tag: Its tag.
-            read: Reads it, and gives what was read as an artifact again.
+            read: Reads it, and gives what writes what was read as an artifact again.
 
         Raises:
             Untrusted: Nobody vouches for it, and the policy says that this is a failure.
