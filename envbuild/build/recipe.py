@@ -23,7 +23,7 @@ from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, Key
 from envbuild.lock import FORMS, Lock
 from envbuild.lockfile.document import distribution_json, package_json, read_distribution, read_package
 from envbuild.lockfile.form import read_form
-from envbuild.lockfile.place import Node
+from envbuild.lockfile.place import LINE, Node
 from envbuild.lockkey import LockKey, lock_key
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_EMPTY, Manifest, encode
 from envbuild.oci.referrers import EMPTY, put_artifact
@@ -225,11 +225,13 @@ def _content(text: str) -> bytes:
 
 
 def _layer(node: Node) -> Layer:
-    kind, digest, size, diff_id, title = node.items()
-    if kind.text() not in LAYER_TYPES:
-        kind.fail(f"{kind.value!r:.80} is no layer of an environment")
-    blob = Descriptor(kind.text(), Digest.parse(digest.text()), size.number())
-    return Layer(blob, Digest.parse(diff_id.text()), title.text())
+    known = node.value
+    if type(known) is not list or [type(each) for each in known] != [str, str, int, str, str]:
+        node.fail(f"{known!r:.80} is no layer")
+    kind, digest, size, diff_id, title = known
+    if kind not in LAYER_TYPES or size < 0 or not LINE.fullmatch(title):
+        node.fail(f"{known!r:.80} is no layer of an environment")
+    return Layer(Descriptor(kind, Digest.parse(digest), size), Digest.parse(diff_id), title)
 
 
 def _layer_json(layer: Layer) -> list[Any]:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from envbuild.digest import Digest
-from envbuild.errors import SpecError
+from envbuild.errors import IntegrityError, SpecError
 from envbuild.key import SCRATCH
 from envbuild.lock import FORMS, METADATA, Lock, PackageRecord, PipDistribution, encode_metadata
 from envbuild.lockfile.files import write_whole
 from envbuild.lockfile.form import read_form
-from envbuild.lockfile.place import AGAIN, Node, line_and_column
+from envbuild.lockfile.place import AGAIN, LINE, Node, line_and_column
 from envbuild.lockkey import lock_key
 from envbuild.platform import Platform
 from envbuild.spec.channel import redact
@@ -337,7 +337,9 @@ _PACKAGE: Final = {
 
 def read_package(node: Node) -> PackageRecord:
     """A package of a lock, each member of its type; SpecError for anything else."""
-    node.mapping(_PACKAGE)
+    if (quick := _quick_package(node)) is not None:
+        return quick
+    node.check(_PACKAGE)
     noarch = node.optional("noarch", Node.text)
     if noarch not in {None, "python", "generic"}:
         node.get("noarch").fail(f"noarch is {noarch!r}, expected 'python' or 'generic'")
@@ -353,12 +355,49 @@ def read_package(node: Node) -> PackageRecord:
         size=node.optional("size", Node.number),
         md5=node.optional("md5", lambda md5: md5.text(_MD5)),
         noarch=noarch,
-        depends=_texts(depends) if depends is not None else (),
+        depends=depends.texts() if depends is not None else (),
         python_site_packages_path=node.optional(
             "python_site_packages_path", lambda path: path.text(FORMS["python_site_packages_path"])
         ),
         metadata=node.optional("metadata", _metadata) or "",
     )
+
+
+def _quick_package(node: Node) -> PackageRecord | None:
+    """The same where nothing is wrong, as with nearly all: no member's place is kept. None in any doubt."""
+    known = node.value
+    if type(known) is not dict or any(type(value) is not _KINDS.get(name) for name, value in known.items()):
+        return None
+    try:
+        good = (
+            _MD5.fullmatch(known.get("md5", _NO_MD5))
+            and known.get("noarch", "python") in {"python", "generic"}
+            and min(known["build_number"], known.get("size", 0)) >= 0
+            and all(type(each) is str and LINE.fullmatch(each) for each in known.get("depends", ()))
+        )
+        if not good:
+            return None
+        _url(node.get("url"))
+        said = node.optional("metadata", _metadata) or ""
+        more = {
+            "sha256": Digest(known["sha256"]),
+            "depends": tuple(known.get("depends", ())),
+            "metadata": said,
+        }
+        return PackageRecord(**{**known, **more})
+    except (KeyError, TypeError, SpecError, IntegrityError):
+        return None
+
+
+_NO_MD5: Final = "0" * 32
+_KINDS: Final = {
+    **dict.fromkeys(("name", "version", "build", "subdir", "noarch", "url", "sha256", "md5"), str),
+    **dict.fromkeys(("build_number", "size"), int),
+    "python_site_packages_path": str,
+    "depends": list,
+    "metadata": dict,
+}
+"""The types of a package's members."""
 
 
 def _metadata(node: Node) -> str:
@@ -368,22 +407,18 @@ def _metadata(node: Node) -> str:
         if name == "timestamp":
             each.number()
         elif name in {"constrains", "purls"}:
-            _texts(each)
+            each.texts()
         elif name == "extra_depends":
             for extra in each.mapping():
-                _texts(extra)
+                extra.texts()
         else:
             each.text(None)
     return encode_metadata(node.value)
 
 
-def _texts(node: Node) -> tuple[str, ...]:
-    return tuple(each.text() for each in node.items())
-
-
 def read_distribution(node: Node) -> PipDistribution:
     """A wheel of a lock, each member of its type; SpecError for anything else."""
-    node.mapping(
+    node.check(
         {"name", "version", "file_name", "url", "sha256", "size", "direct_url", "built_from", "requested"}
     )
     return PipDistribution(

@@ -67,8 +67,7 @@ def _true(node: Node) -> None:
 
 
 def _texts(node: Node) -> None:
-    for item in node.items():
-        item.text(None)
+    node.texts(None)
 
 
 def _pairs(node: Node) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from envbuild.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 AGAIN: Final = "write it again with `envbuild lock`"
 LINE: Final = re.compile(r"[^\x00-\x1f\x7f]+")
@@ -19,14 +18,16 @@ _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _DECODER: Final = json.JSONDecoder()
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A value of a JSON document, its path, and the document's text and name, for errors that say where."""
 
-    value: Any = field(repr=False)
+    value: Any
     path: tuple[str | int, ...]
-    all: str = field(repr=False)
+    all: str
     source: str
+
+    def __repr__(self) -> str:
+        return f"<{self.name} of {self.source}>"  # a value may hold a login
 
     def fail(self, message: str, hint: str | None = None) -> NoReturn:
         """Refuse the value.
@@ -46,13 +47,17 @@ class Node:
         """A value in this one."""
         return Node(value, (*self.path, step), self.all, self.source)
 
-    def mapping(self, known: set[str] | None = None) -> list[Node]:
-        """The members; those that are not known are refused."""
+    def check(self, known: Collection[str] | None = None) -> None:
+        """Refuse what is no object, and a member that is not known."""
         if type(self.value) is not dict:
             self.fail(f"{self.name} is {self.value!r:.60}, expected an object")
-        for name, value in self.value.items():
+        for name in self.value:
             if known is not None and name not in known:
-                self.at(name, value).fail(f"{name!r} is not a member of {self.name}")
+                self.at(name, self.value[name]).fail(f"{name!r} is not a member of {self.name}")
+
+    def mapping(self, known: Collection[str] | None = None) -> list[Node]:
+        """The members; those that are not known are refused."""
+        self.check(known)
         return [self.at(name, value) for name, value in self.value.items()]
 
     def get(self, name: str) -> Node:
@@ -64,6 +69,15 @@ class Node:
     def find(self, name: str) -> Node | None:
         """A member, or None."""
         return self.at(name, self.value[name]) if name in self.value else None
+
+    def texts(self, pattern: re.Pattern[str] | None = LINE) -> tuple[str, ...]:
+        """The items of a list, each a text that fits a pattern."""
+        items = self.value
+        if type(items) is list and all(
+            type(item) is str and (pattern is None or pattern.fullmatch(item)) for item in items
+        ):
+            return tuple(items)
+        return tuple([item.text(pattern) for item in self.items()])
 
     def items(self) -> list[Node]:
         """The items of a list."""
