@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import rfc8785
 
 from envbuild.errors import SpecError
-from envbuild.key import BUILT_WITH, Key, canonical_steps_key
+from envbuild.key import BUILT_WITH, KEY_SCHEME, Key, canonical_steps_key, index_key
 from envbuild.reference import Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from envbuild.digest import Digest
     from envbuild.key import CanonicalForm
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _INDEX_DOMAIN = b"envbuild/index-lock/v1\x00"
+_TAG = re.compile(rf"(?P<kind>k{KEY_SCHEME}|l1)-(?P<hex>[0-9a-f]{{64}})")
+MAX_PLATFORMS = 10
+"""For how many platforms an index has images: it is tried which of them go by their lock keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +115,30 @@ def index_name(names: Mapping[Platform, Name]) -> LockKey:
     """
     form = {"images": {str(platform): str(name.tag) for platform, name in names.items()}}
     return LockKey(hashlib.sha256(_INDEX_DOMAIN + rfc8785.dumps(form)).hexdigest())
+
+
+def together(name: Name, images: Mapping[Platform, Sequence[Name]]) -> dict[Platform, Name] | None:
+    """Which names of its images an index's name was made of; None where it was made of others.
+
+    Args:
+        name: The key or lock key of the index.
+        images: The names of the image of each platform: its key, its lock key, or both.
+    """
+    if not 1 < len(images) <= MAX_PLATFORMS:
+        return None
+    if isinstance(name, Key):
+        keys = {platform: each for platform, own in images.items() for each in own if isinstance(each, Key)}
+        return dict(keys) if len(keys) == len(images) and index_key(keys) == name else None
+    for chosen in product(*images.values()):
+        names = dict(zip(images, chosen, strict=True))
+        if index_name(names) == name:
+            return names
+    return None
+
+
+def name_in(reference: Tag | Digest) -> Name | None:
+    """The name that a tag is made of; None for a digest, and for every other tag."""
+    found = _TAG.fullmatch(reference.name) if isinstance(reference, Tag) else None
+    if found is None:
+        return None
+    return Key(found["hex"]) if found["kind"] == f"k{KEY_SCHEME}" else LockKey(found["hex"])

@@ -19,6 +19,7 @@ from envbuild.progress import Event
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from envbuild.admission import Admitted
     from envbuild.config import Config
     from envbuild.digest import Digest
     from envbuild.index import Index
@@ -62,6 +63,7 @@ class Lookup:
         progress: Told of unknown answers that did not matter.
         confirm: Whether the repositories are asked whatever the index knows.
         platforms: The platforms that are wanted: one is an image's, several an index's; None for either.
+        part: Whether what is found becomes part of an index that is put into the workspace.
     """
 
     config: Config
@@ -70,6 +72,7 @@ class Lookup:
     progress: Progress
     confirm: bool = False
     platforms: Collection[Platform] | None = None
+    part: bool = False
 
     def find(self, key: Name, deadline: Deadline) -> Hit | None:
         """The image of a key, or None where every repository says that it has none.
@@ -98,6 +101,17 @@ class Lookup:
         self._fail_on_unknown(answers)
         return None
 
+    def at(self, repository: Repository, key: Name, deadline: Deadline) -> Admitted | None:
+        """What has the tag of a key in one repository; None where the policy does not accept it.
+
+        Raises:
+            NotFound: Nothing has the tag.
+            RegistryError: The repository could not be asked.
+            IntegrityError: It is another image.
+        """
+        manifest = self._get(repository, key.tag, deadline)
+        return self._admitted(manifest, key, repository, f"{repository}:{key.tag}", deadline)
+
     def _indexed(self, key: Name, deadline: Deadline) -> Hit | None:
         """What the index knows, if it is fresh or the registry confirms it; else it is forgotten."""
         for repository in self._repositories().values():
@@ -123,7 +137,7 @@ class Lookup:
             if not self.registries.unknowns.is_miss(repository, error):
                 raise
             return False
-        if not self._admits(manifest, key, entry.reference.repository, str(entry.reference), deadline):
+        if self._admitted(manifest, key, repository, str(entry.reference), deadline) is None:
             self.index.evict_image(str(key), entry.reference.repository)
             return False
         self.index.put_image(ImageEntry(str(key), entry.reference, entry.lock_key, time.time()))
@@ -177,11 +191,12 @@ class Lookup:
 
     def _ask(self, place: Place, repository: Repository, key: Name, deadline: Deadline) -> Hit | None:
         try:
-            manifest = self._get(repository, key.tag, deadline)
+            found = self.at(repository, key, deadline)
         except NotFound:
             return None
-        if not self._admits(manifest, key, repository, f"{repository}:{key.tag}", deadline):
+        if found is None:
             return None
+        manifest = found.manifest
         reference = repository.at(manifest.descriptor.digest)
         return Hit(reference, manifest.annotations.get(LOCK_ANNOTATION), place)
 
@@ -191,24 +206,24 @@ class Lookup:
             return False
         from envbuild.admission import Admission
 
-        return Admission(self.config, self.progress).asks(repository)
+        return Admission(self.config, self.progress).asks(repository, part=self.part)
 
-    def _admits(
+    def _admitted(
         self,
         manifest: Manifest | ImageIndex,
         key: Name,
         repository: Repository,
         what: str,
         deadline: Deadline,
-    ) -> bool:
-        from envbuild.admission import Admission, require_name
+    ) -> Admitted | None:
+        from envbuild.admission import Admission, Admitted, require_name
 
         require_name(manifest, key, what, self.platforms)
         admission = Admission(self.config, self.progress)
-        if not admission.asks(repository):
-            return True
+        if not admission.asks(repository, part=self.part):
+            return Admitted(manifest)
         registry = self.registries.open(repository)
-        return admission.image(manifest, registry, deadline, platforms=self.platforms) is not None
+        return admission.image(manifest, registry, deadline, part=self.part, platforms=self.platforms)
 
     def _get(
         self, repository: Repository, reference: Tag | Digest, deadline: Deadline

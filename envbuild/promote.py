@@ -1,4 +1,7 @@
-"""Taking an image from one repository to another on purpose: digest unchanged, key tags kept, tags last."""
+"""Taking an image to another repository on purpose: digest unchanged, under the name that was asked for.
+
+All that can be compared is compared before anything is written, and the tag of the name comes last.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +10,37 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from envbuild.admission import Admitted, require_name
+from envbuild.build.recipe import held_recipe, name_of, names_of, recipe_tag, require_together
 from envbuild.deadline import NO_DEADLINE
+from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, SpecError, TagMoved
-from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, LOCK_TAG
-from envbuild.oci.copy import JOBS, copy_image
-from envbuild.oci.family import family
+from envbuild.key import LOCK_TAG
+from envbuild.lockkey import name_in
+from envbuild.oci.copy import copy_image
 from envbuild.oci.manifest import ImageIndex, Manifest
-from envbuild.oci.referrers import enlist, referrers
-from envbuild.oci.registry import find_manifest, publish
-from envbuild.progress import silent
-from envbuild.reference import Tag
-from envbuild.storage import key_lock
-from envbuild.trust.cosign import put_signatures
+from envbuild.oci.registry import find_manifest, publish_over
+from envbuild.progress import Event, silent
+from envbuild.transfer import Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Collection
 
+    from envbuild.config import Config
     from envbuild.deadline import Deadline
-    from envbuild.digest import Digest
+    from envbuild.lockkey import Name
     from envbuild.oci.copy import CopyReport
     from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
     from envbuild.progress import Progress
-    from envbuild.reference import ImageReference
+    from envbuild.reference import ImageReference, Tag
+    from envbuild.transfer import Held
 
-_HEX: Final = re.compile("[0-9a-f]{64}")
-_DEPTH: Final = 3
+_PARTS: Final = re.compile(r"(?:k\d+|l\d+|s1|f1|l|m|v)-[0-9a-f]{64}|sha256-[0-9a-f]{64}.*")
+"""The tags of what is kept beside images, and of names that this version does not know."""
+_MOST_IMAGES: Final = 64
+"""How many images of an index are taken along."""
 _MAX_CONFIG: Final = 8 << 20
-"""How far referrers of referrers are followed, as a signature of an SBOM of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Promoted:
 
     Attributes:
         reference: Where it is now; the digest is the one it had.
-        tags: The tags that name it, or its images, there.
+        tags: The tags that name it there.
         report: What was moved.
         attached: How many artifacts went along.
     """
@@ -62,16 +67,14 @@ class Promotion:
     Attributes:
         source: Where images are.
         target: Where they shall be.
-        locks: The folder of the local cache.
-        jobs: How many blobs are moved at once.
-        progress: Told of each blob.
+        config: The settings, with the policy.
+        progress: Told of each blob, and of what is left out.
         deadline: For the whole of it.
     """
 
     source: Registry
     target: Registry
-    locks: Path
-    jobs: int = JOBS
+    config: Config
     progress: Progress = silent
     deadline: Deadline = NO_DEADLINE
 
@@ -79,41 +82,72 @@ class Promotion:
         self,
         wanted: Tag | Digest,
         *,
+        name: Name | None = None,
+        platforms: Collection[Platform] | None = None,
         platform: Platform | None = None,
         with_referrers: bool = False,
-        locked: bool = False,
     ) -> Promoted:
-        """Copy an image, or an index with all its images, then its tags.
+        """Copy an image, or an index with all its images, then tag it with the name that was asked for.
+
+        No other name that the image carries, and none of an index's images, is written: nobody asked for
+        them, and whoever made the image says what they are.
 
         Args:
-            wanted: What to copy. A tag is kept, beside the tags of the keys that the images carry.
-            platform: The one image of an index to take; None to take an index whole.
+            wanted: What to copy. A tag is kept, beside that of the name.
+            name: The name that was looked up; if None, the one that the tag says, else the image's own: its
+                key, or the lock key of what carries none.
+            platforms: The platforms that were looked up: one is an image's, several an index's; None for
+                either.
+            platform: The one image of an index to take; None to take what is named.
             with_referrers: Whether what is attached to it goes along.
-            locked: Whether only the tags of lock keys are kept: who asks for what is locked writes no key.
 
         Raises:
             NotFound: The source lacks it.
-            SpecError: It has no image for the platform.
+            SpecError: It is no image, or has none for the platform.
+            IntegrityError: It is not what its name says.
+            Untrusted: The target's rule does not accept it.
             TagMoved: A tag names another image in the target, where it was left as it is.
         """
-        manifest = self._chosen(self.source.by(self.deadline).get_manifest(wanted), platform)
-        *below, _ = family(self.source.by(self.deadline), manifest)
-        images = (manifest, *below)
-        report = self._copy(manifest)
-        attached = 0
-        for each in images if with_referrers else ():
-            attached += self._attachments(each.descriptor.digest, 0) + self._recipe(each)
-        tags = tuple(self._tags(wanted, manifest, images, locked=locked))
-        return Promoted(self.target.repository.at(manifest.descriptor.digest), tags, report, attached)
+        found = self.source.by(self.deadline).get_manifest(wanted)
+        said = name_in(wanted)
+        self._require(found, wanted, name or said, platforms)
+        manifest = found if platform is None else self._for_platform(found, platform)
+        if manifest is not found:
+            said = None  # it was the name of the index
+        own = name or said or name_of(manifest)
+        transfer = Transfer(self.source, self.target, self.config, self.progress, self.deadline)
+        family = [transfer.hold(each) for each in self._family(manifest, own)]
+        named = wanted if not isinstance(wanted, Digest) and name_in(wanted) is None else None
+        tags = [tag for tag in (named, own.tag if own else None) if tag is not None]
+        free = {tag: self._is_free(transfer, tag, manifest) for tag in tags}
+        report, attached = transfer.copy(manifest), 0
+        for each in reversed(family):  # an index is signed after its images
+            attached += transfer.vouch(each, with_referrers=with_referrers)
+            if with_referrers:
+                attached += self._recipe(each)
+        for tag in tags:
+            if free[tag]:
+                self._tag(transfer, manifest, tag)
+        kept = tuple(tag for tag in tags if free[tag] is not None)
+        return Promoted(self.target.repository.at(manifest.descriptor.digest), kept, report, attached)
 
-    def _copy(self, manifest: Manifest | ImageIndex) -> CopyReport:
-        return copy_image(
-            self.source, self.target, manifest, jobs=self.jobs, progress=self.progress, deadline=self.deadline
-        )
+    def _require(
+        self,
+        manifest: Manifest | ImageIndex,
+        wanted: Tag | Digest,
+        name: Name | None,
+        platforms: Collection[Platform] | None,
+    ) -> None:
+        """See that what is promoted is an image, and the one that was asked for."""
+        what = f"{self.source.repository}{'@' if isinstance(wanted, Digest) else ':'}{wanted}"
+        if name is None and not isinstance(wanted, Digest) and _PARTS.fullmatch(wanted.name):
+            raise SpecError(f"{what} is kept beside images, and is none")
+        if isinstance(manifest, Manifest) and manifest.artifact_type is not None:
+            raise SpecError(f"{what} is an artifact of the type {manifest.artifact_type!r:.80}, no image")
+        if name is not None:
+            require_name(manifest, name, what, platforms)
 
-    def _chosen(self, manifest: Manifest | ImageIndex, platform: Platform | None) -> Manifest | ImageIndex:
-        if platform is None:
-            return manifest
+    def _for_platform(self, manifest: Manifest | ImageIndex, platform: Platform) -> Manifest | ImageIndex:
         if isinstance(manifest, ImageIndex):
             entry = manifest.for_platform(platform)
             if entry is None:
@@ -135,95 +169,86 @@ class Promotion:
         except (ValueError, AttributeError, RecursionError):
             raise IntegrityError(f"the config {manifest.config.digest} is not a JSON object") from None
 
-    def _attachments(self, subject: Digest, depth: int) -> int:
-        """Copy what is attached to a manifest, before anything is tagged: a signature must be there first."""
-        source, target = self.source.by(self.deadline), self.target.by(self.deadline)
-        manifests = []
-        for entry in referrers(source, subject):
-            artifact = source.get_manifest(entry.digest)
-            if isinstance(artifact, Manifest) and artifact.subject and artifact.subject.digest == subject:
-                self._copy(artifact)
-                manifests.append(artifact)
-        enlist(target, subject, manifests, locks=self.locks, deadline=self.deadline)
-        count = len(manifests)
-        signature = Tag(f"sha256-{subject.hex}.sig")
-        if isinstance(signed := find_manifest(source, signature), Manifest):
-            self._copy(signed)
-            self._sign(signed, signature)
-            count += 1
-        if depth < _DEPTH:
-            count += sum(self._attachments(each.descriptor.digest, depth + 1) for each in manifests)
-        return count
+    def _family(
+        self, manifest: Manifest | ImageIndex, name: Name | None
+    ) -> tuple[Manifest | ImageIndex, ...]:
+        """The manifest and, of an index, its images, whose names together are that of the index.
 
-    def _sign(self, signed: Manifest, tag: Tag) -> None:
-        """Have an image's signatures in the target, beside those that it has there."""
-        target = self.target.by(self.deadline)
-        with key_lock(self.locks, f"sign-{tag.name}", self.deadline):
-            there = find_manifest(target, tag)
-            before = there.layers if isinstance(there, Manifest) else ()
-            new = tuple(layer for layer in signed.layers if layer not in before)
-            if not before:
-                target.put_manifest(signed, tag)
-            elif new:
-                put_signatures(target, tag, (*before, *new))
+        Raises:
+            IntegrityError: They are not, or it has very many, or names something else than images.
+        """
+        if isinstance(manifest, Manifest):
+            return (manifest,)
+        what = f"the index {self.source.repository}@{manifest.descriptor.digest}"
+        if len(manifest.manifests) > _MOST_IMAGES:
+            raise IntegrityError(
+                f"{what} has {len(manifest.manifests)} images, at most {_MOST_IMAGES} go along"
+            )
+        images = []
+        for entry in manifest.manifests:
+            image = self.source.by(self.deadline).get_manifest(entry.digest)
+            if not isinstance(image, Manifest):
+                raise IntegrityError(f"{what} names the index {entry.digest}, expected an image")
+            images.append(image)
+        if name is not None:
+            require_together(manifest, images, name, what)
+        return manifest, *images
 
-    def _recipe(self, manifest: Manifest | ImageIndex) -> int:
-        """Copy the recipes beside an image, with which it can be put on another base; how many there were."""
-        count = 0
-        for name in (KEY_ANNOTATION, LOCK_ANNOTATION):
-            key = manifest.annotations.get(name, "")
-            if not _HEX.fullmatch(key):
-                continue
-            tag = Tag(f"f1-{key}")
-            found = find_manifest(self.source.by(self.deadline), tag)
-            if found is None or find_manifest(self.target.by(self.deadline), tag) is not None:
-                continue
-            self._copy(found)
-            self.target.by(self.deadline).put_manifest(found, tag)
-            count += 1
-        return count
+    def _is_free(self, transfer: Transfer, tag: Tag, manifest: Manifest | ImageIndex) -> bool | None:
+        """Whether a tag is to be written; None where another image of the same solution holds it.
 
-    def _tags(
-        self,
-        wanted: Tag | Digest,
-        manifest: Manifest | ImageIndex,
-        images: tuple[Manifest | ImageIndex, ...],
-        *,
-        locked: bool,
-    ) -> Iterator[Tag]:
-        for each in images:
-            for tag in key_tags(each):
-                if locked and not tag.name.startswith(LOCK_TAG):
-                    continue
-                if self._tag(each, tag) or not tag.name.startswith(LOCK_TAG):
-                    yield tag
-        if isinstance(wanted, Tag) and wanted not in {tag for each in images for tag in key_tags(each)}:
-            self._tag(manifest, wanted)
-            yield wanted
-
-    def _tag(self, manifest: Manifest | ImageIndex, tag: Tag) -> bool:
-        """Whether a tag names the manifest in the end; another image of the same lock may hold its tag."""
-        target = self.target.by(self.deadline)
-        try:
-            seen = publish(target, manifest, tag, stored=True).descriptor.digest
-        except IntegrityError:  # what stands there does not even carry the key
-            seen = target.get_manifest(tag).descriptor.digest
-        if seen == manifest.descriptor.digest:
+        Raises:
+            TagMoved: It names another image, which the target's rule accepts.
+        """
+        seen = find_manifest(self.target.by(self.deadline), tag)
+        if seen is None:
+            return True
+        if seen.descriptor.digest == manifest.descriptor.digest:
+            return False
+        if transfer.is_strict and self._refuses(transfer, seen):
             return True
         if tag.name.startswith(LOCK_TAG):
-            return False
-        raise TagMoved(
-            f"{target.repository}:{tag} names {seen} already, not {manifest.descriptor.digest}; "
-            "it was left as it is",
-            hint="use the image that the tag names, or delete that one first; ours is there by its digest",
-        )
+            return None
+        raise _moved(self.target, tag, seen, manifest)
+
+    def _refuses(self, transfer: Transfer, seen: Manifest | ImageIndex) -> bool:
+        """Whether the target's rule does not accept what is there: it is as good as not there."""
+        target = self.target.by(self.deadline)
+        return transfer.admission.image(seen, target, self.deadline) is None
+
+    def _recipe(self, held: Held) -> int:
+        """Copy the recipe beside an image, with which it can be put on another base, if it is its own."""
+        source, target = self.source.by(self.deadline), self.target.by(self.deadline)
+        image = Admitted(held.manifest, held.is_vouched, held.claims)
+        for name in names_of(held.manifest) if isinstance(held.manifest, Manifest) else ():
+            tag = recipe_tag(name)
+            if (found := find_manifest(source, tag)) is None:
+                continue
+            try:
+                held_recipe(found, name, image, source.repository)
+            except IntegrityError as error:
+                text = f"left out: {error.message}"
+                self.progress(Event("push", str(source.repository), "output", text=text))
+                continue
+            there = find_manifest(target, tag)
+            if there is not None and (there.raw == found.raw or not held.is_vouched):
+                return 0
+            copy_image(source, target, found, deadline=self.deadline)
+            target.put_manifest(found, tag)
+            return 1
+        return 0
+
+    def _tag(self, transfer: Transfer, manifest: Manifest | ImageIndex, tag: Tag) -> None:
+        """Write a tag, unless somebody was there first."""
+        if self._is_free(transfer, tag, manifest):
+            publish_over(self.target.by(self.deadline), manifest, tag)
 
 
-def key_tags(manifest: Manifest | ImageIndex) -> tuple[Tag, ...]:
-    """The tags under which an image is looked up, from the keys that it carries."""
-    carried = ((prefix, manifest.annotations.get(name, "")) for prefix, name in _TAGS)
-    return tuple(Tag(f"{prefix}{key}") for prefix, key in carried if _HEX.fullmatch(key))
-
-
-_TAGS: Final = ((LOCK_TAG, LOCK_ANNOTATION), ("k1-", KEY_ANNOTATION))
-"""The key's tag comes last: whoever finds it finds the rest."""
+def _moved(
+    target: Registry, tag: Tag, seen: Manifest | ImageIndex, manifest: Manifest | ImageIndex
+) -> TagMoved:
+    return TagMoved(
+        f"{target.repository}:{tag} names {seen.descriptor.digest} already, not "
+        f"{manifest.descriptor.digest}; it was left as it is",
+        hint="use the image that the tag names, or delete that one first",
+    )

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuild import lockfile
+from envbuild.build.assemble import difference
+from envbuild.build.job import Again
 from envbuild.checks import Check
 from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import BuildError, ChannelError, IntegrityError, SpecError, counted
-from envbuild.key import KEY_ANNOTATION
 from envbuild.lockfile.document import LockFile
 from envbuild.oci.family import entries
 from envbuild.oci.manifest import Manifest
 from envbuild.progress import silent
 from envbuild.reference import Repository
 from envbuild.resolver import Resolver
-from envbuild.restore import again, bring_steps, compression, in_folder, lock_of
+from envbuild.restore import compression, in_folder, lock_of, policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,8 +108,9 @@ class Rebuild:
                 trust=None,
                 compression=compression(manifest),
             )
-            with Resolver(config, progress=self.progress, locks=again(path, manifest)) as resolver:
-                bring_steps(resolver, self.registry.by(self.deadline), spec, self.deadline)
+            again = Again(manifest, self.registry.repository, must=False)
+            locks = policy(path, manifest)
+            with Resolver(config, progress=self.progress, locks=locks, again=again) as resolver:
                 image = resolver.build(spec, timeout=self.deadline.remaining())
                 made = resolver.registries.open(workspace).get_manifest(image.reference.digest)
         return comparison(manifest, made, name, runs=spec.steps_after is not None)
@@ -123,28 +125,12 @@ def comparison(manifest: Manifest, made: Manifest | ImageIndex, name: str, *, ru
         name: The name of the check.
         runs: Whether steps after the environment were run again, which need not give the same bytes.
     """
-    digest = made.descriptor.digest
-    if digest == manifest.descriptor.digest:
+    told, digest = difference(manifest, made), made.descriptor.digest
+    if told is None and digest == manifest.descriptor.digest:
         return Check(name, True, f"gave {digest}, all {len(manifest.layers)} layers alike")
-    if isinstance(made, Manifest) and _content(made) == _content(manifest):
+    if told is None:
         return Check(name, True, f"gave {digest}: the same image, which another definition named first")
     if runs:
-        detail = (
-            f"gave {digest}: steps after the environment were run again, and need not give the same bytes"
-        )
-        return Check(name, None, detail, asked=True)
-    layers = made.layers if isinstance(made, Manifest) else ()
-    other = [pair for pair in zip(manifest.layers, layers, strict=False) if pair[0].digest != pair[1].digest]
-    same = min(len(manifest.layers), len(layers)) - len(other)
-    detail = f"gave {digest}: {same} of {len(manifest.layers)} layers alike"
-    for before, after in other[:1]:
-        detail += f", {before.digest} ({before.size} bytes) became {after.digest} ({after.size} bytes)"
-    if isinstance(made, Manifest) and made.config.digest != manifest.config.digest:
-        detail += ", and another config"
-    return Check(name, False, detail)
-
-
-def _content(manifest: Manifest) -> tuple[object, ...]:
-    """All of an image but the key that it carries: who asked for it first does not change what it is."""
-    notes = {name: text for name, text in manifest.annotations.items() if name != KEY_ANNOTATION}
-    return manifest.media_type, manifest.config, manifest.layers, notes
+        told = f"gave {digest}: steps after the environment were run again, and need not give the same bytes"
+        return Check(name, None, told, asked=True)
+    return Check(name, False, told)

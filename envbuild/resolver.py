@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import time
@@ -14,7 +15,7 @@ from envbuild.build.bases import Bases
 from envbuild.deadline import Deadline
 from envbuild.errors import CacheMiss, IntegrityError, RegistryError, SpecError, TagMoved
 from envbuild.index import ImageEntry, Index
-from envbuild.key import CanonicalForm, Key, index_key
+from envbuild.key import CanonicalForm, index_key
 from envbuild.lookup import Lookup
 from envbuild.oci.registries import Registries
 from envbuild.oci.unknown import Unknowns
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from envbuild.build.bases import Named
-    from envbuild.build.job import Job
+    from envbuild.build.job import Again, Job
     from envbuild.config import Config
     from envbuild.digest import Digest
+    from envbuild.key import Key
     from envbuild.lockfile.document import LockEntry
     from envbuild.lockkey import LockKey, Name
     from envbuild.lookup import Hit
@@ -144,6 +146,7 @@ class Resolver:
         progress: Told what is going on.
         locks: Which locks are used; those that stand beside definitions and match them, if None.
         confirm: Whether registries are asked for every image, whatever the index knows.
+        again: The image that is built again from its lock, or None.
     """
 
     def __init__(
@@ -153,9 +156,11 @@ class Resolver:
         progress: Progress = silent,
         locks: lockfile.LockPolicy | None = None,
         confirm: bool = False,
+        again: Again | None = None,
     ) -> None:
         self.config = config
         self.confirm = confirm
+        self.again = again
         self.progress = progress
         self.locks = locks or lockfile.LockPolicy()
         self.index = Index(config.cache_dir, patience=config.timeout, warn=self._remark)
@@ -292,7 +297,11 @@ class Resolver:
         spec = self.load(spec)
         requests = self.wanted(spec, timeout=timeout)
         if len(requests) > 1:
-            image = self._several(requests, lambda request: self._resolved(request, build=build), build=build)
+
+            def action(request: Wanted) -> ResolvedImage:
+                return self._resolved(request, build=build, part=True)
+
+            image = self._several(requests, action, build=build)
         else:
             image = self._resolved(requests[spec.platforms[0]], build=build)
         return replace(image, seconds=time.monotonic() - started)
@@ -349,14 +358,17 @@ class Resolver:
             found = _together(reference, key, lock, tuple(images.values()))
         return replace(found, platforms=platforms)
 
-    def _resolved(self, request: Wanted, *, build: bool) -> ResolvedImage:
-        image = self._find(request, promote=build)
+    def _resolved(self, request: Wanted, *, build: bool, part: bool = False) -> ResolvedImage:
+        """The image of one platform; one that becomes ``part`` of an index is asked for more."""
+        image = self._find(request, promote=build, part=part)
         if image is None and not build:
             raise _miss(request.name)
-        return image or self._build_once(request)
+        return image or self._build_once(request, part=part)
 
     def _built(self, request: Wanted) -> ResolvedImage:
         with key_lock(self.config.cache_dir, str(request.name), request.deadline):
+            with contextlib.suppress(RegistryError):  # what has the tag and is another image ends it early
+                self._looking((request.platform,)).at(self.config.workspace, request.name, request.deadline)
             return self._build(request)
 
     def _locked(self, request: Wanted, entry: LockEntry) -> Wanted:
@@ -375,8 +387,9 @@ class Resolver:
             )
         return replace(request, lock_key=found, manifest=manifest)
 
-    def _find(self, request: Wanted, *, promote: bool = True) -> ResolvedImage | None:
-        hit = self._lookup(request.name, request.deadline, (request.platform,), promote=promote)
+    def _find(self, request: Wanted, *, promote: bool = True, part: bool = False) -> ResolvedImage | None:
+        platforms = (request.platform,)
+        hit = self._lookup(request.name, request.deadline, platforms, promote=promote, part=part)
         if hit is None:
             return None
         if hit.source != "index":
@@ -392,42 +405,50 @@ class Resolver:
         )
 
     def _lookup(
-        self, name: Name, deadline: Deadline, platforms: tuple[Platform, ...], *, promote: bool
+        self,
+        name: Name,
+        deadline: Deadline,
+        platforms: tuple[Platform, ...],
+        *,
+        promote: bool,
+        part: bool = False,
     ) -> Hit | None:
         """Find an image, and copy one that is not in the workspace to it where that is wished."""
-        lookup = Lookup(self.config, self.index, self.registries, self.progress, self.confirm, platforms)
-        hit = lookup.find(name, deadline)
+        hit = self._looking(platforms, part=part).find(name, deadline)
         if hit is None or hit.reference.repository == self.config.workspace:
             return hit
-        return self._promote(hit, name, deadline) if promote and self.config.promote else hit
+        return self._promote(hit, name, deadline, platforms) if promote and self.config.promote else hit
 
-    def _promote(self, hit: Hit, name: Name, deadline: Deadline) -> Hit:
+    def _looking(self, platforms: tuple[Platform, ...], *, part: bool = False) -> Lookup:
+        return Lookup(self.config, self.index, self.registries, self.progress, self.confirm, platforms, part)
+
+    def _promote(self, hit: Hit, name: Name, deadline: Deadline, platforms: tuple[Platform, ...]) -> Hit:
         """Copy a global hit to the workspace with what is attached; a failure leaves the hit where it is."""
         from envbuild.promote import Promotion
+        from envbuild.trust.policy import Untrusted
 
         promotion = Promotion(
             self.registries.open(hit.reference.repository),
             self.registries.open(self.config.workspace),
-            self.config.cache_dir,
-            self.config.jobs,
+            self.config,
             self.progress,
             deadline,
         )
         try:
             done = promotion.promote(
-                hit.reference.digest, with_referrers=True, locked=not isinstance(name, Key)
+                hit.reference.digest, name=name, platforms=platforms, with_referrers=True
             )
-        except RegistryError as error:
+        except (RegistryError, Untrusted) as error:
             self.progress(Event("resolve", str(name), "output", text=f"not promoted: {error}"))
             return hit
         reference = done.reference
         self.index.put_image(ImageEntry(str(name), reference, hit.lock_key, time.time()))
         return replace(hit, reference=reference)
 
-    def _build_once(self, request: Wanted) -> ResolvedImage:
+    def _build_once(self, request: Wanted, *, part: bool = False) -> ResolvedImage:
         """Build under the name's lock; whoever waited for it finds what the holder built."""
         with key_lock(self.config.cache_dir, str(request.name), request.deadline):
-            return self._find(request) or self._build(request)
+            return self._find(request, part=part) or self._build(request)
 
     def job(self, request: Wanted) -> Job:
         """What a builder is given to build it."""
@@ -442,7 +463,7 @@ class Resolver:
             request.deadline,
             request.locked,
             request.lock_key,
-            self.locks.again,
+            self.again,
         )
 
     def _build(self, request: Wanted) -> ResolvedImage:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from envbuild import lockfile
+from envbuild.admission import require_name
 from envbuild.attach import LOCK_TYPE
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION
+from envbuild.build.job import Again
+from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, SpecError
-from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, Key, steps_key
+from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.lockfile.document import LockEntry, LockFile
-from envbuild.oci.copy import copy_image
+from envbuild.lockkey import name_in
 from envbuild.oci.family import entries
 from envbuild.oci.manifest import OCI_LAYER_ZSTD, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
-from envbuild.oci.registry import find_manifest, publish
-from envbuild.reference import Tag
 from envbuild.resolver import Resolver
 from envbuild.spec import fields
 from envbuild.spec.environment import EnvironmentSpec
@@ -27,15 +28,18 @@ from envbuild.spec.environment import EnvironmentSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from envbuild.admission import Admission
     from envbuild.config import CompressionName, Config
     from envbuild.deadline import Deadline
     from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registry import Registry
     from envbuild.platform import Platform
     from envbuild.progress import Progress
-    from envbuild.reference import ImageReference, TaggedReference
+    from envbuild.reference import ImageReference, Tag, TaggedReference
     from envbuild.resolver import ResolvedImage
-    from envbuild.trust import Trust
+
+_MOST_LOCKS: Final = 16
+"""How many attached locks are read to find the image's own: others may attach some, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,10 @@ def restored(
     registry: Registry,
     reference: Tag | Digest,
     platforms: Iterable[Platform] | None = None,
-    trust: Trust | None = None,
+    admission: Admission | None = None,
+    *,
+    part: bool = False,
+    deadline: Deadline = NO_DEADLINE,
 ) -> Restored:
     """The lock that is attached to an image; of an index the locks of its images, as one.
 
@@ -66,17 +73,23 @@ def restored(
         registry: The repository of the image.
         reference: Its tag or digest.
         platforms: Which platforms of an index to take; all if None.
-        trust: The policy for images; None to trust all.
+        admission: Decides whether the image may be used; None for every one.
+        part: Whether what is made of the lock is put into the workspace.
+        deadline: When to give up.
 
     Raises:
         NotFound: There is no such image.
         Untrusted: The policy does not accept the image.
         SpecError: It has no lock, or is not for such a platform.
-        IntegrityError: The lock is damaged, or is that of another image.
+        IntegrityError: The lock is damaged, or is that of another image; or what the tag names is.
     """
+    registry = registry.by(deadline)
     manifest = registry.get_manifest(reference)
-    _require_trust(registry, manifest, trust)
+    if (name := name_in(reference)) is not None:
+        require_name(manifest, name, f"{registry.repository}:{reference}")
     wanted = None if platforms is None else set(platforms)
+    if admission is not None:
+        _require_trust(admission, registry, manifest, wanted, deadline, part=part)
     images = _images(registry, manifest, wanted)
     locks = [_lock(registry, image) for image in images]
     entries = [entry for lock in locks for entry in lock.entries]
@@ -96,15 +109,18 @@ def attached_lock(
     return restored(registry, reference, platforms).lock
 
 
-def _require_trust(registry: Registry, manifest: Manifest | ImageIndex, trust: Trust | None) -> None:
-    rule = trust.rule(registry.repository) if trust is not None else None
-    if rule is None or not rule.require_signed:
-        return
-    from envbuild.trust import Untrusted, check_rule
-
+def _require_trust(
+    admission: Admission,
+    registry: Registry,
+    manifest: Manifest | ImageIndex,
+    platforms: set[Platform] | None,
+    deadline: Deadline,
+    *,
+    part: bool,
+) -> None:
     try:
-        check_rule(registry, manifest, rule)
-    except Untrusted as error:
+        admission.require(manifest, registry, deadline, part=part, platforms=platforms)
+    except IntegrityError as error:
         error.hint = f"its lock is not used: {error.hint or 'the policy `trust` wants another signature'}"
         raise
 
@@ -137,27 +153,40 @@ def lock_of(registry: Registry, image: Manifest) -> LockFile | None:
     Raises:
         IntegrityError: It is damaged, or that of another image.
     """
-    digest, key = image.descriptor.digest, image.annotations.get(KEY_ANNOTATION)
-    for listed in referrers(registry, digest, LOCK_TYPE):
+    digest = image.descriptor.digest
+    refused: IntegrityError | None = None
+    for listed in referrers(registry, digest, LOCK_TYPE)[:_MOST_LOCKS]:
         artifact = registry.get_manifest(listed.digest)
         if not isinstance(artifact, Manifest):
             continue
-        lock = LockFile.parse(read_artifact(registry, artifact), f"the lock of {digest}")
-        if len(lock.entries) != 1 or key not in {None, str(lock.entries[0].key)}:
-            raise IntegrityError(f"the attached lock {listed.digest} is not that of the key {key}")
-        _require_solution(image, lock.entries[0], f"the attached lock {listed.digest}")
-        return lock
+        try:
+            return _lock_in(registry, artifact, image)
+        except (IntegrityError, SpecError) as error:  # another one may be the image's
+            what = f"the attached lock {listed.digest}"
+            refused = refused or IntegrityError(f"{what}: {error.message}", hint=error.hint)
+    if refused is not None:
+        raise refused
     return None
 
 
-def _require_solution(image: Manifest, entry: LockEntry, what: str) -> None:
+def _lock_in(registry: Registry, artifact: Manifest, image: Manifest) -> LockFile:
+    """The lock in an artifact, held against the image that it is attached to."""
+    key = image.annotations.get(KEY_ANNOTATION)
+    lock = LockFile.parse(read_artifact(registry, artifact), f"the lock of {image.descriptor.digest}")
+    if len(lock.entries) != 1 or key not in {None, str(lock.entries[0].key)}:
+        raise IntegrityError(f"it is not that of the key {key}")
+    _require_solution(image, lock.entries[0])
+    return lock
+
+
+def _require_solution(image: Manifest, entry: LockEntry) -> None:
     """See that an image carries the lock key of an attached lock."""
     carried = image.annotations.get(LOCK_ANNOTATION)
     named = image.annotations.get(BASE_DIGEST_ANNOTATION)  # an image's, also where the form names an index
     found = entry.lock_key(Digest.parse(named) if named is not None else None)
     if str(found) != carried:
         raise IntegrityError(
-            f"{what} has the lock key {found}, and the image carries {carried or 'none'}",
+            f"it has the lock key {found}, and the image carries {carried or 'none'}",
             hint="somebody attached a lock of other packages; resolve the definition instead",
         )
 
@@ -194,9 +223,10 @@ def build_again(
 ) -> ResolvedImage:
     """Build an image of an attached lock for one platform, and push it to the workspace.
 
-    Nothing is solved, layers are compressed as that image's are, and what was not solved to the image's own
-    lock key is not published. The image of the Docker steps on the base is taken from the repository of the
-    image where it is there: run again, they need not give the same bytes.
+    Nothing is solved, and layers are compressed as that image's are. What has not the image's own lock key is
+    not published, nor is another image, unless steps after the environment were run again. The image of the
+    Docker steps on the base is looked for in the repository of the image too: run again, they need not give
+    the same bytes.
 
     Args:
         config: The settings.
@@ -208,41 +238,25 @@ def build_again(
 
     Raises:
         SpecError: The lock is for several platforms, or its steps or requirements read files.
-        IntegrityError: The lock key is not that of the image.
+        IntegrityError: The lock key is not that of the image, or another image came out.
         EnvbuildError: As :meth:`envbuild.resolver.Resolver.build` raises it.
     """
     with tempfile.TemporaryDirectory(prefix="envbuild-") as folder:
         path = Path(folder) / lockfile.FILE_NAME
         in_folder(found.lock, path.parent, base).write(path)
         spec = lockfile.load(path)
-        policy = again(path, found.images[0])
-        config = replace(config, compression=compression(found.images[0]))
-        with Resolver(config, progress=progress, locks=policy) as resolver:
-            bring_steps(resolver, registry, spec, deadline)
+        image = found.images[0]
+        config = replace(config, compression=compression(image))
+        again = Again(image, registry.repository, must=spec.steps_after is None)
+        with Resolver(config, progress=progress, locks=policy(path, image), again=again) as resolver:
             return resolver.build(spec, timeout=deadline.remaining())
 
 
-def again(path: Path, image: Manifest) -> lockfile.LockPolicy:
-    """What builds an image again from its lock: the same solution under the same annotations."""
-    key, lock = (image.annotations.get(name) for name in (KEY_ANNOTATION, LOCK_ANNOTATION))
-    return lockfile.LockPolicy(
-        path, required=True, lock_key=lock, again=Key(key) if key is not None else None
-    )
+def policy(path: Path, image: Manifest) -> lockfile.LockPolicy:
+    """The policy that holds a build to an image's lock: the same solution."""
+    return lockfile.LockPolicy(path, required=True, lock_key=image.annotations.get(LOCK_ANNOTATION))
 
 
 def compression(image: Manifest) -> CompressionName:
     """How the layers of an environment are compressed."""
     return "zstd" if image.layers and image.layers[-1].media_type == OCI_LAYER_ZSTD else "gzip"
-
-
-def bring_steps(resolver: Resolver, registry: Registry, spec: EnvironmentSpec, deadline: Deadline) -> None:
-    """Copy the image of a definition's steps from a repository that has it to the workspace."""
-    if spec.steps is None or registry.repository == resolver.config.workspace:
-        return
-    (platform,) = spec.platforms
-    base = resolver.bases.image(spec.require_base(), platform, deadline)
-    tag = Tag(f"s1-{steps_key(base.digest, spec.steps, platform, offline=spec.offline)}")
-    if isinstance(stepped := find_manifest(registry, tag), Manifest):
-        target = resolver.registries.open(resolver.config.workspace).by(deadline)
-        copy_image(registry, target, stepped, progress=resolver.progress, deadline=deadline)
-        publish(target, stepped, tag, stored=True)

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from envbuild.attach import FORM_TYPE, IN_TOTO_TYPE, LOCK_TYPE, SPDX_TYPE
 from envbuild.build.recipe import RECIPE_ANNOTATION, Recipe, recipe_tag
 from envbuild.checks import Report
+from envbuild.config import Config
 from envbuild.deadline import Deadline
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import DeadlineExceeded
@@ -670,7 +671,7 @@ def test_doctored_images_fail_on_a_registry_too(
 ) -> None:
     world, key, other = built
     target = RemoteRegistry(registry.repository())
-    promotion = Promotion(world.layout(), target, tmp_path)
+    promotion = Promotion(world.layout(), target, Config(workspace=target.repository, cache_dir=tmp_path))
     for wanted in (key.tag, other):
         promotion.promote(wanted, with_referrers=True)
     doctor = Doctor(target, key, other, tmp_path)

@@ -218,7 +218,7 @@ def test_a_locked_image_is_promoted_under_its_lock_key(world: World) -> None:
     spec = world.spec("tool")
     image = resolve(world.config, spec, write_lock(world, spec))
     target = LayoutRegistry(Repository.parse(f"oci:{world.root}/shared"))
-    promotion = Promotion(world.layout(), target, world.config.cache_dir)
+    promotion = Promotion(world.layout(), target, world.config)
     done = promotion.promote(image.reference.digest, with_referrers=True)
     assert done.tags == (Tag(f"l1-{image.lock_key}"),)
     assert {tag.name for tag in target.tags()} >= {f"l1-{image.lock_key}", f"f1-{image.lock_key}"}

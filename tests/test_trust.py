@@ -388,11 +388,12 @@ def test_promoting_makes_no_signature_unreadable(
     registry: LayoutRegistry, image: Manifest, key_file: str, tmp_path: Path
 ) -> None:
     target = LayoutRegistry(Repository.parse(f"oci:{tmp_path}/target"))
-    Promotion(registry, target, tmp_path).promote(Tag("v1"))
+    promotion = Promotion(registry, target, Config(workspace=target.repository, cache_dir=tmp_path))
+    promotion.promote(Tag("v1"))
     sign(target, image, key_file, locks=tmp_path)
     put_signatures(registry, image, [(b"junk", "A" * (MAX_MANIFEST - 700))])
     with pytest.raises(RegistryError, match="none could be read"):
-        Promotion(registry, target, tmp_path).promote(Tag("v1"), with_referrers=True)
+        promotion.promote(Tag("v1"), with_referrers=True)
     check(target, image, [public(OURS)])
 
 

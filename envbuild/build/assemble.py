@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.build.base import EPOCH
 from envbuild.digest import Descriptor
+from envbuild.key import KEY_ANNOTATION
 from envbuild.oci.manifest import (
     DOCKER_LAYER_GZIP,
     OCI_CONFIG,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from envbuild.build.base import BaseImage
     from envbuild.digest import Digest
+    from envbuild.oci.manifest import ImageIndex
 
 STEPS_ANNOTATION: Final = "io.envbuild.steps"
 SCHEME_ANNOTATION: Final = "io.envbuild.scheme"
@@ -173,3 +175,28 @@ def variables_of(config: Mapping[str, Any]) -> dict[str, str]:
 def oci_layer(layer: Descriptor) -> Descriptor:
     """A base's layer as an OCI manifest may name it; URLs and annotations of the base are not taken over."""
     return Descriptor(_AS_OCI.get(layer.media_type, layer.media_type), layer.digest, layer.size)
+
+
+def difference(image: Manifest, made: Manifest | ImageIndex) -> str | None:
+    """What differs between an image and what came out when it was built again; None where it is the same.
+
+    Who asked for an image first does not change what it is: the key that it carries does not count.
+    """
+    digest = made.descriptor.digest
+    if isinstance(made, Manifest) and _content(made) == _content(image):
+        return None
+    layers = made.layers if isinstance(made, Manifest) else ()
+    other = [pair for pair in zip(image.layers, layers, strict=False) if pair[0].digest != pair[1].digest]
+    same = min(len(image.layers), len(layers)) - len(other)
+    told = f"gave {digest}: {same} of {len(image.layers)} layers alike"
+    for before, after in other[:1]:
+        told += f", {before.digest} ({before.size} bytes) became {after.digest} ({after.size} bytes)"
+    if isinstance(made, Manifest) and made.config.digest != image.config.digest:
+        told += ", and another config"
+    return told
+
+
+def _content(manifest: Manifest) -> tuple[object, ...]:
+    """All of an image but the key that it carries."""
+    notes = {name: text for name, text in manifest.annotations.items() if name != KEY_ANNOTATION}
+    return manifest.media_type, manifest.config, manifest.layers, notes

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from envbuild.attach import Made
-from envbuild.key import CanonicalForm
+from envbuild.build.assemble import difference
+from envbuild.errors import IntegrityError
+from envbuild.key import KEY_ANNOTATION, CanonicalForm, Key
 from envbuild.lockfile import base_text
 from envbuild.reference import ImageReference
 
@@ -17,12 +19,47 @@ if TYPE_CHECKING:
     from envbuild.build.base import BaseImage
     from envbuild.deadline import Deadline
     from envbuild.digest import Digest
-    from envbuild.key import Key
     from envbuild.lock import Lock, PipDistribution
     from envbuild.lockfile.document import LockEntry
     from envbuild.lockkey import LockKey, Name
+    from envbuild.oci.manifest import Manifest
     from envbuild.platform import Platform
+    from envbuild.reference import Repository
     from envbuild.spec.environment import EnvironmentSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """An image that is built again from the lock attached to it.
+
+    Attributes:
+        image: The image.
+        repository: Where it is; the image of its steps is looked for there too.
+        must: Whether nothing is published unless just that image comes out.
+    """
+
+    image: Manifest
+    repository: Repository
+    must: bool = True
+
+    @property
+    def key(self) -> Key | None:
+        """The key that it carries."""
+        key = self.image.annotations.get(KEY_ANNOTATION)
+        return Key(key) if key is not None else None
+
+    def require(self, made: Manifest) -> None:
+        """Refuse another image.
+
+        Raises:
+            IntegrityError: It is one.
+        """
+        told = difference(self.image, made) if self.must else None
+        if told is not None:
+            raise IntegrityError(
+                f"not the image {self.repository}@{self.image.descriptor.digest}: building it again {told}",
+                hint="settings that change layers must be those that it was built with",
+            )
 
 
 @dataclass(frozen=True)
@@ -37,8 +74,8 @@ class Job:
         deadline: When to give up.
         locked: What a lock says it was solved to, or None.
         lock_key: The lock key of what is locked: it must come out, and names the image; else None.
-        again: The key that a locked image carries, where it is one that was built before without a lock: then
-            its bytes are that image's; else None.
+        again: What it was built as before, where it is built again from its lock: it carries the key of that
+            image, and so has its bytes; else None.
     """
 
     spec: EnvironmentSpec
@@ -48,7 +85,7 @@ class Job:
     deadline: Deadline
     locked: LockEntry | None = None
     lock_key: LockKey | None = None
-    again: Key | None = None
+    again: Again | None = None
 
     @property
     def name(self) -> Name:
@@ -58,7 +95,9 @@ class Job:
     @property
     def carried(self) -> Key | None:
         """The key that the image carries; a locked one has none, so that no key can answer with it."""
-        return self.key if self.lock_key is None else self.again
+        if self.lock_key is None:
+            return self.key
+        return self.again.key if self.again is not None else None
 
 
 def folder_of(spec: EnvironmentSpec) -> Path:

@@ -137,9 +137,11 @@ class LayersBuilder:
         if same is None:
             assembled, composition, variables = self._compose(job, parts, str(solved), annotations, above)
             recipe = recipe_of(job, str(solved), solution.lock, composition, pip)
-            upload.later(partial(keep, recipe))
             scripted = composition.scripted
             manifest = self._after(job, assembled, scripted, solution.lock, variables, upload)
+            if job.again is not None:
+                job.again.require(manifest)
+            upload.later(partial(keep, recipe))
             whole = assembled if manifest is assembled.manifest else None
             store = partial(self._store, manifest, whole, upload)
             tag = None if job.lock_key else solved.tag
@@ -171,7 +173,8 @@ class LayersBuilder:
             return job.base
         from envbuild.build.steps import StepsBuilder
 
-        builder = StepsBuilder(self.config, self.registries, upload, self.progress, job.spec.offline)
+        also = job.again.repository if job.again is not None else None
+        builder = StepsBuilder(self.config, self.registries, upload, self.progress, job.spec.offline, also)
         return builder.image(job.base, job.spec.steps, job.platform, job.deadline)
 
     def _solve(self, job: Job, base: BaseImage) -> Solution:

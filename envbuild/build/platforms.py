@@ -11,11 +11,11 @@ from envbuild.errors import IntegrityError
 from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.lockfile.document import LockFile
 from envbuild.lockkey import LockKey
-from envbuild.oci.copy import copy_image
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import read_artifact, referrers
 from envbuild.progress import silent
 from envbuild.publishing import Publisher
+from envbuild.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from envbuild.platform import Platform
     from envbuild.progress import Progress
     from envbuild.reference import ImageReference
+    from envbuild.transfer import Held
 
 
 def publish_index(
@@ -43,8 +44,8 @@ def publish_index(
 ) -> ImageReference:
     """Put an index over images into the workspace, signed and under its key's tag; an existing tag wins.
 
-    An image that is elsewhere, as in the global repository, is copied first: an index names only what stands
-    beside it. Equal images give equal bytes.
+    An image that is elsewhere, as in the global repository, is copied first, if it may go into the workspace:
+    an index names only what stands beside it. Equal images give equal bytes.
 
     Args:
         name: The key of the environment on these platforms, or the lock key where it is locked on any.
@@ -56,23 +57,25 @@ def publish_index(
 
     Raises:
         IntegrityError: An image is an index itself.
+        Untrusted: An image that is elsewhere is not accepted by the workspace's rule; nothing was written.
         RegistryError: A repository could not be read or written.
     """
     workspace = config.workspace
     started, target = datetime.now(UTC), registries.open(workspace).by(deadline)
     entries: list[Descriptor] = []
+    elsewhere: list[tuple[Transfer, Held]] = []
     for platform, reference in sorted(images.items(), key=lambda item: str(item[0])):
         source = registries.open(reference.repository).by(deadline)
         manifest = source.get_manifest(reference.digest)
         if isinstance(manifest, ImageIndex):
             raise IntegrityError(f"{reference} is an index, expected the image of {platform}")
         if reference.repository != workspace:
-            copy_image(source, target, manifest, progress=progress, deadline=deadline)
-            if (trust := config.trust) is not None:
-                from envbuild.trust import sign_admitted
-
-                sign_admitted(source, target, manifest, trust, locks=config.cache_dir, deadline=deadline)
+            transfer = Transfer(source, target, config, progress, deadline)
+            elsewhere.append((transfer, transfer.hold(manifest)))
         entries.append(replace(manifest.descriptor, platform=platform))
+    for transfer, held in elsewhere:  # nothing is written before all of them may be taken
+        transfer.copy(held.manifest)
+        transfer.vouch(held)
     carried = LOCK_ANNOTATION if isinstance(name, LockKey) else KEY_ANNOTATION
     index = ImageIndex.build(tuple(entries), {carried: str(name)})
 

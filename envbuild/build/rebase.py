@@ -6,13 +6,14 @@ import datetime as dt
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from envbuild.admission import Admission
+from envbuild.admission import Admission, require_name
 from envbuild.build.assemble import BASE_DIGEST_ANNOTATION, reannotated
 from envbuild.build.job import Job
 from envbuild.build.platforms import publish_index
-from envbuild.build.recipe import BUILD_AGAIN, keep_recipe, name_of, read_recipe
+from envbuild.build.recipe import BUILD_AGAIN, keep_recipe, name_of, read_recipe, require_together
 from envbuild.build.transplant import Transplant, as_spec, made_on
 from envbuild.build.upload import Upload
 from envbuild.errors import BuildError, EnvbuildError, IntegrityError, NotFound, SpecError
@@ -25,13 +26,13 @@ from envbuild.key import (
     CanonicalForm,
     index_key,
 )
-from envbuild.lockkey import LockKey, index_name, lock_key
+from envbuild.lockkey import MAX_PLATFORMS, LockKey, index_name, lock_key, name_in
+from envbuild.lookup import Lookup
 from envbuild.oci.family import entries
 from envbuild.oci.manifest import ImageIndex
 from envbuild.oci.referrers import has_referrers_api
-from envbuild.platform import Platform
 from envbuild.publishing import Known, Publisher, Signing
-from envbuild.reference import ImageReference, Tag, TaggedReference
+from envbuild.reference import ImageReference, TaggedReference
 from envbuild.spec.virtual import spelled
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
     from envbuild.lockkey import Name
     from envbuild.oci.manifest import Manifest
     from envbuild.oci.registry import Registry
-    from envbuild.reference import Repository
+    from envbuild.platform import Platform
+    from envbuild.reference import Repository, Tag
 
 BaseName = ImageReference | TaggedReference | None
 _KEY_TAG: Final = f"k{KEY_SCHEME}-"
@@ -117,8 +119,7 @@ class Rebaser(Transplant):
             manifest = self.registries.probe(image.repository, wanted, deadline)
         except NotFound as error:
             raise SpecError(f"there is no image {image}: {error.message}") from None
-        locked = isinstance(wanted, Tag) and wanted.name.startswith(LOCK_TAG)
-        return self._rebase(image.repository, manifest, base, deadline, locked=locked)
+        return self._rebase(image.repository, manifest, base, deadline, name_in(wanted))
 
     def rebase_all(
         self, old: frozenset[Digest], base: BaseName, deadline: Deadline
@@ -139,7 +140,8 @@ class Rebaser(Transplant):
         solutions: set[str | None] = set()
 
         def image(tag: Tag) -> Rebased | Failed | None:
-            locked = tag.name.startswith(LOCK_TAG)
+            name = name_in(tag)
+            locked = isinstance(name, LockKey)
 
             def found() -> Rebased | None:
                 manifest = self.registries.probe(workspace, tag, deadline)
@@ -151,7 +153,7 @@ class Rebaser(Transplant):
                 solutions.add(manifest.annotations.get(LOCK_ANNOTATION))
                 if manifest.annotations.get(BASE_DIGEST_ANNOTATION) not in names:
                     return None
-                return self._rebase(workspace, manifest, base, deadline, locked=locked)
+                return self._rebase(workspace, manifest, base, deadline, name)
 
             return _tried(found, f"{workspace}:{tag}")
 
@@ -160,7 +162,7 @@ class Rebaser(Transplant):
                 named = entries(index, f"{workspace}:{tag}")
                 parts = (self.registries.probe(workspace, part.digest, deadline) for part in named)
                 on = {part.annotations.get(BASE_DIGEST_ANNOTATION) for part in parts}
-                return self._rebase(workspace, index, base, deadline) if on & names else None
+                return self._rebase(workspace, index, base, deadline, name_in(tag)) if on & names else None
 
             tag, index = found
             return _tried(rebased, f"{workspace}:{tag}")
@@ -200,27 +202,31 @@ class Rebaser(Transplant):
         manifest: Manifest | ImageIndex,
         base: BaseName,
         deadline: Deadline,
-        *,
-        locked: bool = False,
+        named: Name | None,
     ) -> Rebased:
-        """Rebase an image; under its lock key where it is ``locked``, as what carries no key is anyway."""
+        """Rebase what was ``named`` by its tag; None where it was named by its digest."""
         source = repository.at(manifest.descriptor.digest)
         own = name_of(manifest)
         if own is None:
             raise SpecError(f"{source} is no image that envbuild made")
+        if named is not None:
+            require_name(manifest, named, f"{repository}:{named.tag}")
         if isinstance(manifest, ImageIndex):
-            return self._rebase_index(source, manifest, base, deadline)
+            return self._rebase_index(source, manifest, named or own, base, deadline)
+        return self._carry_out(self._plan(source, manifest, base, deadline, named or own))
+
+    def _plan(
+        self, source: ImageReference, manifest: Manifest, base: BaseName, deadline: Deadline, named: Name
+    ) -> _Plan:
+        """How an image gets to its new base: all that can be compared before something is written.
+
+        It gets there under its lock key where it was named by that, as what carries no key is anyway.
+        """
         recipe = self._recipe(source, manifest, deadline)
         digest, new = self._base(base, recipe.lock.platform, deadline)
         form = self._form(recipe, digest)
         solved = lock_key(form, new.digest, recipe.lock, recipe.pip.wheels if recipe.pip is not None else ())
-        wanted = solved if locked or isinstance(own, LockKey) else None
-        name = wanted or form.key
-        there = self._find(name.tag, deadline)
-        if there is not None:
-            reference = self.config.workspace.at(there.descriptor.digest)
-            lock = there.annotations.get(LOCK_ANNOTATION)
-            return Rebased(source, reference, form.key, lock, made=False, name=name)
+        wanted = solved if isinstance(named, LockKey) else None
         job = Job(
             as_spec(replace(recipe, form=form), base),
             form.key,
@@ -229,37 +235,61 @@ class Rebaser(Transplant):
             deadline,
             lock_key=wanted,
         )
-        seen = self._publish(job, recipe.on(form, str(solved)), solved, source)
-        reference = self.config.workspace.at(seen)
-        return Rebased(source, reference, form.key, str(solved), made=True, name=name)
+        there, is_free = self._there(job.name, (job.platform,), deadline)
+        return _Plan(source, job, recipe.on(form, str(solved)), solved, there, is_free)
+
+    def _carry_out(self, plan: _Plan) -> Rebased:
+        key, name = plan.job.key, plan.job.name
+        if plan.there is not None:
+            reference = self.config.workspace.at(plan.there.descriptor.digest)
+            lock = plan.there.annotations.get(LOCK_ANNOTATION)
+            return Rebased(plan.source, reference, key, lock, made=False, name=name)
+        reference = self.config.workspace.at(self._publish(plan))
+        return Rebased(plan.source, reference, key, str(plan.solved), made=True, name=name)
 
     def _rebase_index(
-        self, source: ImageReference, index: ImageIndex, base: BaseName, deadline: Deadline
+        self, source: ImageReference, index: ImageIndex, named: Name, base: BaseName, deadline: Deadline
     ) -> Rebased:
         """The index over the images of an index, each rebased for its platform."""
-        done: dict[Platform, Rebased] = {}
-        for entry in entries(index, str(source)):
-            if entry.platform is None:
-                raise SpecError(f"{source} names an image without a platform: {entry.digest}")
-            part = self.registries.probe(source.repository, entry.digest, deadline)
-            if isinstance(part, ImageIndex):
-                raise IntegrityError(f"{source} is an index of indexes")
-            platform = Platform(entry.platform.os, entry.platform.architecture, entry.platform.variant)
-            done[platform] = self._rebase(source.repository, part, base, deadline)
-        key = index_key({platform: each.key for platform, each in done.items()})
+        images = self._images(source, index, named, deadline)
+        plans = {
+            platform: self._plan(source.repository.at(image.descriptor.digest), image, base, deadline, own)
+            for platform, (image, own) in images.items()
+        }
+        key = index_key({platform: plan.job.key for platform, plan in plans.items()})
         name: Name = key
-        if isinstance(name_of(index), LockKey):
-            name = index_name({platform: each.name for platform, each in done.items()})
-        there = self._find(name.tag, deadline)
+        if isinstance(named, LockKey):
+            name = index_name({platform: plan.job.name for platform, plan in plans.items()})
+        there, _ = self._there(name, tuple(plans), deadline)
+        if there is not None:
+            reference = self.config.workspace.at(there.descriptor.digest)
+            return Rebased(source, reference, key, None, made=False, name=name)
         reference = publish_index(
             name,
-            {platform: each.reference for platform, each in done.items()},
+            {platform: self._carry_out(plan).reference for platform, plan in plans.items()},
             self.config,
             self.registries,
             deadline,
             progress=self.progress,
         )
-        return Rebased(source, reference, key, None, made=there is None, name=name)
+        return Rebased(source, reference, key, None, made=True, name=name)
+
+    def _images(
+        self, source: ImageReference, index: ImageIndex, named: Name, deadline: Deadline
+    ) -> dict[Platform, tuple[Manifest, Name]]:
+        """The image of each platform of an index that may be used, and what it goes by."""
+        admission = Admission(self.config, self.progress)
+        registry = self.registries.open(source.repository)
+        if admission.image(index, registry, deadline, part=True, platforms=()) is None:
+            raise IntegrityError(f"{source} is not trusted, and so neither is what is made of it")
+        images: list[Manifest] = []
+        for entry in index.manifests[:MAX_PLATFORMS]:
+            part = self.registries.probe(source.repository, entry.digest, deadline)
+            if isinstance(part, ImageIndex):
+                raise IntegrityError(f"{source} is an index of indexes")
+            images.append(part)
+        names = require_together(index, images, named, str(source))
+        return {platform: (image, names[platform]) for platform, image in zip(names, images, strict=True)}
 
     def _recipe(self, source: ImageReference, manifest: Manifest, deadline: Deadline) -> Recipe:
         """The recipe of an image that is trusted and that it belongs to."""
@@ -308,33 +338,37 @@ class Rebaser(Transplant):
         named: Named = self._seen[name]
         return named
 
-    def _publish(self, job: Job, recipe: Recipe, solved: LockKey, source: ImageReference) -> Digest:
+    def _publish(self, plan: _Plan) -> Digest:
+        job, recipe, solved, source = plan.job, plan.recipe, plan.solved, plan.source
         started = dt.datetime.now(dt.UTC)
         target = self.registries.open(self.config.workspace).by(job.deadline)
         upload = Upload(target, self.progress)
         base = self._with_steps(job, upload)
         self.check(recipe, base, job.deadline)
         annotations = self._annotations(job, solved)
-        runs, stored = self.runs(job, recipe), False
+        runs, tag = self.runs(job, recipe), None
         same = self._same_solution(target, solved, job.deadline) if runs else None
         if same is not None:
             manifest = reannotated(same.image, annotations)
         else:
             manifest = self.on_base(base, job, recipe, annotations, upload, source.repository)
             if runs and job.lock_key is None:  # nobody was there first, and others need not run it again
-                target.put_manifest(manifest, solved.tag)
-                stored = True
+                tag = solved.tag
         has_empty = "empty" in self._seen
         has_empty = keep_recipe(target, recipe, job.name, self.progress, has_config=has_empty)
         if has_empty:
             self._seen["empty"] = True
-        known = Known(stored, absent=True, has_empty=has_empty, has_api=self._has_api(target), crowded=True)
+        has_api = self._has_api(target)
+        known = Known(absent=plan.is_free, has_empty=has_empty, has_api=has_api, crowded=True)
         publisher = Publisher(self.config, target, job.deadline, self.progress, known)
         seen = publisher.publish_built(
             manifest,
             job.name,
             made_on(job, recipe, started, source),
-            signing=Signing(recipe.claim if self._signs else {}),
+            signing=Signing(
+                recipe.claim if self._signs else {},
+                partial(self._name, upload, manifest, tag, job.deadline),
+            ),
         )
         return seen.descriptor.digest
 
@@ -346,11 +380,50 @@ class Rebaser(Transplant):
                 self._seen["api"] = has_referrers_api(target)
             return bool(self._seen["api"])
 
-    def _find(self, tag: Tag, deadline: Deadline) -> Manifest | ImageIndex | None:
+    def _there(
+        self, name: Name, platforms: tuple[Platform, ...], deadline: Deadline
+    ) -> tuple[Manifest | ImageIndex | None, bool]:
+        """What the workspace has under a name, as whoever resolves it finds it, and whether its tag is free.
+
+        Raises:
+            IntegrityError: Something else has the tag.
+            Untrusted: What has it is not accepted, and nothing is signed here that could take its place.
+        """
+        workspace = self.config.workspace
+        lookup = Lookup(self.config, self.index, self.registries, self.progress, platforms=platforms)
         try:
-            return self.registries.probe(self.config.workspace, tag, deadline)
+            found = lookup.at(workspace, name, deadline)
         except NotFound:
-            return None
+            return None, True
+        if found is None and not self._signs:
+            from envbuild.trust import Untrusted
+
+            raise Untrusted(
+                f"{workspace}:{name.tag} is not accepted, and what is made here is not signed",
+                hint="delete the tag, or rebase where `sign_key` or `sign_identity` is set",
+            )
+        return (found.manifest if found is not None else None), False
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How one image gets to its new base.
+
+    Attributes:
+        source: The image that it is made from.
+        job: What is made.
+        recipe: The environment under the definition on the new base.
+        solved: The key of its solution there.
+        there: The image that the workspace has of the name; None where one is made.
+        is_free: Whether the tag of the name was not there.
+    """
+
+    source: ImageReference
+    job: Job
+    recipe: Recipe
+    solved: LockKey
+    there: Manifest | ImageIndex | None
+    is_free: bool
 
 
 def _hex(tag: Tag) -> str:

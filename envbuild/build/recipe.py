@@ -24,7 +24,7 @@ from envbuild.lock import FORMS, Lock
 from envbuild.lockfile.document import distribution_json, package_json, read_distribution, read_package
 from envbuild.lockfile.form import read_form
 from envbuild.lockfile.place import LINE, Node
-from envbuild.lockkey import LockKey, lock_key
+from envbuild.lockkey import LockKey, lock_key, together
 from envbuild.oci.manifest import MAX_MANIFEST, OCI_EMPTY, Manifest, encode
 from envbuild.oci.referrers import EMPTY, put_artifact
 from envbuild.platform import Platform
@@ -34,7 +34,7 @@ from envbuild.trust.claims import RECIPE
 from envbuild.trust.policy import Untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from envbuild.admission import Admitted
     from envbuild.build.compose import Composition
@@ -254,6 +254,15 @@ def name_of(image: Manifest | ImageIndex) -> Name | None:
         return None
 
 
+def names_of(image: Manifest | ImageIndex) -> tuple[Name, ...]:
+    """The key and the lock key that an image carries, as far as it does."""
+    found: list[Name] = []
+    for annotation, kind in ((KEY_ANNOTATION, Key), (LOCK_ANNOTATION, LockKey)):
+        with contextlib.suppress(KeyError, SpecError):
+            found.append(kind(image.annotations[annotation]))
+    return tuple(found)
+
+
 def read_recipe(
     registries: Registries, repository: Repository, image: Admitted, deadline: Deadline
 ) -> Recipe:
@@ -277,13 +286,7 @@ def read_recipe(
     where = f"{repository}@{manifest.descriptor.digest}"
 
     def read(name: Name) -> Recipe:
-        found = registries.probe(repository, recipe_tag(name), deadline)
-        text, what = found.annotations.get(RECIPE_ANNOTATION, ""), f"{repository}:{recipe_tag(name)}"
-        recipe = Recipe.parse(text, name, what)
-        if image.is_vouched and not image.lets(RECIPE, str(Digest.of(_content(text)))):
-            raise Untrusted(f"no signature of {where} vouches for the recipe {what}", hint=BUILD_AGAIN)
-        require_of(recipe, manifest, where)
-        return recipe
+        return held_recipe(registries.probe(repository, recipe_tag(name), deadline), name, image, repository)
 
     own = name_of(manifest)
     if own is None:
@@ -297,6 +300,56 @@ def read_recipe(
         with contextlib.suppress(NotFound, IntegrityError, SpecError):
             return read(LockKey(lock))
         raise
+
+
+def held_recipe(found: Manifest | ImageIndex, name: Name, image: Admitted, repository: Repository) -> Recipe:
+    """The recipe that stands beside an image, held against it.
+
+    Args:
+        found: What the recipe's tag names.
+        name: The name of the image.
+        image: The image, admitted with all claims: where it is vouched for, so must its recipe be.
+        repository: Where both are.
+
+    Raises:
+        IntegrityError: It is not what it should be, or that of another image.
+        Untrusted: No signature of the image vouches for it.
+    """
+    where = f"{repository}@{image.manifest.descriptor.digest}"
+    text, what = found.annotations.get(RECIPE_ANNOTATION, ""), f"{repository}:{recipe_tag(name)}"
+    recipe = Recipe.parse(text, name, what)
+    if image.is_vouched and not image.lets(RECIPE, str(Digest.of(_content(text)))):
+        raise Untrusted(f"no signature of {where} vouches for the recipe {what}", hint=BUILD_AGAIN)
+    require_of(recipe, image.manifest, where)
+    return recipe
+
+
+def require_together(
+    index: ImageIndex, images: Sequence[Manifest], name: Name, what: str
+) -> dict[Platform, Name]:
+    """See that the images of an index are those that its name was made of.
+
+    Args:
+        index: The index.
+        images: Its images, in its order.
+        name: Its key or lock key.
+        what: The index for messages.
+
+    Returns:
+        The name of the image of each platform that the index's was made of.
+
+    Raises:
+        IntegrityError: They are others, or one is for no platform or for that of another.
+    """
+    named = {
+        entry.platform: names_of(image)
+        for entry, image in zip(index.manifests, images, strict=False)
+        if entry.platform is not None
+    }
+    found = together(name, named) if len(named) == len(index.manifests) == len(images) else None
+    if found is None:
+        raise IntegrityError(f"{what} carries {name.tag}, which is not the name of its images together")
+    return found
 
 
 def require_of(recipe: Recipe, image: Manifest | ImageIndex, name: str) -> None:

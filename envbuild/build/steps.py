@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from envbuild.oci.registries import Registries
     from envbuild.platform import Platform
     from envbuild.progress import Progress
+    from envbuild.reference import Repository
     from envbuild.spec.steps import Steps
 
 SPOOL_BYTES: Final = 8 << 20
@@ -45,6 +46,7 @@ def known_steps(
     registries: Registries,
     progress: Progress,
     deadline: Deadline,
+    also: Repository | None = None,
 ) -> BaseImage | None:
     """The image of steps on a base, where a repository has it and it may be used.
 
@@ -55,13 +57,14 @@ def known_steps(
         registries: Opens them.
         progress: Told of what is not used.
         deadline: When to give up.
+        also: A repository that is asked too, or None.
 
     Raises:
         RegistryError: A repository could not be asked.
         IntegrityError: What has the name is something else.
     """
     tag, admission = Tag(f"s1-{name}"), Admission(config, progress)
-    for repository in (config.workspace, config.global_):
+    for repository in dict.fromkeys((config.workspace, config.global_, also)):
         if repository is None:
             continue
         manifest = registries.ask(repository, tag, deadline)
@@ -85,6 +88,7 @@ class StepsBuilder:
         upload: The blobs of this build.
         progress: Told what is going on.
         offline: Whether steps are kept from the network.
+        also: A repository that may have their images too, or None.
     """
 
     config: Config
@@ -92,6 +96,7 @@ class StepsBuilder:
     upload: Upload
     progress: Progress
     offline: bool = False
+    also: Repository | None = None
 
     def image(self, base: BaseImage, steps: Steps, platform: Platform, deadline: Deadline) -> BaseImage:
         """The image of a base with steps run on it.
@@ -110,7 +115,8 @@ class StepsBuilder:
         return found
 
     def _find(self, name: str, platform: Platform, deadline: Deadline) -> BaseImage | None:
-        found = known_steps(name, platform, self.config, self.registries, self.progress, deadline)
+        config, registries = self.config, self.registries
+        found = known_steps(name, platform, config, registries, self.progress, deadline, self.also)
         if found is not None and found.registry is not None:
             self.progress(Event("step", str(found.registry.repository), "reused", text=f"s1-{name}"))
         return found

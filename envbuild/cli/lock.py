@@ -82,6 +82,7 @@ def lock(
 
 
 def _from_image(image: str, output: str | None, kind: Format, options: Common) -> int:
+    from envbuild.admission import Admission
     from envbuild.restore import in_folder, restored
 
     path = _path("", output, kind)
@@ -89,7 +90,8 @@ def _from_image(image: str, output: str | None, kind: Format, options: Common) -
         shown(options) as display,
         source_image(image, options, display) as (registry, reference, base),
     ):
-        found = restored(registry, reference, options.overrides["platforms"], options.config.trust)
+        admission = Admission(options.config, display)
+        found = restored(registry, reference, options.overrides["platforms"], admission)
     made = in_folder(found.lock, path.parent if path is not None else Path(), base)
     before = None
     if kind is Format.ENVBUILD:

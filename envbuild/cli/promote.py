@@ -25,33 +25,33 @@ if TYPE_CHECKING:
 @click.option("--referrers", is_flag=True, help="Copy what is attached to it too: lock, SBOM, signatures.")
 @common(DEFINITION, LOOKUP)
 def promote(image: str, target: str, referrers: bool, options: Common) -> None:
-    """Copy an image to another repository, digest unchanged, under the tags of its keys.
+    """Copy an image to another repository, digest unchanged, under the tag of its key.
 
     Give a reference, or a definition whose image is looked up; nothing is built. Of a definition that is
-    locked the tag of its lock key is copied, and not that of a key. An image for several
-    platforms is copied whole, or with --platform only that one. A tag that names another image there stays
-    as it is, and the call fails.
+    locked the tag of its lock key is written, and not that of a key. An image for several platforms is
+    copied whole, or with --platform only that one. A tag that names another image there stays as it is, and
+    the call fails. Where the policy asks for signatures there, nothing is copied that it does not accept.
     """
     from envbuild.promote import Promotion
 
     repository = Repository.parse(target)
     with shown(options) as display:
-        with named(image, options, display) as (resolver, found, wanted, locked):
+        with named(image, options, display) as (resolver, found, wanted, name, looked_up):
             platforms = options.overrides["platforms"]
             deadline = Deadline.after(options.config.timeout)
             promotion = Promotion(
                 resolver.registries.open(found.repository),
                 resolver.registries.open(repository),
-                options.config.cache_dir,
-                options.config.jobs,
+                options.config,
                 display,
                 deadline,
             )
             done = promotion.promote(
                 wanted,
-                platform=platforms[0] if platforms else None,
+                name=name,
+                platforms=looked_up,
+                platform=platforms[0] if platforms and name is None else None,
                 with_referrers=referrers,
-                locked=locked,
             )
         display.pause()
         display.note(_summary(done))

@@ -102,6 +102,7 @@ def build(specs: tuple[str, ...], image: str | None, dry_run: bool, options: Com
 
 def _build_again(image: str, options: Common, where: Outputs) -> int:
     """Build from the lock that is attached to an image, and compare."""
+    from envbuild.admission import Admission
     from envbuild.cli.target import source_image
     from envbuild.deadline import Deadline
     from envbuild.rebuild import comparison
@@ -109,7 +110,8 @@ def _build_again(image: str, options: Common, where: Outputs) -> int:
 
     deadline = Deadline.after(options.config.timeout)
     with shown(options) as display, source_image(image, options, display) as (registry, wanted, base):
-        found = restored(registry, wanted, options.overrides["platforms"], options.config.trust)
+        platforms, admission = options.overrides["platforms"], Admission(options.config, display)
+        found = restored(registry, wanted, platforms, admission, part=True, deadline=deadline)
         built = build_again(options.config, registry, found, base, deadline, display)
         with Resolver(options.config, progress=display) as resolver:
             delivered = where.deliver(resolver, built, options.config)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from envbuild.deadline import Deadline
 from envbuild.errors import CacheMiss
+from envbuild.lockkey import LockKey
 from envbuild.reference import ImageReference, parse_reference
 from envbuild.resolver import Resolver
 from envbuild.spec.fields import reference
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
     from envbuild.cli.options import Common
     from envbuild.digest import Digest
+    from envbuild.lockkey import Name
     from envbuild.oci.registry import Registry
+    from envbuild.platform import Platform
     from envbuild.progress import Progress
     from envbuild.reference import Tag, TaggedReference
     from envbuild.resolver import ResolvedImage
@@ -31,13 +34,15 @@ class Target(NamedTuple):
         resolver: Opens its repository.
         reference: The image.
         wanted: Its tag or digest.
-        locked: Whether it is that of a definition which is locked.
+        name: What a definition's image was looked up by; None for what is named by a reference.
+        platforms: The platforms that were looked up, or None.
     """
 
     resolver: Resolver
     reference: ImageReference | TaggedReference
     wanted: Tag | Digest
-    locked: bool = False
+    name: Name | None = None
+    platforms: tuple[Platform, ...] | None = None
 
 
 @contextlib.contextmanager
@@ -55,7 +60,9 @@ def named(image: str, options: Common, progress: Progress) -> Iterator[Target]:
             yield Target(resolver, found, wanted)
             return
         answer = _resolved(resolver, image, options)
-        yield Target(resolver, answer.reference, answer.reference.digest, answer.locked)
+        name = LockKey(answer.lock_key) if answer.locked and answer.lock_key is not None else answer.key
+        platforms = answer.platforms or (answer.platform,)
+        yield Target(resolver, answer.reference, answer.reference.digest, name, platforms)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def verify(image: str, full: bool, keys: tuple[Path, ...], rebuild: bool, option
 
     with (
         shown(options) as display,
-        named(image, options, display) as (resolver, found, wanted, _),
+        named(image, options, display) as (resolver, found, wanted, *_),
     ):
         deadline = Deadline.after(options.config.timeout)
         registry = resolver.registries.open(found.repository).by(deadline)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from envbuild.diff import Change
-    from envbuild.key import Key
     from envbuild.lockfile.document import LockEntry
     from envbuild.platform import Platform
     from envbuild.spec.environment import EnvironmentSpec
@@ -32,14 +31,12 @@ class LockPolicy(NamedTuple):
         required: Whether a definition without a lock that matches is refused.
         ignored: Whether locks are not looked at; the file that is named is.
         lock_key: The lock key that the lock must have, 64 hex digits; None for any.
-        again: The key that an image carries which is built again from its lock; None for a lock's own image.
     """
 
     file: Path | None = None
     required: bool = False
     ignored: bool = False
     lock_key: str | None = None
-    again: Key | None = None
 
 
 class Locked(NamedTuple):

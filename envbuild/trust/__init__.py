@@ -39,7 +39,6 @@ __all__ = [
     "payload",
     "read_key",
     "sign",
-    "sign_admitted",
     "sign_built",
     "signature_tag",
 ]
@@ -189,26 +188,6 @@ def sign_built(
         root = trust.rule(registry.repository).trusted_root
         source = trust.sign_identity
         sign_as(registry, manifest, source, root, locks=locks, deadline=deadline, claims=claims)
-
-
-def sign_admitted(
-    source: Registry,
-    target: Registry,
-    manifest: Manifest,
-    trust: Trust,
-    *,
-    locks: Path,
-    deadline: Deadline,
-) -> None:
-    """Sign an image that was copied from a repository whose rule asks for signatures.
-
-    Raises:
-        Untrusted: The rule of where it comes from does not accept it.
-    """
-    rule = trust.rule(source.repository)
-    if trust.signs and rule.require_signed:
-        check_rule(source, manifest, rule, deadline=deadline)
-        sign_built(target, manifest, trust, locks=locks, deadline=deadline)
 
 
 def accepted_here(repository: Repository, trust: Trust) -> Rule:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from envbuild.config import Config
 from envbuild.digest import Descriptor, Digest
 from envbuild.errors import IntegrityError
 from envbuild.oci.copy import copy_image
@@ -50,12 +51,7 @@ def looked_for(registry: Registry, index: ImageIndex, folder: Path) -> object:
     return missing(registry, index)
 
 
-def promoted(registry: Registry, index: ImageIndex, folder: Path) -> object:
-    target = LayoutRegistry(Repository.parse(f"oci:{folder}/target"))
-    return Promotion(registry, target, folder / "locks").promote(index.descriptor.digest)
-
-
-WAYS = pytest.mark.parametrize("read", [read_all, copied, looked_for, promoted])
+WAYS = pytest.mark.parametrize("read", [read_all, copied, looked_for])
 
 
 @pytest.fixture
@@ -103,6 +99,21 @@ def test_an_index_of_thousands_is_read_only_so_far(
     assert registry.reads < 3 * MAX_MANIFESTS
     with pytest.raises(IntegrityError, match="names more than 1024 manifests"):
         entries(index, "it")
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_only_an_index_over_some_images_is_promoted(registry: Counting, tmp_path: Path, nested: bool) -> None:
+    entry = image(registry).descriptor
+    inner = ImageIndex.build((entry,), {})
+    registry.registry.put_manifest(inner)
+    index = ImageIndex.build((inner.descriptor,) if nested else (entry,) * 65, {})
+    registry.registry.put_manifest(index)
+    target = LayoutRegistry(Repository.parse(f"oci:{tmp_path}/target"))
+    promotion = Promotion(registry, target, Config(workspace=target.repository, cache_dir=tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(IntegrityError, match="expected an image" if nested else "at most 64 go along"):
+        promotion.promote(index.descriptor.digest)
+    assert registry.reads <= 2
+    assert not target.repository.folder.exists()
 
 
 def test_what_is_named_twice_is_read_once(registry: Counting) -> None:
