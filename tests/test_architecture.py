@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "progress",
     "deadline",
+    "budget",
     "inflate",
     "child",
     "storage",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from envbuild.build.steps_image import Limits, StepsBase
 
 _SYSTEM_SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock")
-_NEEDS_BUILDKIT: Final = re.compile(r"(?im)^\s*(?:RUN\s+--|(?:COPY|ADD)\s+--(?!chown=|from=))")
+_NEEDS_BUILDKIT: Final = re.compile(r"(?im)^[ \t]*+(?:RUN\s+--|(?:COPY|ADD)\s+--(?!chown=|from=))")
 
 
 @dataclass(frozen=True, slots=True)

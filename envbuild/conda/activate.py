@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from envbuild.budget import Budget, OverBudgetError
 from envbuild.conda.shell import NotUnderstood, Text, tokens
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _OF_THE_MOMENT: Final = frozenset({
     "SECONDS", "LINENO", "PS1", "IFS", "TMPDIR", "OSTYPE", "HOSTTYPE", "MACHTYPE", "SHLVL", "DISPLAY",
 })  # fmt: skip
 """Variables that are known only where a container runs."""
+_MAX_CHARACTERS: Final = 4 << 20
+"""How much text the scripts of an environment may make, and variables they may carry from one to the next."""
 
 
 def is_activation(path: str) -> bool:
@@ -66,13 +69,13 @@ def activate(files: Mapping[str, str | None], environment: Mapping[str, str]) ->
         files: Their text by path; None where it is too long or no text.
         environment: The variables before: those of the base, ``CONDA_PREFIX`` and ``PATH``.
     """
-    shell = _Shell(dict(environment), set(environment), frozenset(environment))
+    shell = _Shell(dict(environment), set(environment), frozenset(environment), Budget(_MAX_CHARACTERS))
     left_out: dict[str, str] = {}
     for path in sorted(files, key=_rank):
         text = files[path]
         try:
             shell = _after(path, text, shell)
-        except (NotUnderstood, ValueError, RecursionError) as error:
+        except (NotUnderstood, OverBudgetError, ValueError, RecursionError) as error:
             left_out[path] = str(error) or "it is nested too deep"
     changed = {name: shell.values[name] for name in sorted(shell.exported) if name in shell.values}
     variables = {name: value for name, value in changed.items() if environment.get(name) != value}
@@ -102,7 +105,8 @@ def _after(path: str, text: str | None, shell: _Shell) -> _Shell:
     """The shell after a file."""
     if text is None:
         raise NotUnderstood("it is too long, or no text")
-    after = _Shell(dict(shell.values), set(shell.exported), shell.given)
+    shell.budget.spend(len(shell.values))
+    after = _Shell(dict(shell.values), set(shell.exported), shell.given, shell.budget)
     if _SCRIPT.fullmatch(path):
         _Script(list(tokens(text)), after).run()
     else:
@@ -117,6 +121,7 @@ class _Shell:
     values: dict[str, str]
     exported: set[str]
     given: frozenset[str]
+    budget: Budget
 
     def set_all(self, variables: Mapping[str, str]) -> None:
         self.values |= variables
@@ -129,7 +134,12 @@ class _Shell:
         self.exported.discard(name)
 
     def expand(self, word: Word) -> str:
-        return "".join(part.text if isinstance(part, Text) else self._parameter(part) for part in word)
+        pieces: list[str] = []
+        for part in word:
+            piece = part.text if isinstance(part, Text) else self._parameter(part)
+            self.budget.spend(len(piece))
+            pieces.append(piece)
+        return "".join(pieces)
 
     def _parameter(self, part: Parameter) -> str:
         if part.name in _OF_THE_MOMENT and part.name not in self.values:

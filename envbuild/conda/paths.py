@@ -17,6 +17,8 @@ from envbuild.errors import IntegrityError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MAX_COMMANDS: Final = 10_000
+"""The most commands that a package or wheel may ask for; each becomes a file."""
 _OLD_PLACEHOLDER: Final = "/opt/anaconda1anaconda2anaconda3"
 """The prefix of packages whose ``has_prefix`` names only paths."""
 _MAX_VALUES: Final = 3_000_000
@@ -204,5 +206,7 @@ def read_entry_points(info: dict[str, bytes], what: str) -> tuple[EntryPoint, ..
     listed = noarch.get("entry_points", []) if isinstance(noarch, dict) else []
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
         raise IntegrityError(f"{what} has entry points in info/link.json that are not strings")
+    if len(listed) > MAX_COMMANDS:
+        raise IntegrityError(f"{what} has {len(listed)} commands, expected at most {MAX_COMMANDS}")
     "".join(listed).encode()  # half a surrogate pair is no text
     return tuple(EntryPoint.parse(each, what) for each in listed)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from envbuild.deadline import Deadline
 
 _ENCODINGS: Final = (("utf-8", 1), ("utf-16-le", 2), ("utf-16-be", 2), ("utf-32-le", 4), ("utf-32-be", 4))
-_SHEBANG: Final = re.compile(r"#! *(/(?:\\ |[^ \n\r\t])*+)(.*)")
+_SHEBANG: Final = re.compile(r"#! *+(/(?>(?:\\ |[^ \n\r\t])*))(.*)")
 _PYTHON: Final = re.compile(r"python(?:\d+(?:\.\d+)?)?")
 _MAX_SHEBANG: Final = 127
 _MAX_LINE: Final = 1 << 20

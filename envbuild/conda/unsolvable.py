@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from envbuild.lint.conda import contradictions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from envbuild.spec.document import Mark
     from envbuild.spec.match import MatchSpec
 
-_HIDDEN: Final = re.compile(r"─ (\S+) [^\n]*excluded because due to strict channel priority")
-"""What the solver says of a record that another channel hides."""
+_RECORD: Final = re.compile(r"─ (\S++) ")
+_HIDDEN: Final = "excluded because due to strict channel priority"
+"""What the solver says of a record that another channel hides, on the record's line."""
 
 _SHOWN: Final = 5
 _MAX_NAMES: Final = 5
@@ -120,7 +121,7 @@ class Unsolvable:
     def names(self) -> list[str]:
         """The packages of which to find out what the channels hold."""
         asked = {each.name for each in self.dependencies if each.private_url is None}
-        return sorted(asked | set(_HIDDEN.findall(self.said)))
+        return sorted(asked | set(_hidden_names(self.said)))
 
     def needs_names(self, offers: Offers) -> bool:
         """Whether a name is unknown, so that all others are needed to say what was meant."""
@@ -151,7 +152,7 @@ class Unsolvable:
             if finding is not None:
                 seen.add(each.name)
                 found.append(finding)
-        others = sorted(set(_HIDDEN.findall(self.said)) - seen)
+        others = sorted(set(_hidden_names(self.said)) - seen)
         hidden = (self._hidden(None, name, offers.get(name, ())) for name in others)
         return (*found, *(each for each in hidden if each is not None))
 
@@ -226,6 +227,14 @@ class Unsolvable:
             f"and has {ours} (channel_priority: strict)",
             f"take it from that channel with {channel}::{name}, or set channel_priority: flexible",
         )
+
+
+def _hidden_names(said: str) -> Iterator[str]:
+    """The packages of which the solver says that another channel hides them."""
+    for line in said.split("\n"):
+        end = line.rfind(_HIDDEN)
+        if end >= 0 and (record := _RECORD.search(line, 0, end)):
+            yield record[1]
 
 
 def _meant(name: str, known: Sequence[str]) -> list[str]:

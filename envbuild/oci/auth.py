@@ -30,8 +30,8 @@ Fetch = Callable[[str, Mapping[str, str], bytes | None], tuple[int, Mapping[str,
 """Sends a GET, or a POST if there is a body, to a URL with headers; gives status, headers and body."""
 
 _PART: Final = re.compile(
-    r"""\s*,?\s*(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)"""
-    r"""(?:\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s,"]+)))?"""
+    r"""(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]++)"""
+    r"""(?:\s*+=\s*+(?:"(?P<quoted>(?>(?:[^"\\]|\\.)*))"|(?P<plain>[^\s,"]++)))?"""
 )
 _SHORTEST_LIFE: Final = 60
 """Seconds that a token lives where its server does not say: the specification's words."""

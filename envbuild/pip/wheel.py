@@ -6,7 +6,6 @@ origin". The result depends on the wheel's bytes and the target, and on nothing 
 
 from __future__ import annotations
 
-import configparser
 import csv
 import hashlib
 import io
@@ -19,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from envbuild.conda.link import FIXED_TIME, LinkedFile
 from envbuild.conda.meta import entry_point_script
-from envbuild.conda.paths import EntryPoint
+from envbuild.conda.paths import MAX_COMMANDS, EntryPoint
 from envbuild.conda.tar import Kind, parents
 from envbuild.errors import IntegrityError
 from envbuild.pip.archive import WheelArchive, encode_digest, is_executable
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 INSTALLER: Final = b"envbuild\n"
 _MAX_SCRIPT: Final = 16 << 20
+_MAX_ENTRY_POINTS: Final = 1 << 20
 _PLACEHOLDER: Final = re.compile(rb"#!python[^\r\n]*")
 _COMMAND: Final = re.compile(r"[^\s/\\\x00-\x1f\x7f.-][^/\\\x00-\x1f\x7f]*")
 _OBJECT: Final = re.compile(r"(?P<module>[\w.]+)\s*:\s*(?P<function>[\w.]+)\s*(?:\[[^\]]*\])?")
@@ -187,19 +187,18 @@ def _origin(distribution: PipDistribution) -> dict[str, Any] | None:
 
 def _entry_points(wheel: WheelArchive) -> Iterator[EntryPoint]:
     """The commands that ``entry_points.txt`` asks for; a command twice is one of them."""
-    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
-    parser.optionxform = str  # type: ignore[assignment, method-assign]
-    try:
-        parser.read_string(wheel.text("entry_points.txt"))
-        found = [
-            point
-            for group in ("console_scripts", "gui_scripts")
-            if parser.has_section(group)
-            for point in parser.items(group)
-        ]
-    except configparser.Error as error:
-        reason = str(error).partition("\n")[0]
-        raise IntegrityError(f"{wheel.what} has an entry_points.txt that cannot be read: {reason}") from None
+    text = wheel.text("entry_points.txt")
+    if len(text) > _MAX_ENTRY_POINTS:
+        raise IntegrityError(f"{wheel.what} has an entry_points.txt of {len(text)} characters")
+    groups = _sections(text, wheel.what)
+    found = [
+        point
+        for group in ("console_scripts", "gui_scripts")
+        if group in groups
+        for point in (groups.get("DEFAULT", {}) | groups[group]).items()
+    ]
+    if len(found) > MAX_COMMANDS:
+        raise IntegrityError(f"{wheel.what} has {len(found)} commands, expected at most {MAX_COMMANDS}")
     for command, value in found:
         target = _OBJECT.fullmatch(value.strip())
         if target is None or not _COMMAND.fullmatch(command):
@@ -207,3 +206,34 @@ def _entry_points(wheel: WheelArchive) -> Iterator[EntryPoint]:
                 f"{wheel.what} has the entry point {command!r} = {value!r}, expected NAME = MODULE:FUNCTION"
             )
         yield EntryPoint(command, target["module"], target["function"])
+
+
+def _sections(text: str, what: str) -> dict[str, dict[str, str]]:
+    """The options of an INI file by section, as :mod:`configparser` reads it; that takes quadratic time."""
+    sections: dict[str, dict[str, list[str]]] = {}
+    options: dict[str, list[str]] | None = None
+    lines: list[str] | None = None  # those of the last option, which deeper lines go on with
+    indent = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        value = line.strip()
+        if not value or value[0] in "#;":
+            if lines is not None and not value:
+                lines.append("")
+            continue
+        depth = len(line) - len(line.lstrip())
+        if lines is not None and depth > indent:
+            lines.append(value)
+            continue
+        indent = depth
+        option, equals, content = (part.strip() for part in value.partition("="))
+        if value[0] == "[" and "]" in value[2:]:
+            options, lines = sections.setdefault(value[1 : value.rindex("]")], {}), None
+        elif options is None or not option or not equals:
+            reason = f"line {number} is {value[:80]!r}, expected [SECTION] or NAME = VALUE"
+            raise IntegrityError(f"{what} has an entry_points.txt that cannot be read: {reason}")
+        else:
+            lines = options[option] = [content]
+    return {
+        section: {name: "\n".join(kept).rstrip() for name, kept in options.items()}
+        for section, options in sections.items()
+    }

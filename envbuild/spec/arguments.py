@@ -87,7 +87,7 @@ def _health(body: str, mark: Mark) -> tuple[tuple[str, ...], bool, bool]:
 
 
 def _port(word: str, mark: Mark) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_${}:/-]*\$[A-Za-z0-9_${}:/-]*", word):
+    if "$" in word and re.fullmatch(r"[A-Za-z0-9_${}:/-]*", word):
         return word
     if not (found := _PORT.fullmatch(word)):
         fail(mark, f"EXPOSE {word[:40]!r} is no port", "write a number, or 53/udp")

@@ -33,12 +33,14 @@ MAX_BYTES = 1 << 20
 MAX_LINE = 1 << 16
 MAX_DEPTH = 32
 MAX_FILES = 1000
+MAX_TOTAL = 8 << 20
+"""Bytes of all included files; one that is included twice counts twice."""
 MAX_MISTAKES = 20
 _UNSAFE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 _ONE_SLASH = re.compile(r"file:/(?!/)", re.IGNORECASE)
-_COMMENT = re.compile(r"(?:^|\s+)#.*\Z")
+_COMMENT = re.compile(r"(?<!\S)#")
 _OPTION = re.compile(r"(--[A-Za-z0-9-]+|-[A-Za-z])(?:[=\s]\s*|(?=\S)|\Z)(.*)", re.DOTALL)
 _HASH_OPTION = re.compile(r"\s--hash[=\s]\s*(\S+)")
 _STRAY = re.compile(r"\s(--?[A-Za-z][A-Za-z0-9-]*)")
@@ -113,11 +115,16 @@ def logical_lines(text: str, mark: Mark) -> Iterator[tuple[str, Mark]]:
             if len(joined) > MAX_LINE:
                 fail(start, f"a requirement has more than {MAX_LINE} characters", "end it")
             continue
-        if logical := _COMMENT.sub("", joined + (" " if is_comment else "") + line).strip():
+        if logical := _without_comment(joined + (" " if is_comment else "") + line):
             yield logical, start
         joined = ""
     if joined.strip():
-        yield _COMMENT.sub("", joined).strip(), start
+        yield _without_comment(joined), start
+
+
+def _without_comment(line: str) -> str:
+    found = _COMMENT.search(line) if "#" in line else None
+    return line[: found.start()].strip() if found else line.strip()
 
 
 class Collector:
@@ -133,7 +140,7 @@ class Collector:
         self._hosts: set[str] = set()
         self._switches: set[str] = set()
         self._chain: list[tuple[Path, str]] = []
-        self._included = 0
+        self._included = self._total = 0
 
     def requirement(self, one: PipRequirement) -> None:
         """Take up a requirement that was read."""
@@ -194,7 +201,7 @@ class Collector:
             SpecError: As :meth:`file`.
         """
         if text.startswith("-"):
-            for option in re.split(r"\s+(?=-)", text):
+            for option in re.split(r"(?<!\s)\s++(?=-)", text):
                 self._option(option, mark, folder, constraint=constraint)
             return
         hashes: tuple[str, ...] = ()
@@ -306,6 +313,11 @@ class Collector:
         self._included += 1
         if self._included > MAX_FILES:
             fail(mark, f"more than {MAX_FILES} included files", "include fewer")
+        self._total += len(content)
+        if self._total > MAX_TOTAL:
+            fail(
+                mark, f"the included files have more than {MAX_TOTAL} bytes", "include fewer or smaller ones"
+            )
         self._chain.append((path, value))
         try:
             self.file(content, str(path), path.parent, constraint=constraint)

@@ -19,7 +19,7 @@ from envbuild.spec.version import Version, shortest
 _MAX_ALTERNATIVES = 64
 _MAX_NESTING = 16
 _CANONICAL = re.compile(r"(?:0|[1-9][0-9]{0,17})(?:\.(?:0|[1-9][0-9]{0,17}))*")
-_TOKEN = re.compile(r"\s*(?:([(),|])|([<>=!~]*)\s*([A-Za-z0-9!_.*+-]+))")
+_TOKEN = re.compile(r"\s*+(?:([(),|])|([<>=!~]*+)\s*+([A-Za-z0-9!_.*+-]++))")
 _STAR = re.compile(r"(?:\*|\.\*)(?:\.\*)*")
 _ORDER = {"==": 0, "=": 1, "~=": 2, ">=": 3, ">": 4, "<=": 5, "<": 6, "!=": 7, "!=*": 8}
 

@@ -42,7 +42,7 @@ _UNSAFE = re.compile(
 )
 _ODD_SPACE = re.compile(r"[^\S \t\n]")
 _DIRECTIVE = re.compile(r"#\s*(syntax|escape|check)\s*=", re.IGNORECASE)
-_OPEN_HEREDOC = re.compile(r".*<<-?")
+_OPEN_HEREDOC = ("<<", "<<-")
 _HEREDOC = re.compile(r"[0-9]*<<(-?)([^<]+)")
 
 
@@ -212,8 +212,9 @@ class _Parser:
             if any(_HEREDOC.fullmatch(word) for word in body.split()):
                 fail(mark, "a heredoc beside an unbalanced quote", "close the quote")
             return
+        named = any(map(_HEREDOC.fullmatch, words))
         for word in words:
-            if _OPEN_HEREDOC.fullmatch(word) and (word != "<<<" or any(map(_HEREDOC.fullmatch, words))):
+            if word.endswith(_OPEN_HEREDOC) and (word != "<<<" or named):
                 fail(
                     mark,
                     f"{word[:40]!r} ends in <<, which engines read differently",
@@ -227,7 +228,8 @@ class _Parser:
 
     def _heredoc(self, name: str, expand: bool, strip_tabs: bool, mark: Mark) -> Heredoc:
         content: list[str] = []
-        for line in self._lines[self._next :]:
+        while self._next < len(self._lines):
+            line = self._lines[self._next]
             self._next += 1
             if (line.lstrip("\t") if strip_tabs else line) == name:
                 break

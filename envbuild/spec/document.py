@@ -263,6 +263,7 @@ class _Builder:
         self._source = source
         self._content = content
         self._escapes = b"\\" in content
+        self._split: list[str] | None = None
 
     def build(self, get_event: Callable[[], Any]) -> Node:
         import yaml
@@ -324,10 +325,15 @@ class _Builder:
         place = event.start_mark
         return Mark(self._source, place.line + 1, place.column + 1)
 
+    def _lines(self, start: int, end: int) -> list[str]:
+        if self._split is None:
+            self._split = self._content.decode().split("\n")
+        return self._split[start:end]
+
     def _block(self, event: Any) -> Mark:
         """Where a block's text starts, told by its first line that holds anything."""
         first = event.start_mark.line + 1
-        for line in self._content.decode().split("\n")[first : event.end_mark.line + 1]:
+        for line in self._lines(first, event.end_mark.line + 1):
             if stripped := line.strip():
                 own = next((each for each in event.value.split("\n") if each.strip()), "")
                 inside = len(own) - len(own.lstrip(" "))
@@ -337,7 +343,7 @@ class _Builder:
     def _continued(self, event: Any) -> Mark | None:
         """Where a text without quotes goes on behind its first line."""
         first = event.start_mark.line + 1
-        for number, line in enumerate(self._content.decode().split("\n")[first : event.end_mark.line + 1]):
+        for number, line in enumerate(self._lines(first, event.end_mark.line + 1)):
             if stripped := line.strip():
                 return Mark(self._source, first + number + 1, line.index(stripped[0]) + 1)
         return None

@@ -33,6 +33,8 @@ _MOUNT_SWITCHES = frozenset({"readonly", "readwrite", "required"})
 _REPEATED = frozenset({"exclude", "mount"})
 _FLAG_WORD = re.compile(r"(?>(?:\\.|\"[^\"\\]*\"|'[^'\\]*'|[^\s\"'\\])+)(?=\s|\Z)")
 
+_BLANKS = re.compile(r"[ \t]*+")
+
 
 def unknown(mark: Mark, what: str, name: str, known: Iterable[str]) -> NoReturn:
     """Refuse a name, with the nearest that is known.
@@ -60,22 +62,22 @@ def take_flags(rest: str, keyword: str, mark: Mark) -> tuple[tuple[str, ...], st
         SpecError: A flag is not known to the instruction, malformed or given twice.
     """
     flags: list[tuple[str, str]] = []
-    rest = rest.strip(" \t")
-    while rest.startswith("--"):
-        if not (found := _FLAG_WORD.match(rest)):
+    rest, at = rest.strip(" \t"), 0
+    while rest.startswith("--", at):
+        if not (found := _FLAG_WORD.match(rest, at)):
             fail(
                 mark,
                 f"a flag of {keyword} has an open quote, or a backslash inside quotes",
                 "quote it simply",
             )
-        rest = rest[found.end() :].strip(" \t")
+        at = _BLANKS.match(rest, found.end()).end()  # type: ignore[union-attr]
         word = unquote(found[0])
         if word == "--":
             break
         flags.append(_flag(word, keyword, mark))
     kept = sorted((flag for flag in flags if flag[1]), key=lambda flag: flag[0])
     _no_repeats(kept, keyword, mark)
-    return tuple(f"{name}={value}" for name, value in kept), rest
+    return tuple(f"{name}={value}" for name, value in kept), rest[at:]
 
 
 def _flag(word: str, keyword: str, mark: Mark) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TypeAlias
 
-_MARKER_TOKEN = re.compile(r"\s*(\"[^\"]*\"|'[^']*'|\(|\)|[A-Za-z_.]+|[<>=!~]+)")
+_MARKER_TOKEN = re.compile(r"(\"[^\"]*\"|'[^']*'|\(|\)|[A-Za-z_.]+|[<>=!~]+)")
 _ALIASES = {
     "os.name": "os_name",
     "sys.platform": "sys_platform",

@@ -33,9 +33,11 @@ _NUMBER = re.compile(r"[0-9.]+")
 _NAME_END = re.compile(r"[\s<>=!~(\[]")
 _CONDITION = re.compile(r";\s*if\s")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
-_FIELD = re.compile(r"""\s*([A-Za-z0-9_-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^,'"\[\]]+))\s*(,|$)""")
+_FIELD = re.compile(
+    r"""\s*+([A-Za-z0-9_-]++)\s*+=(?:\s*+"([^"]*+)"\s*+|\s*+'([^']*+)'\s*+|([^,'"\[\]]++))(,|$)"""
+)
 _EXTRAS = re.compile(r"\s*[A-Za-z][A-Za-z0-9_.-]*(?:\s*,\s*[A-Za-z][A-Za-z0-9_.-]*)*\s*")
-_REPOSITORY = re.compile(r"(?:git|hg|bzr|svn)(?:\+|:|@)|.*/.*\.git(?:@|#|$)", re.IGNORECASE)
+_REPOSITORY = re.compile(r"(?:git|hg|bzr|svn)(?:\+|:|@)|[^/]*+/.*\.git(?:@|#|$)", re.IGNORECASE)
 _ARCHIVE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)-[^-/]+-[^-/]+(?:\.conda|\.tar\.bz2)")
 _URL_LIKE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/|\.{1,2}/")
 _SINGLE_EQUALS = re.compile(r"=\s*([A-Za-z0-9!_.+-]+)")
@@ -260,7 +262,7 @@ def _build(value: str) -> str:
     if value.startswith("^") and value.endswith("$"):
         try:
             re.compile(value)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise SpecError(f"the build {value!r} is not a regular expression: {error}") from error
         return value
     if not _BUILD.fullmatch(value):

@@ -27,8 +27,8 @@ _TABBED: Final = re.compile(r"\s*-(?=\t)")
 _KEY: Final = re.compile(r"""\s*(?:- +)*(?:[\w.$/-]+|"[^"]*"|'[^']*')\s*:(?: |$)""")
 _TIGHT_KEY: Final = re.compile(r"\s*([A-Za-z_]\w*):(?=[^\s:/])")
 _WORD: Final = re.compile(r"\s*[A-Za-z_]\w*\s*$")
-_BOUND: Final = re.compile(r"\s*(-?) *([A-Za-z0-9_][\w.-]*)\s*:\s+([<>=!~].*?)\s*$")
-_NAMELESS: Final = re.compile(r"\s*- +(>[=0-9].*?)\s*$")
+_BOUND: Final = re.compile(r"\s*+(-?) *+([A-Za-z0-9_][\w.-]*+)\s*+:\s++([<>=!~](?:.*\S)?)\s*$")
+_NAMELESS: Final = re.compile(r"\s*+- ++(>[=0-9](?:.*\S)?)\s*$")
 _OPENED: Final = re.compile(r"""\s*(?:- +)*(?:[\w.$/-]+\s*:\s+)?(["'])""")
 _VALUED: Final = re.compile(r"\s*[\w.$/-]+\s*:\s+[^\s#|>].*$")
 
@@ -78,9 +78,11 @@ def _where_it_gave_up(lines: list[str], error: yaml.MarkedYAMLError, prose: froz
         brackets = [each for each in range(reached) if lines[each].rstrip().endswith(("[", "{"))]
         if brackets:
             return _open_bracket(lines, brackets[-1], len(lines[brackets[-1]].rstrip()) - 1)
+    above = ""  # the last item or key
     for number in range(reached):
-        if number not in prose and (found := _in_line(lines, number)) is not None:
+        if number not in prose and (found := _in_line(lines, number, above)) is not None:
             return found
+        above = lines[number] if _ITEM.match(lines[number]) or _KEY.match(lines[number]) else above
     if opened is not None and "quoted scalar" in context:
         return _open_quote(lines, opened.line, opened.column)
     if place is not None and place.line < len(lines) and "expected" in f"{error.problem}":
@@ -144,7 +146,7 @@ def _inside_blocks(lines: list[str]) -> frozenset[int]:
     return frozenset(inside)
 
 
-def _in_line(lines: list[str], number: int) -> Mistake | None:
+def _in_line(lines: list[str], number: int, above: str) -> Mistake | None:
     """A mistake that a line shows by itself, or beside the lines around it."""
     line = lines[number]
     indent = _indent(line)
@@ -156,7 +158,7 @@ def _in_line(lines: list[str], number: int) -> Mistake | None:
     if opening is not None:
         return _open_quote(lines, number, opening.end() - 1)
     if not _ITEM.match(line) and not _KEY.match(line) and line.strip()[0] not in "[]{},":
-        return _neither(lines, number)
+        return _neither(lines, number, above)
     return _under_a_value(lines, number, indent)
 
 
@@ -194,10 +196,9 @@ def _bound(number: int, line: str, bound: re.Match[str]) -> Mistake:
     )
 
 
-def _neither(lines: list[str], number: int) -> Mistake | None:
+def _neither(lines: list[str], number: int, above: str) -> Mistake | None:
     """A line that is neither a key nor an item, unless it goes on with a text that starts above it."""
     line, indent, text = lines[number], _indent(lines[number]), lines[number].strip()
-    above = next((each for each in reversed(lines[:number]) if _ITEM.match(each) or _KEY.match(each)), "")
     open_key = _KEY.match(above) is not None and above.rstrip().endswith(":")
     if above and indent > _indent(above) and not open_key:
         return None

@@ -10,12 +10,19 @@ from __future__ import annotations
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _WILDCARD = re.compile(r"[*?\[]")
+_ESCAPED = re.compile(r"\\[A-Za-z0-9]")
+_STAR: Final = "[^/]*"
+_FOLDERS: Final = "(?:.*/)?"
+_ALL: Final = ".*"
+_LOOPS: Final = frozenset({_STAR, _FOLDERS, _ALL})
+_MAX_LOOPS: Final = 2
+"""A regular expression goes back over a path once for each of its stars, so it may have no more of them."""
 
 
 class BadPatternError(ValueError):
@@ -38,13 +45,66 @@ def glob(pattern: str) -> Callable[[str], object]:
     while position < len(pattern):
         piece, position = _piece(pattern, position)
         pieces.append(piece)
+    return _test_of(pieces)
+
+
+def _test_of(pieces: list[str]) -> Callable[[str], object]:
+    """A test of regular expressions that match one character each, and of loops."""
+    pieces = [
+        piece
+        for each, piece in enumerate(pieces)
+        if piece not in _LOOPS or pieces[each - 1 : each] != [piece]
+    ]
+    if sum(piece in _LOOPS for piece in pieces) > _MAX_LOOPS:
+        return _Automaton(pieces)
     return re.compile("".join(pieces), re.DOTALL).fullmatch
+
+
+class _Automaton:
+    """The same test for many stars: all places of the pattern that a path could have reached, as bits.
+
+    Its time is that of the path's length times the pattern's, the latter in machine words.
+    """
+
+    def __init__(self, pieces: list[str]) -> None:
+        self._end = 1 << len(pieces)
+        self._tests = [None if piece in _LOOPS else re.compile(piece, re.DOTALL) for piece in pieces]
+        self._star, self._folders, self._all = (
+            _bits(piece == loop for piece in pieces) for loop in (_STAR, _FOLDERS, _ALL)
+        )
+        self._moves: dict[str, int] = {}
+
+    def __call__(self, path: str) -> bool:
+        """Whether the pattern matches a path."""
+        reached = self._skipped(1)
+        for letter in path:
+            stays = self._all | (self._star if letter != "/" else 0)
+            arrived = (reached & self._moving(letter)) << 1 | (reached & stays)
+            reached = self._skipped(arrived) | (reached & self._folders)
+        return bool(reached & self._end)
+
+    def _moving(self, letter: str) -> int:
+        """The places that a letter leads one further from."""
+        if letter not in self._moves:
+            found = _bits(test is not None and test.fullmatch(letter) is not None for test in self._tests)
+            self._moves[letter] = found | (self._folders if letter == "/" else 0)
+        return self._moves[letter]
+
+    def _skipped(self, reached: int) -> int:
+        """With the places behind loops that repeat nothing: a carry runs through each row of loops."""
+        loops = self._star | self._folders | self._all
+        return reached | ((loops + (reached & loops)) ^ loops)
+
+
+def _bits(flags: Iterable[bool]) -> int:
+    """A number whose bits are these, the lowest first."""
+    return int("".join("01"[flag] for flag in flags)[::-1] or "0", 2)
 
 
 def _piece(pattern: str, position: int) -> tuple[str, int]:
     character = pattern[position]
     if character == "*":
-        return "[^/]*", position + 1
+        return _STAR, position + 1
     if character == "?":
         return "[^/]", position + 1
     if character == "[":
@@ -162,10 +222,10 @@ def _matcher(pattern: str) -> Callable[[str], object]:
     while position < len(pattern):
         if pattern.startswith("**", position):
             position += 3 if pattern.startswith("**/", position) else 2
-            pieces.append("(?:.*/)?" if position < len(pattern) else ".*")
+            pieces.append(_FOLDERS if position < len(pattern) else _ALL)
         else:
-            if re.match(r"\\[A-Za-z0-9]", pattern[position:]):
+            if _ESCAPED.match(pattern, position):
                 raise BadPatternError(f"the pattern {pattern!r} has a backslash before a letter or digit")
             piece, position = _piece(pattern, position)
             pieces.append(piece)
-    return re.compile("".join(pieces), re.DOTALL).fullmatch
+    return _test_of(pieces)

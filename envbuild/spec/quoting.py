@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from envbuild.budget import Budget
 from envbuild.spec.document import fail
 
 if TYPE_CHECKING:
@@ -67,32 +68,38 @@ def quote_value(raw: str, mark: Mark, *, whole: bool = False) -> str:
     return f'"{"".join(pieces)}"'
 
 
-def expand(word: str, values: Mapping[str, str | None]) -> str | None:
+def expand(word: str, values: Mapping[str, str | None], budget: Budget | None = None) -> str | None:
     """The text that a word stands for; None where it needs a variable that is not known.
 
     Args:
         word: A word with its quotes and escapes.
         values: What is known: the text of a variable, or None for one whose text only the build knows. A
             variable that is missing here may come from the base image, so it is not known either.
+        budget: Pays for the text; None for one of its own.
+
+    Raises:
+        OverBudgetError: The text would be too long.
     """
+    budget = budget or Budget()
     pieces: list[str] = []
     position = 0
     quoted = False
     while position < len(word):
         found = _VARIABLE.match(word, position)
         if found is not None:
-            value = _variable(found, values)
+            value = _variable(found, values, budget)
             position = found.end()
         else:
             value, position, quoted = _piece(word, position, quoted)
             value = None if value is None else re.sub(r"\\(.)", r"\1", value)
         if value is None:
             return None
+        budget.spend(len(value))
         pieces.append(value)
     return "".join(pieces)
 
 
-def _variable(found: re.Match[str], values: Mapping[str, str | None]) -> str | None:
+def _variable(found: re.Match[str], values: Mapping[str, str | None], budget: Budget) -> str | None:
     value = values.get(found[1] or found[2])
     modifier = _DEFAULT.fullmatch(found[3] or "")
     if value is None or (found[3] and modifier is None):
@@ -101,8 +108,8 @@ def _variable(found: re.Match[str], values: Mapping[str, str | None]) -> str | N
         return value
     is_set = bool(value) or not modifier[1].startswith(":")
     if modifier[1].endswith("-"):
-        return value if is_set else expand(modifier[2], values)
-    return expand(modifier[2], values) if is_set else ""
+        return value if is_set else expand(modifier[2], values, budget)
+    return expand(modifier[2], values, budget) if is_set else ""
 
 
 def _piece(raw: str, position: int, quoted: bool) -> tuple[str | None, int, bool]:

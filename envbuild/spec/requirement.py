@@ -17,6 +17,7 @@ from envbuild.spec.local import read_local, without_file_scheme
 from envbuild.spec.marker import canonical_marker
 from envbuild.spec.shortrequirement import read_short_requirement
 from envbuild.spec.tokens import hide_tokens, without_tokens
+from envbuild.spec.version import shortest
 from envbuild.url import Url, UrlError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _TAIL = re.compile(r"[?#]")
 _AUTHORITY_END = re.compile(r"[/?#]")
 _VARIABLE = re.compile(r"\$\{[A-Za-z0-9_]+\}")
 _MARKER_START = re.compile(r"\s;")
-_RELEASE = re.compile(r"((?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*)(.*)")
+_RELEASE = re.compile(r"((?:[0-9]++!)?[0-9]++(?>(?:\.[0-9]++)*))(.*)")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[([A-Za-z0-9._, -]*)\])?")
 _SUBDIRECTORY = re.compile(r"(?<!\.whl)#(?:[^\s#]*&)?subdirectory=[^&\s]")
 _VCS = re.compile(r"(?:git|hg|svn|bzr)\+", re.IGNORECASE)
@@ -47,7 +48,7 @@ _SCHEMES = re.compile(
 _PATH = re.compile(
     r"(?P<path>\.{1,2}(?:/[^;\[\]]*)?|~?/[^;\[\]]*|[^;@\[\]]*/[^;\[\]]*|[^;@\[\]]+\.(?:whl|zip|tar\.\w+|tgz))"
 )
-_PATH_TAIL = re.compile(r"\s*(?:\[([A-Za-z0-9._, -]*)\])?\s*(?:;(.*))?")
+_PATH_TAIL = re.compile(r"\s*+(?:\[([A-Za-z0-9._, -]*+)\]\s*+)?(?:;(.*))?")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _NO_ESCAPES = re.compile(r'[^"\\\x00-\x1f]*')
 _HEAD = '{"editable":false,"extras":[],"hashes":[],"local":null,"marker":"","name":"'
@@ -249,6 +250,8 @@ def parse_requirement(text: str, mark: Mark, hashes: tuple[str, ...] = ()) -> Pi
         shown = redacted(text)
         reason, hint = likely_meant(shown) or (str(error).split("\n", 1)[0], "write it as PEP 508 has it")
         fail(mark, f"{shown[:120]!r} is not a requirement: {redacted(reason)}", hint)
+    if found.name.endswith("_"):  # which packaging reads as a letter
+        fail(mark, f"the name {found.name[:80]!r} ends in '_'", "end it in a letter or digit")
     return PipRequirement(
         name=canonical_name(found.name),
         extras=tuple(sorted({canonical_name(extra) for extra in found.extras})),
@@ -303,8 +306,7 @@ def _specifier(operator: str, version: str) -> str:
     found = _RELEASE.fullmatch(normal)
     if operator == "~=" or found is None:  # the number of parts counts
         return operator + normal
-    release = re.sub(r"(?:\.0)+\Z", "", found[1])
-    return operator + release + found[2]
+    return operator + shortest(found[1]) + found[2]
 
 
 def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...]) -> PipRequirement:

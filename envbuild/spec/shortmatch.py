@@ -139,8 +139,10 @@ def _either(terms: list[tuple[str, str, str]]) -> str | None:
 
 def shortest(version: str) -> str:
     """A version without the zeros that the order ignores."""
-    while version.endswith(".0"):
-        version = version[:-2]
+    end = len(version)
+    while version.endswith(".0", 0, end):
+        end -= 2
+    version = version[:end]
     return _compiled(_ZERO).sub("", version) if version.islower() else version
 
 

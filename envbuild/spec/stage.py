@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from envbuild.budget import Budget, OverBudgetError
 from envbuild.errors import SpecError
 from envbuild.spec.dockerfile import parse_instructions, read_preamble
 from envbuild.spec.document import Mark, Scalar, fail
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from envbuild.spec.instruction import Instruction
 
-_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?::?-([^}]*))?\})")
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*+)|\{([A-Za-z_]\w*+)(:?-|\}))")
 _SEVERAL = (
     "a second FROM: the Dockerfile has several stages, expected one",
     "build it with your engine and name the image as the base",
@@ -56,16 +57,17 @@ def split_stage(content: bytes, source: str) -> Stage:
         ) from error
     preamble, count = read_preamble(whole, Mark(source, 1, 1))
     args: dict[str, str] = {}
+    budget = Budget()
     for keyword, rest, mark in preamble:
         if keyword == "FROM":
-            return _stage(_base(rest, args, mark), whole, Mark(source, count + 1, 1), args)
+            return _stage(_base(rest, args, mark, budget), whole, Mark(source, count + 1, 1), args)
         if keyword != "ARG":
             from difflib import get_close_matches
 
             if get_close_matches(keyword, ["FROM"]):
                 fail(mark, f"unknown instruction {keyword!r}", "did you mean FROM?")
             fail(mark, f"{keyword} stands before FROM", "only ARG may stand there")
-        args.update(_arguments(rest, args, mark))
+        _take_arguments(rest, args, mark, budget)
     raise SpecError("there is no FROM, expected one", source=source, hint="name the base with FROM IMAGE")
 
 
@@ -75,33 +77,43 @@ def _stage(base: Scalar, whole: str, mark: Mark, args: dict[str, str]) -> Stage:
     return Stage(base, instructions, mark, _taken_up(instructions, args))
 
 
-def _base(rest: str, args: dict[str, str], mark: Mark) -> Scalar:
+def _base(rest: str, args: dict[str, str], mark: Mark, budget: Budget) -> Scalar:
     words = rest.split()
     if words and words[0].startswith("--"):
         fail(mark, f"FROM has the flag {words[0]}", "take it out; the platform is chosen with --platform")
     if len(words) not in {1, 3} or (len(words) == 3 and words[1].upper() != "AS"):
         fail(mark, f"FROM {rest!r} is not understood, expected FROM IMAGE [AS NAME]")
-    return Scalar(_substitute(words[0], args, mark), mark, plain=False)
+    return Scalar(_substitute(words[0], args, mark, budget), mark, plain=False)
 
 
-def _substitute(word: str, args: dict[str, str], mark: Mark) -> str:
-    def value(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        filled = args.get(name) or match[3]
+def _substitute(word: str, args: dict[str, str], mark: Mark, budget: Budget) -> str:
+    pieces: list[str] = []
+    at, last = 0, word.rfind("}")
+    for found in _VARIABLE.finditer(word):
+        start, end, default = found.start(), found.end(), None
+        if start < at or (found[3] in {"-", ":-"} and end > last):
+            continue  # a part of a default; or a brace that nothing closes, which is text
+        if found[3] in {"-", ":-"}:
+            default, end = word[end : word.index("}", end)], word.index("}", end) + 1
+        name = found[1] or found[2]
+        filled = args.get(name) or default
         if filled is None:
-            fail(mark, f"{match[0]} has no value", f"give it a default: ARG {name}=VALUE before FROM")
-        return filled
+            fail(mark, f"{found[0]} has no value", f"give it a default: ARG {name}=VALUE before FROM")
+        try:
+            budget.spend(len(filled))
+        except OverBudgetError as error:
+            fail(mark, f"the Dockerfile: {error}", "write the values themselves, or fewer ARGs")
+        pieces += word[at:start], filled
+        at = end
+    return "".join([*pieces, word[at:]])
 
-    return _VARIABLE.sub(value, word)
 
-
-def _arguments(rest: str, known: dict[str, str], mark: Mark) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _take_arguments(rest: str, known: dict[str, str], mark: Mark, budget: Budget) -> None:
+    """Add what an ARG in front of FROM sets."""
     for word in rest.split():
         name, equals, value = word.partition("=")
         if equals:
-            found[name] = _substitute(value.strip("\"'"), {**known, **found}, mark)
-    return found
+            known[name] = _substitute(value.strip("\"'"), known, mark, budget)
 
 
 def _taken_up(instructions: Iterable[Instruction], args: dict[str, str]) -> dict[str, str]:

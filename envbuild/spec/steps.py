@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from envbuild.budget import Budget, OverBudgetError
 from envbuild.errors import SpecError
 from envbuild.spec.context import ContextFile, Source, collect, write_tar
 from envbuild.spec.dockerfile import parse_instructions
@@ -32,7 +33,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _GIT = re.compile(r"git://|git@|ssh://|github\.com/|https?://[^?#]*\.git(?:[?#]|\Z)", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"https?://[^/?#]*@|[a-z]+://[^/?#@]*:[^/?#@]*@", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"https?://[^/?#]*@|[a-z]+://[^/?#@:]*:[^/?#@]*@", re.IGNORECASE)
 _MOUNTS = frozenset({"bind", "cache", "secret", "tmpfs"})
 _HEREDOC = re.compile(r"[0-9]*<<-?[^<]+")
 _OF_THE_ENGINE = frozenset({"BUILDARCH", "BUILDOS", "BUILDPLATFORM", "BUILDVARIANT"})
@@ -196,12 +197,19 @@ class _Survey:
     def __init__(self, args: Mapping[str, str]) -> None:
         self._args = args
         self._values: dict[str, str | None] = {}
+        self._budget = Budget()
         self._env: set[str] = set()
         self.declared: set[str] = set()
         self.secrets: set[str] = set()
 
     def visit(self, one: Instruction) -> Iterator[Source]:
         """The context sources of an instruction."""
+        try:
+            yield from self._visit(one)
+        except OverBudgetError as error:
+            fail(one.mark, f"{one.keyword}: {error}", "name the values themselves, or fewer variables")
+
+    def _visit(self, one: Instruction) -> Iterator[Source]:
         if one.keyword == "ARG":
             self._declare(one)
         elif one.keyword == "ENV":
@@ -221,7 +229,7 @@ class _Survey:
             if name in self._args:
                 self._values[name] = self._args[name]
             elif equals:
-                self._values[name] = expand(raw, self._values)
+                self._values[name] = self._expand(raw)
 
     def _refuse(self, name: str, mark: Mark, *, has_default: bool) -> None:
         """Refuse arguments whose values come from the engine's machine, or that change how it builds."""
@@ -242,9 +250,12 @@ class _Survey:
 
     def _set(self, one: Instruction) -> None:
         pairs = [word.partition("=") for word in one.arguments]
-        found = {name: expand(raw, self._values) for name, _, raw in pairs}
+        found = {name: self._expand(raw) for name, _, raw in pairs}
         self._values.update(found)
         self._env.update(found)
+
+    def _expand(self, word: str) -> str | None:
+        return expand(word, self._values, self._budget)
 
     def _run(self, one: Instruction) -> Iterator[Source]:
         network = one.flag("network")
@@ -268,7 +279,7 @@ class _Survey:
         if "from" in fields:
             _pinned_image(fields["from"], "--mount from", one.mark)
         elif kind == "bind":
-            path = expand(fields.get("source", ""), self._values)
+            path = self._expand(fields.get("source", ""))
             yield Source(path or "", "RUN --mount", one.mark)
         if kind == "secret":
             secret = fields.get("id") or fields.get("target", "").rpartition("/")[2]
@@ -277,7 +288,7 @@ class _Survey:
             self.secrets.add(secret)
         if kind == "cache":
             name = _cache_id(fields)
-            if ".." in (expand(name, self._values) or name).split("/"):  # Podman takes it for a path
+            if ".." in (self._expand(name) or name).split("/"):  # Podman takes it for a path
                 fail(one.mark, f"the cache's id {name[:80]!r} has '..' in it", "use letters and digits")
 
     def _copy(self, one: Instruction) -> Iterator[Source]:
@@ -295,7 +306,7 @@ class _Survey:
         for number, word in enumerate(one.arguments[:-1] if one.flag("from") is None else ()):
             if one.heredocs and _HEREDOC.fullmatch(word):
                 continue
-            path = expand(word, self._values)
+            path = self._expand(word)
             if one.keyword != "ADD" or not _is_remote(path, word, one):
                 yield number, path
 

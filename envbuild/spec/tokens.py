@@ -48,14 +48,16 @@ def without_tokens(path: str, shown: str, mark: Mark | None, *, of_file: bool = 
     if "/t/" not in path:
         return path
     kept: list[str] = []
-    rest = path.split("/")
-    while rest:
-        token, has_more = "".join(rest[1:2]), any(rest[2:])
+    parts, at = path.split("/"), 0
+    last = max(each for each, part in enumerate(parts) if part)
+    while at < len(parts):
+        token, has_more = "".join(parts[at + 1 : at + 2]), last >= at + 2
         like_folder = bool(_FOLDER.fullmatch(token))
-        is_name = of_file and len(rest) == 2
+        is_name = of_file and len(parts) - at == 2
         is_folder = not (token or has_more) or is_subdir(token) or is_name or (like_folder and not has_more)
-        if rest[0] != "t" or is_folder:
-            kept.append(rest.pop(0))
+        if parts[at] != "t" or is_folder:
+            kept.append(parts[at])
+            at += 1
         elif not has_more:
             fail(mark, f"nothing stands behind the token of {shown!r}", "write it as /t/TOKEN/NAME")
         elif like_folder and (len(kept) > 1 or of_file):
@@ -65,7 +67,7 @@ def without_tokens(path: str, shown: str, mark: Mark | None, *, of_file: bool = 
             )
             fail(mark, f"what stands behind /t/ in {shown!r} may be a token or a folder", hint)
         else:
-            rest = rest[2:]
+            at += 2
     return "/".join(kept)
 
 

@@ -80,9 +80,10 @@ class Version:
 
 def shortest(version: str) -> str:
     """A version of numbers alone, without the zeros at its end that the order ignores."""
-    while version.endswith(".0"):
-        version = version[:-2]
-    return version
+    end = len(version)
+    while version.endswith(".0", 0, end):
+        end -= 2
+    return version[:end]
 
 
 def _number(digits: str) -> int:

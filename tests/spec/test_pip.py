@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
@@ -411,6 +411,7 @@ def test_canonical_specifiers_accept_the_same_versions(specifiers: list[str]) ->
 
 
 @given(st.text(st.one_of(st.sampled_from("ab-=<>~!;[]@:/. #\\\n\"'${}"), st.characters()), max_size=40))
+@example("0_")
 def test_any_item_is_read_or_refused(item: str) -> None:
     try:
         section = parse(item)
