@@ -32,7 +32,7 @@ from envbuild.build.steps import known_steps
 from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Descriptor, Digest
-from envbuild.errors import IntegrityError
+from envbuild.errors import IntegrityError, Unavailable
 from envbuild.index import MADE, Index
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import OCI_LAYER_GZIP, ImageIndex, Manifest
@@ -198,6 +198,43 @@ def test_without_a_rule_and_a_key_a_planted_layer_is_taken(world: World) -> None
         target.put_manifest(poison(manifest, target), tag)
     built = resolve(world.other_machine(), world.spec("tool=1", "thing", name="other.yml"))
     assert (built.layers_made, built.layers_reused) == (1, 1)
+
+
+def test_who_asks_for_signatures_and_makes_none_takes_nothing_planted_either(world: World) -> None:
+    asking = replace(policy(world, "strict"), sign_key=None)
+    honest = resolve(replace(world.config, trust=policy(world, "strict")), world.spec("tool=1", "thing"))
+    vouched, target = beside(world.config), world.layout()
+    built = resolve(world.other_machine(trust=asking), world.spec("tool=1", "first", name="1.yml"))
+    assert (built.layers_made, built.layers_reused) == (1, 1), "what is vouched for is taken"
+    for tag, manifest in vouched.items():
+        target.put_manifest(poison(manifest, target), tag)
+    built = resolve(world.other_machine(trust=asking), world.spec("tool=1", "second", name="2.yml"))
+    assert built.layers_made == 2
+    assert set(manifest_of(honest).layers) & set(manifest_of(built).layers[1:])
+    assert len(beside(world.config, "v-")) == 1, "it says nothing of its own"
+    built = resolve(world.other_machine(trust=asking), world.spec("tool=1", "second", "thing", name="3.yml"))
+    assert built.layers_made == 3, "and what it shared counts for nobody who asks"
+
+
+def test_a_statement_that_cannot_be_asked_for_costs_time_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trust = policy(world, "strict", on_failure="fail")
+    resolve(replace(world.config, trust=trust), world.spec("tool=1", "thing"))
+    (statement,) = beside(world.config, "v-").values()
+    usual = LayoutRegistry.get_manifest
+
+    def broken(self: LayoutRegistry, reference: Tag | Digest) -> Manifest | ImageIndex:
+        if reference == statement.descriptor.digest:
+            raise Unavailable("out of order")
+        return usual(self, reference)
+
+    monkeypatch.setattr(LayoutRegistry, "get_manifest", broken)
+    said: list[Event] = []
+    fresh = world.other_machine(trust=trust)
+    built = resolve(fresh, world.spec("tool=1", "first", name="other.yml"), said)
+    assert built.layers_made == 2
+    assert any("done without shared layers: out of order" in (event.text or "") for event in said)
 
 
 @pytest.mark.parametrize("mode", MODES)
