@@ -7,9 +7,11 @@ beside them Python's ``urllib`` and a reader of WHATWG's standard.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -20,16 +22,24 @@ import pytest
 import requests
 import urllib3.util
 import uv
-from rattler import Channel
+from rattler import Channel as RattlerChannel
 
-from envbuild.errors import EnvbuildError, SpecError
+from envbuild.conda.solve import SolveRequest, solve
+from envbuild.deadline import NO_DEADLINE
+from envbuild.errors import ChannelError, EnvbuildError, SolveError, SpecError
 from envbuild.foreign import load
 from envbuild.key import CanonicalForm
 from envbuild.oci.auth import Credentials
 from envbuild.oci.probe import Prober
+from envbuild.platform import LINUX_AMD64
 from envbuild.reference import Repository, Tag
+from envbuild.spec.channel import Channel
+from envbuild.spec.conda import CondaSection
+from envbuild.spec.match import MatchSpec
+from envbuild.spec.virtual import VirtualPackages
 from envbuild.url import PORTS, Url, UrlError
 from parts.fault_server import Asked, Call, serving
+from tiny import make_channel
 
 Read = tuple[str, int, str]
 """Host, port and path, as a reader has them."""
@@ -69,7 +79,7 @@ def whatwg(text: str) -> Read:
 
 
 def rust(text: str) -> Read:
-    return whatwg(str(Channel(text).base_url))
+    return whatwg(str(RattlerChannel(text).base_url))
 
 
 def stdlib(text: str) -> Read:
@@ -200,6 +210,8 @@ LINES = (
     "--index-url http://{good}%2f@{evil}\\/simple",
     "--index-url http:/{evil}/simple",
     "--index-url http:///{evil}/simple",
+    "--trusted-host 0x7f.1",
+    "--trusted-host {evil}:99999",
 )
 
 
@@ -218,6 +230,14 @@ def test_no_channel_has_the_key_of_another_server(tmp_path: Path, channel: str) 
     path = tmp_path / "environment.yml"
     path.write_text(f"channels: ['{channel}']\ndependencies: ['{channel}::pkg']\n")
     with pytest.raises(SpecError):
+        load(path)
+
+
+def test_no_step_adds_from_what_readers_take_for_two_servers(tmp_path: Path) -> None:
+    path = tmp_path / "Dockerfile"
+    checksum = f"--checksum=sha256:{'0' * 64}"
+    path.write_text(f"FROM scratch\nADD {checksum} http://127.1/x /x\n")
+    with pytest.raises(SpecError, match="is not a URL"):
         load(path)
 
 
@@ -265,6 +285,60 @@ def test_a_file_is_read_whatever_the_case_of_its_scheme(tmp_path: Path, form: st
         spec = load(path).with_base("scratch")
         keys.append(CanonicalForm.of(spec, None, spec.platforms[0]).key)
     assert keys[0] == keys[1] != keys[2]
+
+
+def solved_with(folder: Path, info: dict[str, object], drop: str = "") -> list[str]:
+    """The URLs of a solution from a channel that says something of itself, on a server beside another one."""
+    make_channel(folder)
+    shutil.copytree(folder / "tiny", folder / "other")
+    for subdir in ("linux-64", "noarch"):
+        path = folder / "tiny" / subdir / "repodata.json"
+        document = json.loads(path.read_text())
+        document["info"] |= info
+        document["repodata_version"] = 2
+        kept = document["packages.conda"].items()
+        document["packages.conda"] = {name: each for name, each in kept if each["name"] != drop}
+        path.write_text(json.dumps(document))
+        for packed in path.parent.glob("repodata[._]*.zst"):
+            packed.unlink()
+
+    def files(call: Call, asked: Asked) -> None:
+        path = folder / asked.path.strip("/")
+        if path.is_file():
+            call.answer(200, path.read_bytes(), {})
+        else:
+            call.fail(404, "NOT_FOUND")
+
+    with serving(files) as server:
+        channel = Channel.parse(f"http://{server.host}/tiny")
+        section = CondaSection((channel,), dependencies=(MatchSpec.parse("tool"),))
+        request = SolveRequest(section, LINUX_AMD64, VirtualPackages(glibc="2.36"), "strict", None)
+        found = solve(request, cache_dir=folder / "cache", deadline=NO_DEADLINE)
+        return [each.url.replace(server.host, "HERE") for each in found.lock.packages]
+
+
+@pytest.mark.parametrize("relation", ["base", "overrides"])
+def test_a_channel_brings_no_other_channel_along(tmp_path: Path, relation: str) -> None:
+    with pytest.raises(SolveError):
+        solved_with(tmp_path, {"channel_relations": {relation: "../other"}}, drop="tool")
+
+
+@pytest.mark.parametrize("place", ["file:///etc/", "ftp://good.example/x/", "//evil.example/x/"])
+def test_where_a_channel_says_its_packages_are_is_read_as_all_urls(tmp_path: Path, place: str) -> None:
+    with pytest.raises(ChannelError, match=r"tool in http://.*/tiny/? is at "):
+        solved_with(tmp_path, {"base_url": place})
+
+
+@pytest.mark.parametrize(
+    ("place", "read"),
+    [
+        ("https://good.example/x/", "https://good.example/x/tool-2.0-0.conda"),
+        (r"https://evil.example\@good.example/x/", "https://evil.example/@good.example/x/tool-2.0-0.conda"),
+    ],
+)
+def test_where_a_channel_says_its_packages_are_is_one_place(tmp_path: Path, place: str, read: str) -> None:
+    """The solver reads it first, and we what it read: what is fetched is at the place that is shown."""
+    assert solved_with(tmp_path, {"base_url": place}) == [read]
 
 
 @pytest.mark.parametrize("form", [r"http://{evil}\@{good}/v2/envs/manifests/x", r"/\{evil}/x", r"\\{evil}/x"])
