@@ -139,6 +139,7 @@ JOINED = {
     "/v2/x#part": f"{PLACE}/v2/x",
     "/v2/x?path=a\\b|c": f"{PLACE}/v2/x?path=a%5Cb%7Cc",
     "": f"{PLACE}/v2/envs/blobs/uploads/1?state=a",
+    "#part": f"{PLACE}/v2/envs/blobs/uploads/1?state=a",
 }
 
 
