@@ -44,7 +44,8 @@ _PLAIN: Final = re.compile(
 )
 """Most URLs that are written, read in one piece: a part of the grammar, and no other one."""
 _HIDDEN: Final = re.compile(r"[^!-~]")
-_ESCAPED: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[\"<>\[\\\]^`{|}]")
+_ESCAPED: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[ \"<>\[\\\]^`{|}\x80-\xff]")
+"""What belongs into escapes; a header's bytes above ASCII are read as Latin-1."""
 
 
 class UrlError(ValueError):

@@ -7,6 +7,7 @@ beside them Python's ``urllib`` and a reader of WHATWG's standard.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -27,11 +28,16 @@ from rattler import Channel as RattlerChannel
 
 from envbuild.conda.solve import SolveRequest, solve
 from envbuild.deadline import NO_DEADLINE
+from envbuild.digest import Descriptor, Digest
 from envbuild.errors import ChannelError, EnvbuildError, SolveError, SpecError
 from envbuild.foreign import load
 from envbuild.key import CanonicalForm
 from envbuild.oci.auth import Credentials
+from envbuild.oci.client import Client
 from envbuild.oci.probe import Prober
+from envbuild.oci.remote import RemoteRegistry
+from envbuild.oci.thin import ThinRegistry
+from envbuild.oci.transport import Settings
 from envbuild.platform import LINUX_AMD64
 from envbuild.reference import Repository, Tag
 from envbuild.spec.channel import Channel
@@ -39,7 +45,7 @@ from envbuild.spec.conda import CondaSection
 from envbuild.spec.match import MatchSpec
 from envbuild.spec.virtual import VirtualPackages
 from envbuild.url import PORTS, Url, UrlError
-from parts.fault_server import Asked, Call, serving
+from parts.fault_server import Asked, Call, Script, serving
 from tiny import make_channel
 
 Read = tuple[str, int, str]
@@ -406,4 +412,48 @@ def test_a_redirect_takes_the_login_to_nobody_else(form: str) -> None:
             pytest.raises(EnvbuildError, match="no place on the web"),
         ):
             prober.probe(Repository.parse(f"{good.host}/envs"), Tag("x"))
+    assert canary.asked == []
+
+
+def names_another_server(where: str, place: str) -> Script:
+    """A registry that wants a login, and names a place in one of the headers that we act on."""
+
+    def script(call: Call, asked: Asked) -> None:
+        if where == "realm":
+            call.answer(401, b"", {"WWW-Authenticate": f'Bearer realm="{place}",service="x"'})
+        elif "authorization" not in asked.headers:
+            call.answer(401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
+        elif where == "upload" and asked.method == "POST":
+            call.answer(202, b"", {"Location": place})
+        elif where == "link" and "tags/list" in asked.path:
+            listed = json.dumps({"name": "envs", "tags": ["a"]}).encode()
+            call.answer(200, listed, {"Link": f'<{place}>; rel="next"', "Content-Type": "application/json"})
+        else:
+            call.fail(404, "BLOB_UNKNOWN")
+
+    return script
+
+
+@pytest.mark.parametrize("kind", ["thin", "full"])
+@pytest.mark.parametrize("where", ["realm", "upload", "link"])
+def test_no_header_of_a_registry_leads_a_login_elsewhere(kind: str, where: str) -> None:
+    canary = Canary()
+    with serving(canary) as evil, serving(canary) as good:
+        good.script = names_another_server(where, rf"http://{evil.host}\@{good.host}/v2/envs/x")
+        repository, login = Repository.parse(f"{good.host}/envs"), Credentials("me", "hush")
+        settings = Settings(retries=0)
+        full = RemoteRegistry(repository, credentials=login, settings=settings)
+        client = Client(settings)
+        thin = ThinRegistry(repository, lambda: full, client, settings, login)
+        registry = thin if kind == "thin" else full
+        descriptor = Descriptor("application/octet-stream", Digest.of(b"x"), 1)
+        asking: dict[str, Callable[[], object]] = {
+            "realm": lambda: registry.has_blob(descriptor.digest),
+            "upload": lambda: registry.put_blob(descriptor, lambda: io.BytesIO(b"x")),
+            "link": lambda: list(registry.tags()),
+        }
+        with pytest.raises(EnvbuildError, match=r"no place on the web|is no URL|nothing is sent there"):
+            asking[where]()
+        full.close()
+        client.close()
     assert canary.asked == []
