@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.attached import Attached
 from envbuild.build.assemble import SCHEME_ANNOTATION, STEPS_ANNOTATION
+from envbuild.build.recipe import names_of
 from envbuild.checks import Check, NotChecked, Report, checked
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import CHUNK
 from envbuild.errors import IntegrityError, NotFound, counted
 from envbuild.imageconfig import config_checks, diff_ids, read_config
 from envbuild.key import KEY_ANNOTATION, KEY_SCHEME, LOCK_ANNOTATION, LOCK_TAG, Key, index_key
-from envbuild.lockkey import LockKey, index_name
+from envbuild.lockkey import LockKey, together
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.registry import reread
 from envbuild.reference import Tag
@@ -36,8 +36,6 @@ _STEPS_TAG: Final = "s1-"
 _HEX: Final = re.compile("[0-9a-f]{64}")
 _MOST_IMAGES: Final = 64
 """How many images of an index are looked at."""
-_MOST_NAMES: Final = 10
-"""For how many platforms it is tried which of them are named by their lock keys."""
 
 
 def verify(
@@ -276,15 +274,9 @@ def _index_lock(index: ImageIndex, wanted: Tag | Digest, children: dict[Platform
     """The lock key of an index is computed over the names of its images, some of which are lock keys."""
     seen = _lock(index, wanted)
     _require_all(index, children)
-    if len(children) > _MOST_NAMES:
-        raise IntegrityError(f"it has {len(children)} images, and is built of at most {_MOST_NAMES}")
-    names: list[list[Key | LockKey]] = []
-    for child in children.values():
-        key, lock = (child.annotations.get(name) for name in (KEY_ANNOTATION, LOCK_ANNOTATION))
-        names.append([*([LockKey(lock)] if lock else []), *([Key(key)] if key else [])])
-    for chosen in itertools.product(*names):
-        if str(index_name(dict(zip(children, chosen, strict=True)))) == seen:
-            return seen
+    names = {platform: names_of(child) for platform, child in children.items()}
+    if together(LockKey(seen), names) is not None:
+        return seen
     raise IntegrityError(f"it carries the lock key {seen}, which is not that of its images together")
 
 

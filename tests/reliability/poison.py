@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tarfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
@@ -28,9 +28,10 @@ from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.lock import Lock
 from envbuild.lockfile.document import LockFile
 from envbuild.oci.layout import LayoutRegistry
-from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, ImageIndex, Manifest, encode
+from envbuild.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, ImageIndex, Manifest, encode, parse_manifest
 from envbuild.oci.referrers import Artifact, attach, fallback_tag, read_artifact, referrers
 from envbuild.oci.registry import find_manifest
+from envbuild.oci.remote import RemoteRegistry
 from envbuild.reference import Repository, Tag
 from oci_contract import put
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from envbuild.oci.registry import Registry
+    from parts.registry_server import RegistryServer
 
 STORES: Final = ("workspace", "global", "other")
 FAMILIES: Final = ("k1-", "l1-", "s1-", "f1-", "l-", "m-")
@@ -77,6 +79,21 @@ class Written:
                 manifests[digest] = LayoutRegistry(repository).get_manifest(digest)
         return cls(tags, manifests)
 
+    @classmethod
+    def on(cls, server: RegistryServer, repository: Repository) -> Written:
+        """Read the files of a registry."""
+        store = server.folder / "data/docker/registry/v2"
+        folder = store / "repositories" / repository.path / "_manifests"
+        tags: dict[str, Digest] = {}
+        for link in folder.glob("tags/*/current/link"):
+            tags[link.parts[-3]] = Digest.parse(link.read_text())
+        manifests: dict[Digest, Manifest | ImageIndex] = {}
+        for link in folder.glob("revisions/sha256/*/link"):
+            digest = Digest.parse(link.read_text())
+            raw = (store / "blobs/sha256" / digest.hex[:2] / digest.hex / "data").read_bytes()
+            manifests[digest] = parse_manifest(raw, None, str(digest))
+        return cls(tags, manifests)
+
     def named(self, name: str) -> Manifest | ImageIndex:
         """What a tag names."""
         return self.manifests[self.tags[name]]
@@ -110,20 +127,44 @@ class Stage:
     Attributes:
         folder: Where the repositories are.
         settings: The variables of the machine.
-        hosted: Repositories that are not the layouts of the folder.
+        server: The registry that the repositories are on; None for layouts in the folder.
+        number: How many machines there were.
     """
 
     folder: Path
     settings: dict[str, str]
-    number: int = field(default=0)
+    server: RegistryServer | None = None
+    number: int = 0
 
     def store(self, name: str) -> Repository:
         """One of the repositories."""
+        if self.server is not None:
+            path = f"{self.folder.parent.name}/{self.folder.name}/{name}"
+            return Repository.parse(f"{self.server.host}/{path}")
         return Repository.parse(f"oci:{self.folder}/{name}")
+
+    def open(self, name: str) -> Registry:
+        """One of the repositories, to read and write."""
+        repository = self.store(name)
+        return RemoteRegistry(repository) if self.server is not None else LayoutRegistry(repository)
 
     def written(self) -> dict[str, Written]:
         """What each repository holds."""
+        if self.server is not None:
+            return {name: Written.on(self.server, self.store(name)) for name in STORES}
         return {name: Written.of(self.store(name)) for name in STORES}
+
+    def on(self, server: RegistryServer) -> Stage:
+        """The same repositories on a registry."""
+        hosted = Stage(self.folder, self.settings, server)
+        for name in STORES:
+            source, target, written = self.open(name), hosted.open(name), self.written()[name]
+            by_kind = sorted(written.manifests.values(), key=lambda each: isinstance(each, ImageIndex))
+            for manifest in by_kind:
+                _bring(manifest, source, target)
+            for tag in written.tags:
+                target.put_manifest(written.named(tag), Tag(tag))
+        return hosted
 
     def copy(self, folder: Path) -> Stage:
         """The same in another folder."""
@@ -276,7 +317,7 @@ class Poison:
     def evil(self, stage: Stage, family: str, *, coming: bool) -> int:
         """Put the twins of a family in place; how many there are."""
         store, names = (self.target, self.new(family)) if coming else (self.source, self.known(family))
-        target, origin = LayoutRegistry(stage.store(store)), LayoutRegistry(self.origin.store(store))
+        target, origin = stage.open(store), self.origin.open(store)
         for name in names:
             twin = evil_twin(origin.get_manifest(Tag(name)), origin, target)
             target.put_manifest(twin, Tag(name))
@@ -285,7 +326,7 @@ class Poison:
     def swapped(self, stage: Stage, family: str, *, coming: bool) -> int:
         """Let each tag of a family name something honest that is not what it says; how many there are."""
         store, names = (self.target, self.new(family)) if coming else (self.source, self.known(family))
-        target, origin = LayoutRegistry(stage.store(store)), LayoutRegistry(self.origin.store(store))
+        target, origin = stage.open(store), self.origin.open(store)
         everything = self.honest.after[store]
         others = [name for name in everything.tags if name.startswith(family)]
         for name in names:
@@ -299,7 +340,7 @@ class Poison:
 
     def attached(self, stage: Stage, kind: str) -> int:
         """Attach a lock or a definition of something else to each image; how many there are."""
-        registry = LayoutRegistry(stage.store(self.source))
+        registry = stage.open(self.source)
         count = 0
         for manifest in self.before[self.source].manifests.values():
             subject = manifest.descriptor

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from oci_contract import put
+    from parts.registry_server import RegistryServer
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 TOOLS: Final = ("tool", "pyth", "thing")
@@ -238,8 +239,8 @@ def _steps(stage: Stage, root: Path, base: BaseImage) -> None:
 class Cells:
     """Runs calls among poison, and keeps what each comes to without."""
 
-    def __init__(self, team: Team, folder: Path) -> None:
-        self.team, self._folder, self._number = team, folder, 0
+    def __init__(self, team: Team, folder: Path, server: RegistryServer | None = None) -> None:
+        self.team, self._folder, self._number, self._server = team, folder, 0, server
         self._honest: dict[tuple[str, bool], tuple[Poison, Stage]] = {}
 
     def stage(self, call: Call) -> Stage:
@@ -248,7 +249,7 @@ class Cells:
         stage = self.team.stage.copy(self._folder / f"cell-{self._number}")
         if call.source != "workspace":
             stage.store("workspace").folder.rename(stage.store(call.source).folder)
-        return stage
+        return stage if self._server is None else stage.on(self._server)
 
     def run(self, call: Call, stage: Stage, *, strict: bool) -> Outcome:
         """Make the call."""
@@ -331,6 +332,15 @@ def test_where_signatures_are_asked_for_poison_is_as_good_as_not_there(cells: Ce
 )
 def test_where_nobody_asks_for_signatures_comparisons_come_before_writing(cells: Cells, name: str) -> None:
     assert told(cells, name, poisoned(name), strict=False) == ""
+
+
+@pytest.mark.parametrize("name", ["rebase-workspace", "restore", "on-hit-index"])
+def test_so_it_is_on_a_registry(
+    team: Team, registry: RegistryServer, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    cells = Cells(team, tmp_path_factory.mktemp("registry"), registry)
+    plants = [plant for plant in poisoned(name) if plant.startswith(("evil k1", "evil coming k1", "evil f1"))]
+    assert told(cells, name, plants, strict=True) == ""
 
 
 @pytest.mark.nightly
