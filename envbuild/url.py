@@ -37,8 +37,15 @@ _DOTS: Final = re.compile(r"(?:^|/)(?:\.|%2[Ee]){1,2}(?:/|$)")
 _TAIL: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*")
 _FRAGMENT: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?\[\]-]|%[0-9A-Fa-f]{2})*")
 """No server sees it, and pip has brackets there."""
+_LONGEST_PLAIN: Final = 250
+_PLAIN: Final = re.compile(
+    r"(https?)://((?:[a-z0-9]++(?:-[a-z0-9]++)*+\.)*+[a-z][a-z0-9]*+)"
+    r"((?:/[A-Za-z0-9_~+-][A-Za-z0-9._~+-]*+)*+/?)"
+)
+"""Most URLs that are written, read in one piece: a part of the grammar, and no other one."""
 _HIDDEN: Final = re.compile(r"[^!-~]")
-_ESCAPED: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[\"<>\[\\\]^`{|}]")
+_ESCAPED: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[ \"<>\[\\\]^`{|}\x80-\xff]")
+"""What belongs into escapes; a header's bytes above ASCII are read as Latin-1."""
 
 
 class UrlError(ValueError):
@@ -79,6 +86,10 @@ class Url:
         Raises:
             UrlError: It is none, or some readers would read it in another way.
         """
+        if len(text) <= _LONGEST_PLAIN and (plain := _PLAIN.fullmatch(text)):
+            scheme, host, path = plain.groups()
+            if schemes is None or scheme in schemes:
+                return cls(scheme, host, None, path)
         if len(text) > _MAX_LENGTH:
             raise UrlError(f"it has {len(text)} characters, at most {_MAX_LENGTH} are read")
         if found := _HIDDEN.search(text):
@@ -169,8 +180,10 @@ class Url:
             return Url.parse(f"{self.scheme}:{text}")
         if text.startswith("/"):
             return Url.parse(here + text)
+        if not text or text.startswith("#"):
+            return Url.parse(f"{here}{self.target}{text}")
         if not place:
-            return Url.parse(f"{here}{self.path}{text}" if text else f"{here}{self.target}")
+            return Url.parse(f"{here}{self.path}{text}")
         return Url.parse(f"{here}{self.path.rpartition('/')[0]}/{text}")
 
     def __str__(self) -> str:

@@ -129,9 +129,8 @@ def test_variables_stand_for_logins_alone_and_only_where_they_may() -> None:
 HERE = Url.parse("https://me:hush@registry.example:8443/v2/envs/blobs/uploads/1?state=a")
 PLACE = "https://registry.example:8443"
 JOINED = {
-    'https://cdn.example/blob?sig=a%2Fb&file="x y"'.replace(" ", "%20"): (
-        "https://cdn.example/blob?sig=a%2Fb&file=%22x%20y%22"
-    ),
+    'https://cdn.example/blob?sig=a%2Fb&file="x y"': "https://cdn.example/blob?sig=a%2Fb&file=%22x%20y%22",
+    "https://cdn.example/blob?file=\xc3\xbc": "https://cdn.example/blob?file=%C3%BC",
     "/v2/x": f"{PLACE}/v2/x",
     "//cdn.example/x": "https://cdn.example/x",
     "2?state=b": f"{PLACE}/v2/envs/blobs/uploads/2?state=b",
@@ -139,6 +138,7 @@ JOINED = {
     "/v2/x#part": f"{PLACE}/v2/x",
     "/v2/x?path=a\\b|c": f"{PLACE}/v2/x?path=a%5Cb%7Cc",
     "": f"{PLACE}/v2/envs/blobs/uploads/1?state=a",
+    "#part": f"{PLACE}/v2/envs/blobs/uploads/1?state=a",
 }
 
 

@@ -28,7 +28,7 @@ from envbuild.digest import Digest
 from envbuild.errors import ChannelError, DeadlineExceeded, SolveError, SpecError
 from envbuild.lock import Lock, PackageRecord, encode_metadata
 from envbuild.oci.proxies import said_hint
-from envbuild.spec.channel import DEFAULTS, Channel, split_credentials
+from envbuild.spec.channel import DEFAULTS, Channel, redact, split_credentials
 from envbuild.spec.shortmatch import spell
 from envbuild.storage import private_folder
 from envbuild.url import FILE, Url
@@ -58,6 +58,8 @@ _EXPLAINING: Final = 30.0
 _MIRROR: Final = 60.0
 _CHANNEL: Final = 600.0
 """How long a mirror, and a channel itself, may take to list what it has, where the deadline is not sooner."""
+_RELATIONS: Final = "disabled"
+"""A channel may name channels to be read with it (CEP-42): only the definition says which are read."""
 _DROPPED: Final = 0.1
 """What the solver's own threads need to drop what was cancelled: at the end of python they would complain."""
 _solving_in: dict[str, int] = {}
@@ -140,7 +142,7 @@ def solve(request: SolveRequest, *, cache_dir: Path, deadline: Deadline) -> Solu
         request.variables,
     )
     records, stand_ins = _run(_solve(request, origins, cache_dir, deadline))
-    packages = [package_record(record, stand_ins) for record in records]
+    packages = [_package_of_channel(record, stand_ins) for record in records]
     return Solution.of(Lock.of(request.platform, packages), origins)
 
 
@@ -336,6 +338,7 @@ class _Repodata:
             channel_priority=getattr(rattler.ChannelPriority, request.channel_priority.capitalize()),
             exclude_newer=request.as_of,
             timeout=dt.timedelta(seconds=seconds),
+            channel_relations=_RELATIONS,
         )
 
     async def specs(self) -> list[rattler.MatchSpec]:
@@ -390,7 +393,9 @@ class _Repodata:
         import rattler
 
         specs = [rattler.MatchSpec(name) for name in names]
-        found = await self.gateway.query(self.sources, self.request.subdirs, specs, recursive=False)
+        found = await self.gateway.query(
+            self.sources, self.request.subdirs, specs, recursive=False, channel_relations=_RELATIONS
+        )
         return [record for group in found for record in group]
 
     async def names(self, urls: Iterable[str]) -> list[str]:
@@ -400,7 +405,7 @@ class _Repodata:
         sources = [rattler.Channel(self.stand_ins.named(url)) for url in urls]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rattler.exceptions.GatewayWarning)
-            found = await self.gateway.names(sources, self.request.subdirs)
+            found = await self.gateway.names(sources, self.request.subdirs, channel_relations=_RELATIONS)
         return [name.normalized for name in found]
 
     async def offers(self, names: Iterable[str]) -> Offers:
@@ -533,6 +538,23 @@ def _client(stand_ins: StandIns, retries: int) -> rattler.Client:
 def public_url(url: str) -> str:
     """A URL without its user, password and token."""
     return url if url.startswith("file:") else split_credentials(url)[0]
+
+
+def _package_of_channel(record: rattler.RepoDataRecord, stand_ins: StandIns) -> PackageRecord:
+    """A record of the solver's as ours; where its URL cannot be, the channel is at fault, and not the user.
+
+    A channel may say that its packages are elsewhere (CEP-15), but no server says which files of this machine
+    are packages.
+    """
+    channel, url = (stand_ins.public(each or "") for each in (record.channel, record.url))
+    what = f"{record.name.normalized} in {channel} is at {redact(url)[:200]!r}"
+    hint = "look at `base_url` in the channel's repodata.json"
+    if url.startswith("file:") and not channel.startswith("file:"):
+        raise ChannelError(f"{what}, a file of this machine, expected a URL on the web", hint=hint)
+    try:
+        return package_record(record, stand_ins)
+    except SpecError as error:
+        raise ChannelError(f"{what}: {error.message}", hint=hint) from None
 
 
 def package_record(record: rattler.RepoDataRecord, stand_ins: StandIns = NO_STAND_INS) -> PackageRecord:

@@ -366,6 +366,10 @@ def _index_url(url: str, mark: Mark) -> str:
 def _host(value: str, mark: Mark) -> str:
     if not re.fullmatch(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?", value):
         fail(mark, f"--trusted-host {value[:80]!r}", "write HOST or HOST:PORT")
+    try:
+        Url.parse(f"https://{value}")
+    except UrlError as error:
+        fail(mark, f"--trusted-host {value[:80]!r}: {error}", "write HOST or HOST:PORT")
     return value.lower()
 
 

@@ -131,8 +131,7 @@ class _Reader:
     def __init__(
         self, root: Path, source: Source, limit: int, rules: IgnoreRules | None, ignore_file: Path | None
     ) -> None:
-        require(root, source.mark)
-        self._root = os.path.realpath(root)
+        self._root = require(root, source.mark) or os.path.realpath(root)
         self._ignore_file = _IGNORE_FILE
         self._source = source
         self._left = self._limit = limit

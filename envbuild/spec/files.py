@@ -95,14 +95,17 @@ def check_time(doing: str) -> None:
     _bounds.get().deadline.check(doing)
 
 
-def require(path: Path | str, mark: Mark | None) -> None:
+def require(path: Path | str, mark: Mark | None) -> str | None:
     """Refuse a path that a confined definition may not name, before it is looked at.
+
+    Returns:
+        The path without links, where a definition is confined.
 
     Raises:
         SpecError: There is such a bound, and the path leads out of it.
     """
     try:
-        _inside(path)
+        return _inside(path)
     except OutsideError as error:
         source, line, column = mark if mark is not None else (None, None, None)
         raise SpecError(
@@ -157,12 +160,16 @@ def open_below(folder: str | bytes, parts: Sequence[str | bytes]) -> int:
     Raises:
         OSError: It cannot be opened, is no regular file, or a name on the way is a link by now.
     """
+    top = _bounds.get().folder
+    if top is not None and os.fsdecode(folder) != top:  # it may have become a link, too
+        below = os.path.relpath(os.fsdecode(folder), top).split("/")
+        folder, parts = top, [*below, *map(os.fsdecode, parts)]
     here = os.open(folder, _FOLDER & ~os.O_NOFOLLOW)
     try:
         for part in parts[:-1]:
-            below = os.open(part, _FOLDER, dir_fd=here)
+            deeper = os.open(part, _FOLDER, dir_fd=here)
             os.close(here)
-            here = below
+            here = deeper
         name = parts[-1]
         _require_file(os.stat(name, dir_fd=here, follow_symlinks=False), os.fsdecode(name))
         return _checked(os.open(name, _FLAGS, dir_fd=here), os.fsdecode(name))
@@ -192,7 +199,10 @@ def _inside(path: Path | str) -> str | None:
         raise OutsideError(
             errno.EPERM, "is a file, and `confine` lets a definition without a folder name none", str(path)
         )
-    real = os.path.realpath(path)
+    try:
+        real = os.path.realpath(path)
+    except (OSError, ValueError) as error:  # a link went away meanwhile; or no path can be that
+        raise OutsideError(errno.EPERM, f"cannot be told from one outside: {error}", str(path)) from None
     if real != bounds.folder and not real.startswith(bounds.folder.rstrip("/") + "/"):
         raise OutsideError(
             errno.EPERM, f"is outside of {bounds.folder}, where `confine` keeps the definition", str(path)

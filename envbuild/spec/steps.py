@@ -18,6 +18,7 @@ from envbuild.spec.dockerfile import parse_instructions
 from envbuild.spec.document import fail, refuse
 from envbuild.spec.instruction import Heredoc, Instruction
 from envbuild.spec.quoting import expand
+from envbuild.url import Url, UrlError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -376,6 +377,10 @@ def _is_remote(path: str | None, word: str, one: Instruction) -> bool:
             fail(one.mark, f"ADD {path[:80]!r} has no commit", "end it in #COMMIT with all 40 digits")
         return True
     if _WEB.match(path):
+        try:
+            Url.parse(path)
+        except UrlError as error:
+            fail(one.mark, f"ADD {path[:80]!r} is not a URL: {error}", "write it as https://HOST/PATH")
         if not _SHA256.fullmatch(checksum):
             fail(
                 one.mark, f"ADD {path[:80]!r} has no checksum", "write ADD --checksum=sha256:DIGEST URL PATH"

@@ -7,12 +7,16 @@ beside them Python's ``urllib`` and a reader of WHATWG's standard.
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import urllib.parse
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import ada_url
@@ -20,16 +24,29 @@ import pytest
 import requests
 import urllib3.util
 import uv
-from rattler import Channel
+from rattler import Channel as RattlerChannel
 
-from envbuild.errors import EnvbuildError, SpecError
+from envbuild.conda.solve import SolveRequest, solve
+from envbuild.deadline import NO_DEADLINE
+from envbuild.digest import Descriptor, Digest
+from envbuild.errors import ChannelError, EnvbuildError, SolveError, SpecError
 from envbuild.foreign import load
 from envbuild.key import CanonicalForm
 from envbuild.oci.auth import Credentials
+from envbuild.oci.client import Client
 from envbuild.oci.probe import Prober
+from envbuild.oci.remote import RemoteRegistry
+from envbuild.oci.thin import ThinRegistry
+from envbuild.oci.transport import Settings
+from envbuild.platform import LINUX_AMD64
 from envbuild.reference import Repository, Tag
+from envbuild.spec.channel import Channel
+from envbuild.spec.conda import CondaSection
+from envbuild.spec.match import MatchSpec
+from envbuild.spec.virtual import VirtualPackages
 from envbuild.url import PORTS, Url, UrlError
-from parts.fault_server import Asked, Call, serving
+from parts.fault_server import Asked, Call, Script, serving
+from tiny import make_channel
 
 Read = tuple[str, int, str]
 """Host, port and path, as a reader has them."""
@@ -50,13 +67,13 @@ SHAPES = (
 )
 
 
-def generated(seed: int, count: int) -> Iterator[str]:
+def generated(seed: int, count: int, shapes: tuple[str, ...] = SHAPES) -> Iterator[str]:
     rng = random.Random(seed)
     for _ in range(count):
         if rng.random() < 0.15:
             yield "".join(rng.choice(PIECES) for _ in range(rng.randint(2, 8)))
             continue
-        text = rng.choice(SHAPES)
+        text = rng.choice(shapes)
         for _ in range(rng.randint(1, 3)):
             place = rng.randint(0, len(text))
             text = text[:place] + rng.choice(PIECES) + text[place + rng.choice((0, 0, 1, 3)) :]
@@ -69,7 +86,7 @@ def whatwg(text: str) -> Read:
 
 
 def rust(text: str) -> Read:
-    return whatwg(str(Channel(text).base_url))
+    return whatwg(str(RattlerChannel(text).base_url))
 
 
 def stdlib(text: str) -> Read:
@@ -96,12 +113,16 @@ READERS: dict[str, Callable[[str], Read]] = {
 
 
 def comparable(host: str, port: int, path: str) -> Read:
-    """Without what is the same everywhere: case of escapes, brackets, a slash at the end."""
+    """Without what is the same everywhere: case, needless escapes (RFC 3986, 6.2.2), a slash at the end."""
     host = host.lower().strip("[]")
     if ":" in host:
         host = Url.parse(f"http://[{host}]").origin[1].strip("[]")
-    path = re.sub("%[0-9a-fA-F]{2}", lambda found: found[0].upper(), path)
-    return host, port, path.rstrip("/")
+
+    def escape(found: re.Match[str]) -> str:
+        letter = chr(int(found[0][1:], 16))
+        return letter if re.fullmatch("[A-Za-z0-9._~-]", letter) else found[0].upper()
+
+    return host, port, re.sub("%[0-9a-fA-F]{2}", escape, path).rstrip("/")
 
 
 def check(text: str) -> bool:
@@ -115,9 +136,13 @@ def check(text: str) -> bool:
     plain = str(url.bare)
     for name, read in READERS.items():
         for each in (text, str(url), plain.partition("?")[0].partition("#")[0]):
-            with contextlib.suppress(Exception):  # a reader may refuse it
+            try:
                 seen = comparable(*read(each))
-                assert seen == ours, f"{name} reads {each!r} as {seen}, and we read {text!r} as {ours}"
+            except Exception:  # noqa: BLE001, S112 - a reader may refuse it, each in its way
+                continue
+            assert seen == ours, f"{name} reads {each!r} as {seen}, and we read {text!r} as {ours}"
+    if "#" not in text:  # nothing is read in one piece that would be refused part by part
+        assert replace(Url.parse(f"{text}#"), fragment=None) == url, text
     return True
 
 
@@ -126,6 +151,44 @@ def test_what_is_read_is_read_alike(count: int) -> None:
     seed = random.randrange(1 << 32)
     read = sum(check(text) for text in generated(seed, count))
     assert count / 50 < read < count, f"seed {seed}"  # the generator makes both kinds
+
+
+LOCATIONS = (
+    "/v2/x?state=a",
+    "//cdn.example/x",
+    "2?state=b",
+    "?state=b",
+    "https://cdn.example:8443/x?sig=a%2Fb",
+    "#x",
+)
+
+
+@pytest.mark.parametrize("count", [5_000, pytest.param(50_000, marks=pytest.mark.nightly)])
+def test_where_a_redirect_leads_is_read_alike(count: int) -> None:
+    base = "https://registry.example:5000/v2/envs/blobs/uploads/1"
+    seed = random.randrange(1 << 32)
+    read = 0
+    for text in generated(seed, count, (*LOCATIONS, *SHAPES)):
+        try:
+            url = Url.parse(base).join(text)
+        except UrlError:
+            continue
+        read += 1
+        ours = comparable(*url.origin[1:], url.path)
+        seen = comparable(*whatwg(ada_url.URL(text, base=base).href))
+        assert seen == ours, f"{text!r}, seed {seed}"
+        # Python's own drops empty parts of paths, and nobody follows redirects with it.
+        by_urllib = comparable(*stdlib(urllib.parse.urljoin(base, text)))
+        assert by_urllib[:2] == ours[:2], f"{text!r}, seed {seed}"
+    assert count / 50 < read < count, f"seed {seed}"
+
+
+def test_a_reader_of_another_place_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check("http://good/")
+    for wrong in (("evil", 80, "/"), ("good", 81, "/"), ("good", 80, "/x")):
+        monkeypatch.setitem(READERS, "wrong", {"http://good/": wrong}.__getitem__)
+        with pytest.raises(AssertionError, match="wrong reads"):
+            check("http://good/")
 
 
 def test_the_readers_do_disagree() -> None:
@@ -200,6 +263,8 @@ LINES = (
     "--index-url http://{good}%2f@{evil}\\/simple",
     "--index-url http:/{evil}/simple",
     "--index-url http:///{evil}/simple",
+    "--trusted-host 0x7f.1",
+    "--trusted-host {evil}:99999",
 )
 
 
@@ -218,6 +283,14 @@ def test_no_channel_has_the_key_of_another_server(tmp_path: Path, channel: str) 
     path = tmp_path / "environment.yml"
     path.write_text(f"channels: ['{channel}']\ndependencies: ['{channel}::pkg']\n")
     with pytest.raises(SpecError):
+        load(path)
+
+
+def test_no_step_adds_from_what_readers_take_for_two_servers(tmp_path: Path) -> None:
+    path = tmp_path / "Dockerfile"
+    checksum = f"--checksum=sha256:{'0' * 64}"
+    path.write_text(f"FROM scratch\nADD {checksum} http://127.1/x /x\n")
+    with pytest.raises(SpecError, match="is not a URL"):
         load(path)
 
 
@@ -267,6 +340,60 @@ def test_a_file_is_read_whatever_the_case_of_its_scheme(tmp_path: Path, form: st
     assert keys[0] == keys[1] != keys[2]
 
 
+def solved_with(folder: Path, info: dict[str, object], drop: str = "") -> list[str]:
+    """The URLs of a solution from a channel that says something of itself, on a server beside another one."""
+    make_channel(folder)
+    shutil.copytree(folder / "tiny", folder / "other")
+    for subdir in ("linux-64", "noarch"):
+        path = folder / "tiny" / subdir / "repodata.json"
+        document = json.loads(path.read_text())
+        document["info"] |= info
+        document["repodata_version"] = 2
+        kept = document["packages.conda"].items()
+        document["packages.conda"] = {name: each for name, each in kept if each["name"] != drop}
+        path.write_text(json.dumps(document))
+        for packed in path.parent.glob("repodata[._]*.zst"):
+            packed.unlink()
+
+    def files(call: Call, asked: Asked) -> None:
+        path = folder / asked.path.strip("/")
+        if path.is_file():
+            call.answer(200, path.read_bytes(), {})
+        else:
+            call.fail(404, "NOT_FOUND")
+
+    with serving(files) as server:
+        channel = Channel.parse(f"http://{server.host}/tiny")
+        section = CondaSection((channel,), dependencies=(MatchSpec.parse("tool"),))
+        request = SolveRequest(section, LINUX_AMD64, VirtualPackages(glibc="2.36"), "strict", None)
+        found = solve(request, cache_dir=folder / "cache", deadline=NO_DEADLINE)
+        return [each.url.replace(server.host, "HERE") for each in found.lock.packages]
+
+
+@pytest.mark.parametrize("relation", ["base", "overrides"])
+def test_a_channel_brings_no_other_channel_along(tmp_path: Path, relation: str) -> None:
+    with pytest.raises(SolveError):
+        solved_with(tmp_path, {"channel_relations": {relation: "../other"}}, drop="tool")
+
+
+@pytest.mark.parametrize("place", ["file:///etc/", "ftp://good.example/x/", "//evil.example/x/"])
+def test_where_a_channel_says_its_packages_are_is_read_as_all_urls(tmp_path: Path, place: str) -> None:
+    with pytest.raises(ChannelError, match=r"tool in http://.*/tiny/? is at "):
+        solved_with(tmp_path, {"base_url": place})
+
+
+@pytest.mark.parametrize(
+    ("place", "read"),
+    [
+        ("https://good.example/x/", "https://good.example/x/tool-2.0-0.conda"),
+        (r"https://evil.example\@good.example/x/", "https://evil.example/@good.example/x/tool-2.0-0.conda"),
+    ],
+)
+def test_where_a_channel_says_its_packages_are_is_one_place(tmp_path: Path, place: str, read: str) -> None:
+    """The solver reads it first, and we what it read: what is fetched is at the place that is shown."""
+    assert solved_with(tmp_path, {"base_url": place}) == [read]
+
+
 @pytest.mark.parametrize("form", [r"http://{evil}\@{good}/v2/envs/manifests/x", r"/\{evil}/x", r"\\{evil}/x"])
 def test_a_redirect_takes_the_login_to_nobody_else(form: str) -> None:
     canary = Canary()
@@ -285,4 +412,48 @@ def test_a_redirect_takes_the_login_to_nobody_else(form: str) -> None:
             pytest.raises(EnvbuildError, match="no place on the web"),
         ):
             prober.probe(Repository.parse(f"{good.host}/envs"), Tag("x"))
+    assert canary.asked == []
+
+
+def names_another_server(where: str, place: str) -> Script:
+    """A registry that wants a login, and names a place in one of the headers that we act on."""
+
+    def script(call: Call, asked: Asked) -> None:
+        if where == "realm":
+            call.answer(401, b"", {"WWW-Authenticate": f'Bearer realm="{place}",service="x"'})
+        elif "authorization" not in asked.headers:
+            call.answer(401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
+        elif where == "upload" and asked.method == "POST":
+            call.answer(202, b"", {"Location": place})
+        elif where == "link" and "tags/list" in asked.path:
+            listed = json.dumps({"name": "envs", "tags": ["a"]}).encode()
+            call.answer(200, listed, {"Link": f'<{place}>; rel="next"', "Content-Type": "application/json"})
+        else:
+            call.fail(404, "BLOB_UNKNOWN")
+
+    return script
+
+
+@pytest.mark.parametrize("kind", ["thin", "full"])
+@pytest.mark.parametrize("where", ["realm", "upload", "link"])
+def test_no_header_of_a_registry_leads_a_login_elsewhere(kind: str, where: str) -> None:
+    canary = Canary()
+    with serving(canary) as evil, serving(canary) as good:
+        good.script = names_another_server(where, rf"http://{evil.host}\@{good.host}/v2/envs/x")
+        repository, login = Repository.parse(f"{good.host}/envs"), Credentials("me", "hush")
+        settings = Settings(retries=0)
+        full = RemoteRegistry(repository, credentials=login, settings=settings)
+        client = Client(settings)
+        thin = ThinRegistry(repository, lambda: full, client, settings, login)
+        registry = thin if kind == "thin" else full
+        descriptor = Descriptor("application/octet-stream", Digest.of(b"x"), 1)
+        asking: dict[str, Callable[[], object]] = {
+            "realm": lambda: registry.has_blob(descriptor.digest),
+            "upload": lambda: registry.put_blob(descriptor, lambda: io.BytesIO(b"x")),
+            "link": lambda: list(registry.tags()),
+        }
+        with pytest.raises(EnvbuildError, match=r"no place on the web|is no URL|nothing is sent there"):
+            asking[where]()
+        full.close()
+        client.close()
     assert canary.asked == []
