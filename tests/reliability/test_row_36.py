@@ -7,6 +7,7 @@ beside them Python's ``urllib`` and a reader of WHATWG's standard.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -26,6 +27,7 @@ import urllib3.util
 import uv
 from rattler import Channel as RattlerChannel
 
+from envbuild.conda.link import PythonTarget
 from envbuild.conda.solve import SolveRequest, solve
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Descriptor, Digest
@@ -38,15 +40,19 @@ from envbuild.oci.probe import Prober
 from envbuild.oci.remote import RemoteRegistry
 from envbuild.oci.thin import ThinRegistry
 from envbuild.oci.transport import Settings
+from envbuild.pip.fetch import fetch_wheel
+from envbuild.pip.resolve import PipRequest, resolve
 from envbuild.platform import LINUX_AMD64
 from envbuild.reference import Repository, Tag
 from envbuild.spec.channel import Channel
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.match import MatchSpec
+from envbuild.spec.pip import PipSection
 from envbuild.spec.virtual import VirtualPackages
 from envbuild.url import PORTS, Url, UrlError
 from parts.fault_server import Asked, Call, Script, serving
 from tiny import make_channel
+from tiny_wheels import TinyWheel
 
 Read = tuple[str, int, str]
 """Host, port and path, as a reader has them."""
@@ -457,3 +463,38 @@ def test_no_header_of_a_registry_leads_a_login_elsewhere(kind: str, where: str) 
         full.close()
         client.close()
     assert canary.asked == []
+
+
+def test_a_link_of_an_index_is_read_once_and_takes_no_login_along(tmp_path: Path) -> None:
+    """An index may link to any server. Uv reads the link, we what uv read: one place, no login."""
+    wheel = TinyWheel("tiny")
+    content = wheel.to_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+
+    def elsewhere(call: Call, asked: Asked) -> None:
+        is_wheel = asked.path.endswith(wheel.file_name)
+        call.answer(200, content, {}) if is_wheel else call.fail(404)
+
+    with serving(elsewhere) as evil, serving(elsewhere) as good:
+
+        def index(call: Call, asked: Asked) -> None:
+            if asked.authorization is None:
+                call.answer(401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
+                return
+            link = rf"http://{evil.host}\@{good.host}/{wheel.file_name}#sha256={digest}"
+            page = f'<a href="{link}">{wheel.file_name}</a>'.encode()
+            call.answer(200, page, {"Content-Type": "text/html"})
+
+        good.script = index
+        text = f"-i http://me:hush@{good.host}/simple\ntiny\n"
+        section = PipSection.from_requirements(text.encode(), "r.txt", None)
+        python = PythonTarget("3.11.4", "lib/python3.11/site-packages")
+        request = PipRequest(section, LINUX_AMD64, python, "2.36", pypi="http://127.0.0.1:1/simple")
+        solution = resolve(request, cache_dir=tmp_path / "cache", deadline=NO_DEADLINE)
+        (found,) = solution.distributions
+        assert found.url == f"http://{evil.host}/@{good.host}/{wheel.file_name}"
+        with fetch_wheel(found, url=solution.urls[found.url], deadline=NO_DEADLINE) as stream:
+            assert stream.read() == content
+        assert evil.asked
+        assert {asked.authorization for asked in evil.asked} == {None}
+        assert all("simple" in asked.path for asked in good.asked)
