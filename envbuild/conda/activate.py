@@ -32,8 +32,8 @@ _OF_THE_MOMENT: Final = frozenset({
     "SECONDS", "LINENO", "PS1", "IFS", "TMPDIR", "OSTYPE", "HOSTTYPE", "MACHTYPE", "SHLVL", "DISPLAY",
 })  # fmt: skip
 """Variables that are known only where a container runs."""
-_MAX_CHARACTERS: Final = 4 << 20
-"""How much text the scripts of an environment may make, and variables they may carry from one to the next."""
+_MAX_CHARACTERS: Final = 2 << 20
+"""How much text the scripts of an environment may hold and make, and variables carry from one to the next."""
 
 
 def is_activation(path: str) -> bool:
@@ -105,7 +105,7 @@ def _after(path: str, text: str | None, shell: _Shell) -> _Shell:
     """The shell after a file."""
     if text is None:
         raise NotUnderstood("it is too long, or no text")
-    shell.budget.spend(len(shell.values))
+    shell.budget.spend(len(text) + len(shell.values))
     after = _Shell(dict(shell.values), set(shell.exported), shell.given, shell.budget)
     if _SCRIPT.fullmatch(path):
         _Script(list(tokens(text)), after).run()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _TOKEN = r"(?:\\.|\"(?:\\.|[^\"\\])*\"|'[^']*'|[^\s\"'\\])"  # noqa: S105 - a token of a grammar
 _WORD = re.compile(rf"(?>{_TOKEN}+)")
 _LINE = re.compile(rf"(?>(?:\s|{_TOKEN})*)")
+_PLAIN = re.compile(r"[^\"'$\\]++")
 _QUOTED = re.compile(r"\\(.)|\"((?:\\.|[^\"\\])*)\"|'([^']*)'")
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!-]"
 _VARIABLE = re.compile(rf"\$(?:({_NAME})|\{{({_NAME})((?:[:+?#%/-][^{{}}\"'\\]*)?)\}})")
@@ -113,7 +114,7 @@ def _variable(found: re.Match[str], values: Mapping[str, str | None], budget: Bu
 
 
 def _piece(raw: str, position: int, quoted: bool) -> tuple[str | None, int, bool]:
-    """One character, variable or quoted run, escaped for double quotes; None where that cannot be done."""
+    """A variable, or a run of plain or quoted text, escaped for double quotes; None where there is no way."""
     character = raw[position]
     following = raw[position + 1 : position + 2]
     if character == "$":
@@ -128,7 +129,8 @@ def _piece(raw: str, position: int, quoted: bool) -> tuple[str | None, int, bool
     if character == "\\":
         kept = "\\" if quoted and following not in {'"', "$", "\\"} else ""
         return _escape(kept + following), position + 2, quoted
-    return _escape(character), position + 1, quoted
+    end = found.end() if (found := _PLAIN.match(raw, position)) else position + 1
+    return raw[position:end], end, quoted
 
 
 def _escape(text: str) -> str:
