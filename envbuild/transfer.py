@@ -8,7 +8,8 @@ along; else with one that counts where it is, and then it is signed here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from envbuild.admission import Admission
 from envbuild.deadline import NO_DEADLINE
@@ -17,26 +18,29 @@ from envbuild.oci.manifest import Manifest
 from envbuild.oci.referrers import enlist, referrers
 from envbuild.oci.registry import find_manifest
 from envbuild.progress import silent
-from envbuild.reference import Tag
 from envbuild.storage import key_lock
+from envbuild.trust.cosign import MAX_PAYLOAD, made_with, put_signatures, signature_tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from envbuild.config import Config
     from envbuild.deadline import Deadline
-    from envbuild.digest import Digest
+    from envbuild.digest import Descriptor, Digest
     from envbuild.oci.copy import CopyReport
     from envbuild.oci.manifest import ImageIndex
     from envbuild.oci.registry import Registry
     from envbuild.progress import Progress
+    from envbuild.reference import Tag
     from envbuild.trust import Rule, Trust, Untrusted
 
 _DEPTH: Final = 3
 """How far referrers of referrers are followed, as a signature of an SBOM of an image."""
 _BUNDLES: Final = "application/vnd.dev.sigstore.bundle"
 _MOST: Final = 64
-"""How many artifacts go along with one manifest: others may attach things, too."""
+"""How many artifacts, and how many signatures, go along with an image: others may attach things, too."""
+_MAX_BUNDLES: Final = 32 << 20
+"""How many bytes of signatures by identities go along: as many as are read to find one that counts."""
 _MAX_ARTIFACT: Final = 64 << 20
 """The largest artifact that goes along, in bytes."""
 
@@ -157,7 +161,7 @@ class Transfer:
         manifest, trust = held.manifest, self.config.trust
         attached = 0
         if with_referrers or (held.is_vouched and not held.signs):
-            attached = self._attachments(manifest.descriptor.digest, 0, every=with_referrers)
+            attached = self._attachments(manifest.descriptor.digest, every=with_referrers)
         if held.signs and trust is not None:
             self._sign(held, trust)
         if self.is_strict:
@@ -178,49 +182,65 @@ class Transfer:
             claims={RECIPE: said[0]} if said else {},
         )
 
-    def _attachments(self, subject: Digest, depth: int, *, every: bool) -> int:
-        """Copy what is attached to a manifest, before anything is tagged: a signature must be there first."""
+    def _attachments(self, subject: Digest, *, every: bool) -> int:
+        """Copy what is attached to a manifest, before anything is tagged: a signature must be there first.
+
+        What is attached to that goes along as well, as a signature of an SBOM of an image.
+        """
         source, target = self.source.by(self.deadline), self.target.by(self.deadline)
-        listed = [
-            entry
-            for entry in referrers(source, subject)
-            if every or (entry.artifact_type or "").startswith(_BUNDLES)
-        ]
-        manifests = []
-        for entry in listed[:_MOST]:
-            artifact = source.get_manifest(entry.digest)
-            if (
-                isinstance(artifact, Manifest)
-                and artifact.subject
-                and artifact.subject.digest == subject
-                and sum(blob.size for blob in artifact.blobs) <= _MAX_ARTIFACT
-            ):
-                self.copy(artifact)
-                manifests.append(artifact)
-        if manifests:
-            enlist(target, subject, manifests, locks=self.config.cache_dir, deadline=self.deadline)
-        count = len(manifests) + self._signatures(Tag(f"sha256-{subject.hex}.sig"))
-        if depth < _DEPTH:
-            count += sum(
-                self._attachments(each.descriptor.digest, depth + 1, every=every) for each in manifests
-            )
+        count, left, room, subjects = 0, _MOST, _MAX_BUNDLES, [(subject, 0)]
+        while subjects:
+            about, depth = subjects.pop(0)
+            manifests = []
+            for entry in referrers(source, about):
+                is_bundle = (entry.artifact_type or "").startswith(_BUNDLES)
+                if not is_bundle and (not every or left <= 0):
+                    continue
+                artifact = source.get_manifest(entry.digest)
+                size = sum(blob.size for blob in artifact.blobs) if isinstance(artifact, Manifest) else 0
+                left, room = (left, room - entry.size - size) if is_bundle else (left - 1, room)
+                if room < 0:
+                    break
+                if _is_about(artifact, about) and size <= _MAX_ARTIFACT:
+                    self.copy(artifact)
+                    manifests.append(artifact)
+            if manifests:
+                enlist(target, about, manifests, locks=self.config.cache_dir, deadline=self.deadline)
+            count += len(manifests) + self._signatures(signature_tag(about), every=every)
+            if depth < _DEPTH:
+                subjects += [(each.descriptor.digest, depth + 1) for each in manifests]
         return count
 
-    def _signatures(self, tag: Tag) -> int:
+    def _signatures(self, tag: Tag, *, every: bool) -> int:
         """Have an image's signatures in the target, beside those that it has there; whether there are any."""
-        from envbuild.trust.cosign import put_signatures
-
         source, target = self.source.by(self.deadline), self.target.by(self.deadline)
         signed = find_manifest(source, tag)
-        if not isinstance(signed, Manifest) or sum(blob.size for blob in signed.blobs) > _MAX_ARTIFACT:
+        if not isinstance(signed, Manifest):
             return 0
-        self.copy(signed)
+        layers = self._signing(signed, every=every)
+        for layer in layers:
+            target.put_blob(layer, partial(source.open_blob, layer))
         with key_lock(self.config.cache_dir, f"sign-{tag.name}", self.deadline):
             there = find_manifest(target, tag)
             before = there.layers if isinstance(there, Manifest) else ()
-            new = tuple(layer for layer in signed.layers if layer not in before)
-            if not before:
+            new = tuple(layer for layer in layers if layer not in before)
+            if not before and layers == signed.layers:
+                self.copy(signed)
                 target.put_manifest(signed, tag)
             elif new:
                 put_signatures(target, tag, (*before, *new))
-        return 1
+        return 1 if layers else 0
+
+    def _signing(self, signed: Manifest, *, every: bool) -> tuple[Descriptor, ...]:
+        """Those of an image's signatures that go along: others may have written far more of them."""
+        rule = self._there()
+        counting = made_with(rule.keys if rule is not None else (), signed.layers)
+        others = [layer for layer in signed.layers if layer.size <= MAX_PAYLOAD] if every else []
+        chosen = {*counting[:_MOST], *others[:_MOST]}
+        return tuple(layer for layer in signed.layers if layer in chosen)
+
+
+def _is_about(artifact: Manifest | ImageIndex, subject: Digest) -> TypeGuard[Manifest]:
+    return (
+        isinstance(artifact, Manifest) and artifact.subject is not None and artifact.subject.digest == subject
+    )

@@ -20,6 +20,7 @@ from envbuild.key import KEY_ANNOTATION
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import ImageIndex, Manifest
 from envbuild.oci.referrers import Artifact, attach, read_artifact, referrers
+from envbuild.promote import Promotion
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import Resolver, Source
 from envbuild.trust import Identity, Rule, Trust, Untrusted, check_rule, sign_built
@@ -536,3 +537,22 @@ def test_a_key_or_an_identity_will_do(
     for refused in (Rule(True, (pem,)), Rule(True, (pem,), "fail", (Identity(ISSUER, "x"),), root)):
         with pytest.raises(EnvbuildError, match=r"not signed|not accepted"):
             check_rule(registry, image, refused)
+
+
+@pytest.mark.usefixtures("signed")
+def test_promotion_takes_along_what_counts_where_it_goes(
+    registry: LayoutRegistry, image: Manifest, root: str, tmp_path: Path
+) -> None:
+    for number, identity in enumerate((replace(OURS, identity="https://ci.example.com/others"), OURS)):
+        target = LayoutRegistry(Repository.parse(f"oci:{tmp_path}/target-{number}"))
+        rule = Rule(require_signed=True, identities=(identity,), trusted_root=root)
+        trust = Trust(rules=((str(target.repository), rule),))
+        config = Config(workspace=target.repository, cache_dir=tmp_path / "cache", trust=trust)
+        promotion = Promotion(registry, target, config)
+        if identity != OURS:
+            with pytest.raises(Untrusted, match="not copied to"):
+                promotion.promote(Tag("v1"))
+            assert not target.repository.folder.exists()
+        else:
+            assert promotion.promote(Tag("v1")).attached == 1
+            check_rule(target, image, rule)

@@ -23,15 +23,16 @@ from envbuild.lockfile.document import LockEntry, LockFile
 from envbuild.lockkey import LockKey, Name, index_name, name_in, together
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import ImageIndex, Manifest
-from envbuild.oci.referrers import attach, fallback_tag
+from envbuild.oci.referrers import Artifact, attach, fallback_tag, referrers
 from envbuild.platform import Platform
 from envbuild.progress import Event, silent
 from envbuild.promote import Promotion
 from envbuild.reference import ImageReference, Repository, Tag, TaggedReference
 from envbuild.resolver import ResolvedImage, Resolver, Source
 from envbuild.restore import build_again, restored
-from envbuild.trust import RECIPE, Rule, Trust, Untrusted, check, check_rule, sign
-from oci_contract import put_image
+from envbuild.trust import PAYLOAD, RECIPE, Rule, Trust, Untrusted, check, check_rule, sign, signature_tag
+from envbuild.trust.cosign import put_signatures
+from oci_contract import put, put_image
 from reliability.poison import Written
 from test_trust import pem, public
 from tiny import LIBC, World, make_base
@@ -136,6 +137,28 @@ def test_whoever_signs_does_not_sign_what_nobody_vouches_for(world: World, keys:
     with pytest.raises(Untrusted, match="not signed"):
         Promotion(layout(world, "shared"), layout(world, "target"), config).promote(image.key.tag)
     assert nothing_in(world, "target")
+
+
+def test_junk_goes_along_in_small_numbers_and_hides_no_signature(world: World, keys: Keys) -> None:
+    trust = keys.policy(signs="ours", shared=keys.rule("ours"), target=keys.rule("ours"))
+    image = resolve(machine(world, "shared", trust), world.spec("tool"))
+    shared, target = layout(world, "shared"), layout(world, "target")
+    subject = shared.get_manifest(image.reference.digest).descriptor
+    tag = signature_tag(subject.digest)
+    signed = shared.get_manifest(tag)
+    assert isinstance(signed, Manifest)
+    junk = tuple(put(shared, b"%d" % number, PAYLOAD) for number in range(100))
+    put_signatures(shared, tag, (*junk, *signed.layers))
+    notes = [Artifact(f"text/x-{number}", "text/plain", b"%d" % number, {}) for number in range(100)]
+    attach(shared, subject, notes, locks=world.root)
+    reader = machine(world, "target", replace(trust, sign_key=None))
+    for with_referrers, limit in ((False, 1), (True, 65)):
+        Promotion(shared, target, reader).promote(image.key.tag, with_referrers=with_referrers)
+        found = target.get_manifest(tag)
+        assert isinstance(found, Manifest)
+        assert len(found.layers) <= limit
+        check(target, target.get_manifest(image.key.tag), keys.rule("ours").keys)
+    assert len(referrers(target, subject.digest)) <= 64
 
 
 def test_a_global_hit_that_the_workspace_does_not_accept_stays_where_it_is(world: World, keys: Keys) -> None:

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 SIGNATURE: Final = "dev.cosignproject.cosign/signature"
 PAYLOAD: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 TYPE: Final = "cosign container image signature"
-_MAX_PAYLOAD: Final = 64 << 10
+MAX_PAYLOAD: Final = 64 << 10
+"""The largest payload that is read, in bytes."""
 _MAX_READ: Final = 16 << 20
 """How many bytes of payloads are read for one image: others may write signatures, too."""
 _MAX_ENCODED: Final = 200
@@ -121,6 +122,21 @@ def signature_tag(subject: Digest) -> Tag:
     return Tag(f"sha256-{subject.hex}.sig")
 
 
+def made_with(keys: Iterable[bytes], layers: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
+    """Those of an image's signatures that were made with one of some keys.
+
+    Args:
+        keys: Public keys in PEM.
+        layers: The layers of the manifest that holds signatures.
+    """
+    public, found = [_public(key) for key in keys], []
+    for layer in layers if public else ():
+        with contextlib.suppress(Untrusted):
+            _require_signed(public, layer)
+            found.append(layer)
+    return tuple(found)
+
+
 def _require_signed(keys: list[Any], layer: Descriptor) -> None:
     """See that a payload that nobody has read yet is signed with one of the keys.
 
@@ -132,7 +148,7 @@ def _require_signed(keys: list[Any], layer: Descriptor) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec, utils
 
     encoded = layer.annotations.get(SIGNATURE, "")
-    if layer.media_type != PAYLOAD or layer.size > _MAX_PAYLOAD:
+    if layer.media_type != PAYLOAD or layer.size > MAX_PAYLOAD:
         raise Untrusted(f"it is {layer.media_type!r:.80} of {layer.size} bytes, not a payload")
     algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
     for key in keys if len(encoded) <= _MAX_ENCODED else ():
