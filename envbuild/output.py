@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from envbuild.reference import ImageReference
 
 LOADED: Final = "envbuild"
-"""The repository under which images stand in an engine: ``envbuild:<first 12 digits of the digest>``."""
+"""The repository under which images stand in an engine: ``envbuild:<the digest's digits>``."""
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
 _LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -61,7 +61,7 @@ def load_image(
     from envbuild.build.steps_image import StepsBase
 
     registry, manifest, config = _read(reference, registries, deadline)
-    name = f"{LOADED}:{reference.digest.short}"
+    name = f"{LOADED}:{reference.digest.hex}"
     progress(Event("load", str(reference), "start"))
     found = engine.load(StepsBase(manifest, config, registry.open_blob), name, deadline=deadline)
     progress(Event("load", str(reference), "done"))
@@ -141,7 +141,7 @@ def _write(
     file: IO[bytes], registry: Registry, reference: ImageReference, manifest: Manifest, config: bytes
 ) -> None:
     """The members in a fixed order: what says what it is, then the blobs by digest."""
-    named = manifest.descriptor.annotated(**{_REF_NAME: reference.digest.short})
+    named = manifest.descriptor.annotated(**{_REF_NAME: reference.digest.hex})
     index = ImageIndex.build((named,), {})
     small = {
         "index.json": index.raw,
@@ -167,7 +167,7 @@ def _opened(registry: Registry, blob: Descriptor, held: bytes | None) -> IO[byte
 def _docker_manifest(reference: ImageReference, manifest: Manifest) -> bytes:
     entry = {
         "Config": _path(manifest.config),
-        "RepoTags": [f"{LOADED}:{reference.digest.short}"],
+        "RepoTags": [f"{LOADED}:{reference.digest.hex}"],
         "Layers": [_path(layer) for layer in manifest.layers],
     }
     return encode([entry])

@@ -112,10 +112,13 @@ class Promotion:
         said = name_in(wanted)
         self._require(found, wanted, name or said, platforms)
         manifest = found if platform is None else self._for_platform(found, platform)
-        if manifest is not found:
+        transfer = Transfer(self.source, self.target, self.config, self.progress, self.deadline)
+        if manifest is not found:  # whoever wrote the index says which image it is
+            transfer.hold(found)
+            if (of_all := said or name_of(found)) is not None:
+                self._family(found, of_all)
             said = None  # it was the name of the index
         own = name or said or name_of(manifest)
-        transfer = Transfer(self.source, self.target, self.config, self.progress, self.deadline)
         family = [transfer.hold(each) for each in self._family(manifest, own)]
         named = wanted if not isinstance(wanted, Digest) and name_in(wanted) is None else None
         tags = [tag for tag in (named, own.tag if own else None) if tag is not None]
@@ -147,16 +150,19 @@ class Promotion:
         if name is not None:
             require_name(manifest, name, what, platforms)
 
-    def _for_platform(self, manifest: Manifest | ImageIndex, platform: Platform) -> Manifest | ImageIndex:
-        if isinstance(manifest, ImageIndex):
-            entry = manifest.for_platform(platform)
+    def _for_platform(self, found: Manifest | ImageIndex, platform: Platform) -> Manifest:
+        image = found
+        if isinstance(found, ImageIndex):
+            entry = found.for_platform(platform)
             if entry is None:
-                known = ", ".join(str(each.platform) for each in manifest.manifests if each.platform)
+                known = ", ".join(str(each.platform) for each in found.manifests if each.platform)
                 raise SpecError(f"the image is for {known or 'no platform'}, and {platform} is asked for")
-            return self.source.by(self.deadline).get_manifest(entry.digest)
-        if (seen := self._platform(manifest)) != (platform.os, platform.architecture):
+            image = self.source.by(self.deadline).get_manifest(entry.digest)
+        if isinstance(image, ImageIndex):
+            raise IntegrityError(f"{found.descriptor.digest} names the index {image.descriptor.digest}")
+        if (seen := self._platform(image)) != (platform.os, platform.architecture):
             raise SpecError(f"the image is for {'/'.join(map(str, seen))}, and {platform} is asked for")
-        return manifest
+        return image
 
     def _platform(self, manifest: Manifest) -> tuple[str | None, str | None]:
         if manifest.config.size > _MAX_CONFIG:

@@ -15,6 +15,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from envbuild.build.assemble import STEPS_ANNOTATION
 from envbuild.build.known import layers_repository, statement_tag, vouched_for
 from envbuild.build.recipe import RECIPE_ANNOTATION, read_recipe, recipe_tag
 from envbuild.build.records import RECORD_ANNOTATION
+from envbuild.build.sources import SourceBuilder
 from envbuild.build.steps import known_steps
 from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE
@@ -58,6 +60,9 @@ from envbuild.trust.statement import (
 )
 from parts.sigstore_server import ISSUER, Sigstore, running_sigstore, token
 from tiny import World, make_base
+from tiny_wheels import TinyWheel
+from wheel_world import spec as pip_spec
+from wheel_world import wheel_world
 
 if TYPE_CHECKING:
     from envbuild.oci.registry import Registry
@@ -774,6 +779,46 @@ def test_an_identity_vouches_for_layers_too(
         check_rule(layout, content, rule)
 
 
+# Wheels that are built from source
+
+
+def test_a_built_wheel_is_taken_again_where_the_same_are_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stood below it when it was built was believed for the word of somebody who may be out by now."""
+    world = wheel_world(tmp_path)
+    (tmp_path / "ours.pem").write_bytes(pem(OURS))
+    TinyWheel("backend").put(tmp_path / "links")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text('[build-system]\nrequires = ["backend"]\nbuild-backend = "b"\n')
+    wheel = TinyWheel("project").put(tmp_path / "built")
+    built: list[str] = []
+
+    def build(_: SourceBuilder, source: Any, __: Any) -> tuple[str, bytes]:
+        built.append(source.what)
+        return wheel.name, wheel.read_bytes()
+
+    monkeypatch.setattr(SourceBuilder, "_build", build)
+    ours, theirs = public(OURS), public(THEIRS)
+    key = str(tmp_path / "ours.pem")
+    policies = (
+        None,
+        Trust(Rule(True, (ours,)), sign_key=key),
+        Trust(Rule(True, (ours, theirs)), sign_key=key),
+        Trust(Rule(True, (ours,)), sign_key=key),
+        Trust(sign_key=key),
+        None,
+    )
+    counts = []
+    for number, trust in enumerate(policies):
+        before = len(built)
+        workspace = Repository.parse(f"oci:{tmp_path}/workspace-{number}")
+        resolve(replace(world.config, workspace=workspace, trust=trust), pip_spec(world, "./project"))
+        counts.append(len(built) - before)
+    assert counts == [1, 1, 1, 0, 0, 0]
+
+
 # The base
 
 
@@ -821,6 +866,25 @@ def test_a_base_is_looked_at_again_when_the_rule_changes(world: World) -> None:
         else:
             with pytest.raises(Untrusted):
                 resolve(config, world.spec("second", name="third.yml"))
+
+
+def test_a_signature_of_a_base_that_ends_is_no_fact(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    bases = LayoutRegistry(Repository.parse(f"oci:{world.root}/bases"))
+    found = bases.get_manifest(Tag("minimal"))
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    sign(bases, found, str(world.root / "ours.pem"), locks=world.root, expires=soon)
+    rule = Rule(True, (public(OURS),))
+    config = replace(world.config, trust=Trust(rules=((f"oci:{world.root}/bases", rule),)))
+    resolve(config, world.spec("tool=1"))
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return super().now(tz) + timedelta(hours=2)
+
+    monkeypatch.setattr("envbuild.trust.cosign.datetime", Later)
+    with pytest.raises(Untrusted, match="expired"):
+        resolve(config, world.spec("first", name="other.yml"))
 
 
 def _signature_of(registry: LayoutRegistry, image: Manifest | ImageIndex) -> Digest:

@@ -161,13 +161,13 @@ def test_the_command_line_delivers(
     answer = call("resolve", str(spec), "--load", "--output", str(path), "--docker-host", engine.host or "")
     assert answer.code == 0, answer.err
     digest = answer.out.strip().rpartition("@")[2]
-    assert f"loaded into the engine as envbuild:{digest.removeprefix('sha256:')[:12]}, sha256:" in answer.err
+    assert f"loaded into the engine as envbuild:{digest.removeprefix('sha256:')}, sha256:" in answer.err
     assert f"written to {path}" in answer.err
     with tarfile.open(path) as archive:
         index = archive.extractfile("index.json")
         assert index is not None
         assert json.load(index)["manifests"][0]["digest"] == digest
-    engine.docker("rmi", f"envbuild:{digest.removeprefix('sha256:')[:12]}")
+    engine.docker("rmi", f"envbuild:{digest.removeprefix('sha256:')}")
     assert call("resolve", str(spec), str(spec), "--output", str(path)).code == 2
     refused = call("build", str(world.spec("newer", name="never.yml")), "--output", "-")
     assert (refused.code, refused.out) == (2, "")

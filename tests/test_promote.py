@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from envbuild.config import Config
 from envbuild.digest import Descriptor
-from envbuild.errors import IntegrityError, SpecError, TagMoved
+from envbuild.errors import EnvbuildError, IntegrityError, SpecError, TagMoved
 from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.oci.copy import copy_image
 from envbuild.oci.layout import LayoutRegistry
@@ -24,7 +24,7 @@ from envbuild.platform import Platform
 from envbuild.promote import Promotion
 from envbuild.reference import Repository, Tag
 from envbuild.resolver import Resolver, Source
-from envbuild.trust import check, sign
+from envbuild.trust import Rule, Trust, check, sign
 from oci_contract import AMD64, ARM64, put_image, put_index
 from parts.registry_server import RegistryServer
 from test_trust import pem, public
@@ -106,6 +106,33 @@ def test_an_index_goes_whole_or_for_one_platform(promotion: Promotion, docker: b
     assert missing(promotion.target, seen) == ()
     with pytest.raises(SpecError, match="ppc64le"):
         promotion.promote(Tag("v2"), platform=Platform("linux", "ppc64le"))
+
+
+def test_the_image_of_a_platform_is_what_its_index_and_its_config_say(tmp_path: Path) -> None:
+    """Of an index that anybody can have written, no image of ours is given out for another."""
+    source, target = (LayoutRegistry(Repository.parse(f"oci:{tmp_path}/{name}")) for name in "ab")
+    (tmp_path / "ours.pem").write_bytes(pem(key := ec.generate_private_key(ec.SECP256R1())))
+    strict = Trust(Rule(True, (public(key),)), sign_key=str(tmp_path / "ours.pem"))
+    image = put_image(source, "another environment's", annotations=KEYS)
+    source.put_manifest(image)
+    sign(source, image, str(tmp_path / "ours.pem"), locks=tmp_path)
+    cases = {
+        "unsigned": ({KEY_ANNOTATION: "c" * 64}, AMD64, strict),
+        "unsigned and without a key": ({}, AMD64, strict),
+        "of others": ({KEY_ANNOTATION: "c" * 64}, AMD64, None),
+        "of another platform": ({}, ARM64, None),
+    }
+    for case, (notes, platform, trust) in cases.items():
+        entry = replace(image.descriptor, platform=platform)
+        index = ImageIndex.build((entry,), notes)
+        named = Tag(f"k1-{'c' * 64}" if notes else "v1")
+        source.put_manifest(index, named)
+        promotion = Promotion(source, target, settings(target, tmp_path / "cache", trust=trust))
+        with pytest.raises(EnvbuildError):
+            promotion.promote(named, platform=platform)
+        assert list(target.tags()) == [], case
+    for_all = Promotion(source, target, settings(target, tmp_path / "cache", trust=strict))
+    assert for_all.promote(image.descriptor.digest, platform=AMD64).tags == (Tag(f"k1-{KEY}"),)
 
 
 def test_an_image_of_another_platform_is_refused(promotion: Promotion) -> None:

@@ -219,8 +219,11 @@ class GlibcSearch:
 
 
 def glibc_fact(layer: Descriptor, found: str | None) -> tuple[str, str]:
-    """Under which name, and how, it is remembered what a layer tells of glibc."""
-    return f"glibc {layer.digest}", found or _NOT_FOUND
+    """Under which name, and how, it is remembered what a layer tells of glibc.
+
+    How a blob is compressed is said by the manifest that names it, which may be anybody's and say it wrong.
+    """
+    return f"glibc {layer.digest} {_codec(layer.media_type)}", found or _NOT_FOUND
 
 
 def decompressed(stream: IO[bytes], media_type: str, deadline: Deadline = NO_DEADLINE) -> Inflated:
@@ -235,7 +238,10 @@ def decompressed(stream: IO[bytes], media_type: str, deadline: Deadline = NO_DEA
         What can be read, or gone through in chunks. It raises IntegrityError where the bytes are not what the
         media type says, or become too many.
     """
-    codec = Codec.PLAIN
-    if media_type.endswith(("zstd", "gzip")):
-        codec = Codec.ZSTD if media_type.endswith("zstd") else Codec.GZIP
-    return Inflated(stream, codec, LAYER_BOUNDS, f"a layer of type {media_type}", deadline)
+    return Inflated(stream, _codec(media_type), LAYER_BOUNDS, f"a layer of type {media_type}", deadline)
+
+
+def _codec(media_type: str) -> Codec:
+    if media_type.endswith("zstd"):
+        return Codec.ZSTD
+    return Codec.GZIP if media_type.endswith("gzip") else Codec.PLAIN

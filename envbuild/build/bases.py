@@ -178,7 +178,7 @@ class Bases:
         if scope is None or not rule.require_signed:
             return
         from envbuild.oci.registry import find_manifest
-        from envbuild.trust import Untrusted, check_rule
+        from envbuild.trust import EXPIRES, Untrusted, check_rule
         from envbuild.trust.statement import fingerprint
 
         fact = f"signed base {image.digest} {fingerprint(rule)}"
@@ -192,11 +192,12 @@ class Bases:
             if found is None or (over is not image.manifest and not _names(found, image.digest)):
                 continue
             try:
-                check_rule(registry, found, rule, platforms=(), deadline=deadline)
+                accepted = check_rule(registry, found, rule, platforms=(), deadline=deadline)
             except Untrusted as error:
                 reasons.append(error.message)
             else:
-                self.index.put_fact(fact, "yes")
+                if not any(EXPIRES in claims for claims in accepted.claims):  # what ends is no fact
+                    self.index.put_fact(fact, "yes")
                 return
         told = "; ".join(dict.fromkeys(reasons))
         raise Untrusted(f"the base {reference} is not used: {told}", hint=_SIGN)

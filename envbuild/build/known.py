@@ -165,6 +165,16 @@ class SharedLayers:
         """Where this workspace's layers are."""
         return layers_repository(self.workspace)
 
+    @property
+    def accepted(self) -> list[str]:
+        """Names whose word counts for what is taken: equal where the same are believed."""
+        rules = [self.admission.rule(owner, part=True) for owner in self._owners]
+        if not any(rules):
+            return []
+        from envbuild.trust.statement import fingerprint
+
+        return sorted({"anybody" if rule is None else fingerprint(rule) for rule in rules})
+
     def held(self, index: Index, keys: Iterable[str]) -> dict[str, LayerEntry]:
         """Those of the layers that the index knows, and that may be used."""
         found = index.layers(keys)

@@ -138,6 +138,7 @@ class SourceBuilder:
             "format": _FORMAT,
             "image": {
                 "base": hashlib.sha256(self.base.raw_config).hexdigest(),
+                "layers": [layer.digest.hex for layer in self.base.manifest.layers],
                 "packages": [{**record.identity, "url": record.url} for record in self.lock.packages],
                 "prefix": target.prefix,
                 "pyc": None if target.pyc is None else target.pyc.mode,
@@ -148,9 +149,9 @@ class SourceBuilder:
             "needs": needs.identity(),
             "python": self.request.python.version,
             "platform": str(self.request.platform),
+            # Below what was built when others were believed there may have been other layers.
+            "accepted": composer.shared.accepted,
         }
-        if composer.shared.admission.rule(self.config.workspace, part=True) is not None:
-            form["vouched"] = True  # other layers may have been below what was built without a rule
         return hashlib.sha256(b"envbuild/built-wheel/v1\x00" + rfc8785.dumps(form)).hexdigest()
 
     def _known(self, key: str) -> Path | None:

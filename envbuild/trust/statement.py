@@ -143,6 +143,6 @@ def fingerprint(rule: Rule) -> str:
             raise SpecError(
                 f"the trusted root cannot be read: {error.strerror}", source=rule.trusted_root
             ) from None
-    keys = sorted(hashlib.sha256(key).hexdigest() for key in rule.keys)
-    identities = sorted([each.issuer, each.identity] for each in rule.identities)
+    keys = sorted({hashlib.sha256(key).hexdigest() for key in rule.keys})
+    identities = sorted({(each.issuer, each.identity) for each in rule.identities})
     return hashlib.sha256(encode([keys, identities, root])).hexdigest()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,19 @@ def test_glibc_is_read_once_and_remembered_by_the_layer(bases: Repository) -> No
     (bases.folder / "blobs" / "sha256" / base.manifest.layers[0].digest.hex).unlink()
     assert glibc(base, known) == "2.36"
     assert glibc(BaseImage.scratch(LINUX_AMD64), known) is None
+
+
+def test_a_base_that_names_a_layer_of_others_wrongly_tells_nothing_of_theirs(bases: Repository) -> None:
+    make_base(bases, "libc", {"usr/lib/libc.so.6": LIBC})
+    registry = LayoutRegistry(bases)
+    good = registry.get_manifest(Tag("libc"))
+    assert isinstance(good, Manifest)
+    wrongly = replace(good.layers[0], media_type="application/vnd.oci.image.layer.v1.tar")
+    registry.put_manifest(Manifest.build(good.config, (wrongly,), {}), Tag("wrong"))
+    known: dict[str, str] = {}
+    with contextlib.suppress(IntegrityError):
+        assert glibc(BaseImage.read(registry, Tag("wrong"), LINUX_AMD64), known) is None
+    assert glibc(BaseImage.read(registry, Tag("libc"), LINUX_AMD64), known) == "2.36"
 
 
 def test_a_damaged_layer_tells_nothing_of_its_glibc(bases: Repository) -> None:
