@@ -8,7 +8,6 @@ import random
 import ssl
 import tempfile
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, Final, cast
@@ -26,7 +25,7 @@ from envbuild.errors import (
 )
 from envbuild.oci.client import Pace, tls_context
 from envbuild.oci.proxies import causes, private_proxy_for, way_hint
-from envbuild.oci.transport import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
+from envbuild.oci.transport import MAX_REDIRECTS, REDIRECTS, parse_retry_after, redirected, same_origin
 from envbuild.spec.channel import redact
 from envbuild.spec.files import opened
 from envbuild.url import FETCHED, Url, UrlError, read_url
@@ -334,7 +333,8 @@ class _Download:
         if status == 200:
             return
         if status in _TRANSIENT:
-            raise _Transient(f"the channel answered {status}", _retry_after(response))
+            pause = parse_retry_after(response.headers.get("Retry-After")) or 0.0
+            raise _Transient(f"the channel answered {status}", pause)
         if status in {404, 410}:
             raise BuildError(
                 f"{record.file_name} is not in the channel {channel} (status {status})",
@@ -435,19 +435,6 @@ def _shut_down(response: Any) -> None:
         shutdown()
     except (OSError, ValueError, RuntimeError):
         return
-
-
-def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
-    import email.utils
-
-    text = response.headers.get("Retry-After", "")
-    if text.isascii() and text.isdigit():
-        return float(text[:6])
-    try:
-        moment = email.utils.parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError):
-        return 0.0
-    return max(0.0, moment - time.time())
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from envbuild.conda.panics import panics_told
 from envbuild.conda.solve import package_record
 from envbuild.errors import SpecError
 from envbuild.platform import LINUX_AMD64, Platform
@@ -42,6 +43,13 @@ def read_pixi(
         SpecError: It is no such lock, or is not for the platform, or for several that differ.
         ChannelError: A package has no sha256.
     """
+    with panics_told(lambda said: SpecError(f"the lock breaks its reader: {said}", source=source)):
+        return _read_pixi(content, source, platform)
+
+
+def _read_pixi(
+    content: bytes, source: str, platform: Platform | None
+) -> tuple[list[PackageRecord], list[str], Platform]:
     import rattler
     from rattler.exceptions import ParseCondaLockError
     from rattler.lock import CondaLockedPackage

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import posixpath
 import threading
 import time
 import warnings
@@ -21,6 +22,7 @@ from envbuild.conda.elsewhere import solve_elsewhere
 from envbuild.conda.fetch import LOGIN_HINT
 from envbuild.conda.meta import metadata_of
 from envbuild.conda.origins import Origins, channel_urls
+from envbuild.conda.panics import panics_told
 from envbuild.conda.stand_ins import StandIns
 from envbuild.conda.unsolvable import Offer, Unsolvable
 from envbuild.deadline import Deadline
@@ -29,6 +31,7 @@ from envbuild.errors import ChannelError, DeadlineExceeded, SolveError, SpecErro
 from envbuild.lock import Lock, PackageRecord, encode_metadata
 from envbuild.oci.proxies import said_hint
 from envbuild.spec.channel import DEFAULTS, Channel, redact, split_credentials
+from envbuild.spec.files import opened
 from envbuild.spec.shortmatch import spell
 from envbuild.storage import private_folder
 from envbuild.url import FILE, Url
@@ -141,9 +144,36 @@ def solve(request: SolveRequest, *, cache_dir: Path, deadline: Deadline) -> Solu
         request.mirrors,
         request.variables,
     )
-    records, stand_ins = _run(_solve(request, origins, cache_dir, deadline))
-    packages = [_package_of_channel(record, stand_ins) for record in records]
+    with panics_told(_panicked):
+        records, stand_ins = _run(_solve(request, origins, cache_dir, deadline))
+        folders = [*_channels(request), *_package_folders(request)]
+        packages = [_package_of_channel(record, stand_ins) for record in records]
+        for package in packages:
+            _require_in(folders, package.url)
     return Solution.of(Lock.of(request.platform, packages), origins)
+
+
+def _panicked(said: str) -> ChannelError:
+    return ChannelError(
+        f"what the channels list breaks the solver: {said}", hint="index the channels again, or leave one out"
+    )
+
+
+def _require_in(folders: Iterable[str], url: str) -> None:
+    """Refuse a file of this machine that a folder's list names and the definition does not.
+
+    Raises:
+        ChannelError: It is one.
+    """
+    if not url.startswith("file:"):
+        return
+    path = posixpath.normpath(unquote(Url.parse(url, FILE).path))
+    local = [unquote(Url.parse(each, FILE).path) for each in folders if each.startswith("file:")]
+    if not any(path.startswith(f"{posixpath.normpath(folder)}/") for folder in local):
+        raise ChannelError(
+            f"a package would be read from {url}, which a channel names and the definition does not",
+            hint="add the folder as a channel where its packages are wanted",
+        )
 
 
 def _listed(request: SolveRequest) -> tuple[Channel, ...]:
@@ -169,6 +199,12 @@ def _channels(request: SolveRequest) -> dict[str, str]:
     return urls
 
 
+def _package_folders(request: SolveRequest) -> list[str]:
+    """The public URLs of the folders of the packages that are named by URL."""
+    named = [spec.private_url for spec in request.conda.dependencies if spec.private_url is not None]
+    return [public_url(url).rpartition("/")[0] for url in named]
+
+
 def _public_urls(channel: Channel) -> list[str]:
     return [public_url(url).rstrip("/") for url in channel.urls()]
 
@@ -181,8 +217,7 @@ async def _solve(
 
     channels = _channels(request)
     left = {url: list(origins.places(url)) for url in channels}
-    packages = [spec.private_url for spec in request.conda.dependencies if spec.private_url is not None]
-    folders = [public_url(url).rpartition("/")[0] for url in packages]
+    folders = _package_folders(request)
     failed: list[str] = []
     is_fresh = False
     while True:
@@ -597,7 +632,8 @@ def _digest_of_file(url: str) -> str | None:
     """The sha256 of a package in a folder, which the solver does not take where a URL names it."""
     if not url.startswith("file:"):
         return None
-    with contextlib.suppress(OSError), open(unquote(Url.parse(url, FILE).path), "rb") as file:  # noqa: PTH123
+    path = unquote(Url.parse(url, FILE).path)
+    with contextlib.suppress(OSError), open(path, "rb", opener=lambda name, _: opened(name)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
     return None
 

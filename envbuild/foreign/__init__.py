@@ -160,8 +160,13 @@ def _top_keys(content: bytes) -> frozenset[str]:
             # A lock of ours that a hand has damaged is still one.
             return frozenset({_OWN}) if content.startswith(lockfile.START) else frozenset()
         return frozenset(document) if isinstance(document, dict) else frozenset()
-    found = re.findall(_KEY, content.removeprefix(b"\xef\xbb\xbf"))
-    return frozenset(name.decode() for indent, _, name in found if indent == found[0][0])
+    first, found = None, set()
+    for match in re.finditer(_KEY, content.removeprefix(b"\xef\xbb\xbf")):
+        indent, _, name = match.groups()
+        first = indent if first is None else first
+        if indent == first:
+            found.add(name.decode())
+    return frozenset(found)
 
 
 def _format(content: bytes, keys: frozenset[str]) -> Format | None:

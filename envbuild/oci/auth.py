@@ -35,6 +35,8 @@ _PART: Final = re.compile(
 )
 _SHORTEST_LIFE: Final = 60
 """Seconds that a token lives where its server does not say: the specification's words."""
+_LONGEST_LIFE: Final = 86_400
+"""Seconds for which a token is used at most, whatever its server says."""
 _MARGIN: Final = 0.9
 """The share of a token's life in which it is used."""
 
@@ -241,5 +243,7 @@ def _parse_token(body: bytes, what: str) -> _Token:
         value = seconds = None
     if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value):
         raise Unauthorized(f"{what}: the token server's answer holds no token")
-    life = seconds if isinstance(seconds, int | float) else _SHORTEST_LIFE
+    if not isinstance(seconds, int | float) or not seconds > 0:
+        seconds = _SHORTEST_LIFE
+    life = min(seconds, _LONGEST_LIFE)
     return _Token(value, time.monotonic() + life * _MARGIN)

@@ -252,13 +252,14 @@ def parse_retry_after(value: str | None) -> float | None:
     """Seconds of a ``Retry-After`` header, given in seconds or as a date; None if it says nothing."""
     if value is None:
         return None
-    if value.strip().isdigit():
-        return float(value.strip()[:9])
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
     from email.utils import parsedate_to_datetime
 
     try:
-        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (ValueError, OverflowError):
+        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -35,6 +36,7 @@ class Chooser:
         accepted: The tags that fit, ranked.
         stubs: A folder whose wheels are stand-ins for what is installed.
         found: The public URL of a file that an index names.
+        folders: Those whose files indexes on this machine may name.
         loose: Whether what has no hash may be installed beside what has.
     """
 
@@ -45,6 +47,7 @@ class Chooser:
     accepted: Mapping[Tag, int]
     stubs: Path
     found: Callable[[str], str]
+    folders: tuple[str, ...] = ()
     loose: bool = False
 
     @classmethod
@@ -69,14 +72,17 @@ class Chooser:
         files += [each.local for each in section.constraints if each.local]
         read = {each.path.as_uri(): each.files[0].sha256 for each in files if each.name}
         loose = "--no-require-hashes" in section.switches
-        return cls(local, requested, read, allowed, accepted, stubs, found, loose)
+        indexes = [url for url in (*section.fetch_indexes, *section.fetch_links) if url.startswith("file:")]
+        paths = [posixpath.normpath(unquote(Url.parse(url, FILE).path)) for url in indexes]
+        folders = tuple(f"{posixpath.dirname(path).rstrip('/')}/" for path in paths)
+        return cls(local, requested, read, allowed, accepted, stubs, found, folders, loose)
 
     def choose(self, package: dict[str, Any]) -> PipDistribution:
         """The wheel of one of the solution's packages.
 
         Raises:
             SolveError: None of its wheels is allowed by the section's hashes.
-            ChannelError: Its index gives no sha256 of it.
+            ChannelError: Its index gives no sha256 of it, or names a file of this machine.
             IntegrityError: A local wheel is not the one that was read with the definition.
         """
         name = package["name"]
@@ -105,6 +111,11 @@ class Chooser:
         digests = self.hashes.get(distribution.name, set())
         return distribution.sha256.hex in digests or (self.loose and not digests)
 
+    def _is_of_the_definition(self, url: str) -> bool:
+        """Whether a file of this machine is one that the definition names, or that a folder of it has."""
+        path = posixpath.normpath(unquote(Url.parse(url, FILE).path))
+        return url in self.read or self._is_stub(url) or path.startswith(self.folders)
+
     def _is_stub(self, url: str) -> bool:
         return url.startswith(f"{self.stubs.as_uri()}/")
 
@@ -112,6 +123,12 @@ class Chooser:
         local = self.local.get(package["name"])
         url = self.found(file["url"]) if "url" in file else Path(file["path"]).as_uri()
         file_name = unquote(url.partition("#")[0].partition("?")[0].rpartition("/")[2])
+        if url.startswith("file:") and not self._is_of_the_definition(url):
+            raise ChannelError(
+                f"{package['name']} would be read from {url}, which an index or a wheel names and the "
+                "definition does not: what others wrote names no file of this machine",
+                hint="name the file in the definition where it is wanted",
+            )
         try:
             digest = Digest(file["hashes"]["sha256"])
         except (KeyError, ValueError):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _PASSED: Final = ("HOME", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR")
 _PROXIES: Final = ("all_proxy", "https_proxy", "http_proxy", "no_proxy")
+_SECURE_PROXIES: Final = ("all_proxy", "https_proxy")
+_NO_PLAIN_HTTP: Final = {"http_proxy": "http://127.0.0.1:1", "no_proxy": "localhost,127.0.0.0/8,::1"}
+"""Sends plain HTTP nowhere but to this machine; port 1 is nobody's."""
 _HIDDEN: Final = "envbuild."
 """In front of the name of a variable that is not for uv."""
 _KEYRING: Final = """\
@@ -64,6 +67,7 @@ class Compilation:
         options: Further arguments; they hold no credentials.
         preferences: The version of each name that is taken where it satisfies everything.
         merged: Whether all indexes count for a name, and not only the first that has it.
+        own_logins: Whether uv may find logins of the user's itself.
     """
 
     requirements: str
@@ -71,6 +75,7 @@ class Compilation:
     options: tuple[str, ...]
     preferences: Mapping[str, str]
     merged: bool = False
+    own_logins: bool = True
 
     def __repr__(self) -> str:
         return f"Compilation(options={self.options!r})"
@@ -86,7 +91,7 @@ class Compilation:
         deadline.check("resolving the pip section")
         with tempfile.TemporaryDirectory(dir=private_folder(cache_dir / "pip")) as name:
             folder = Path(name)
-            self._write(folder)
+            self.write_to(folder)
             code, said = self._call(folder, cache_dir, deadline)
             if code != 0:
                 raise _failure(said)
@@ -109,7 +114,7 @@ class Compilation:
         """
         deadline.check("resolving the pip section")
         with tempfile.TemporaryDirectory(dir=private_folder(cache_dir / "pip")) as name:
-            self._write(Path(name))
+            self.write_to(Path(name))
             code, said = self._call(Path(name), cache_dir, deadline)
         if code != 0 and _WRONG_LOGIN in said:
             raise _failure(said)
@@ -117,21 +122,40 @@ class Compilation:
     @property
     def _plain(self) -> frozenset[str]:
         """The hosts that are asked over plain HTTP, or need not prove who they are."""
-        trusted = [each for each in self.options if not each.startswith("-")]
-        named = _PLAIN.findall(self.requirements + self.constraints)
-        hosts = (host.lower() for host in (*named, *trusted))
-        return frozenset(host.partition(":")[0] for host in hosts if not is_loopback(host))
+        pairs = zip(self.options, self.options[1:], strict=False)
+        trusted = [host for option, host in pairs if option == "--allow-insecure-host"]
+        return _hosts_in_clear(self.requirements + self.constraints) | frozenset(trusted)
+
+    @property
+    def _has_logins(self) -> bool:
+        """Whether uv may find logins of the user's itself, for what files on further hosts need.
+
+        A page of an index may name such a file over plain HTTP, where the login would go in clear. So either
+        uv has no logins, or it has no plain HTTP: but for this machine it is sent to a proxy that is nowhere,
+        which it would pass by for the hosts that the user excepts from proxies.
+        """
+        excepted = _setting("no_proxy") and any(map(_setting, _SECURE_PROXIES))
+        return self.own_logins and not self._plain and not excepted
 
     @property
     def _asks_keyring(self) -> bool:
-        """Whether uv may ask the keyring itself, for what files on further hosts need."""
-        return keyring_is_asked_for() and not self._plain
+        return keyring_is_asked_for() and self._has_logins
 
-    def _write(self, folder: Path) -> None:
+    @property
+    def _netrc(self) -> str:
+        """The user's logins for uv, which would send one for any host to all: the rest."""
+        return "".join(
+            f"machine {host} login {user} password {word}\n"
+            for host, (user, word) in (in_netrc_at_all().items() if self._has_logins else ())
+            if all(map(_PLAIN_WORD.fullmatch, (host, user, word)))
+        )
+
+    def write_to(self, folder: Path) -> None:
+        """Write what uv reads."""
         (folder / "requirements.txt").write_text(self.requirements)
         (folder / "constraints.txt").write_text(self.constraints)
         (folder / _NETRC).touch(0o600)
-        (folder / _NETRC).write_text(_netrc(self._plain))
+        (folder / _NETRC).write_text(self._netrc)
         if not self.preferences:
             return
         preferred = "".join(
@@ -142,6 +166,15 @@ class Compilation:
         (folder / "pylock.toml").write_text(head + preferred)
 
     def _call(self, folder: Path, cache_dir: Path, deadline: Deadline) -> tuple[int, str]:
+        code, said = self.run_in(folder, cache_dir, deadline)
+        if code == 0 or not (self._asks_keyring or self._netrc) or not _hosts_in_clear(said):
+            return code, said
+        without = replace(self, own_logins=False)
+        without.write_to(folder)
+        return without.run_in(folder, cache_dir, deadline)
+
+    def run_in(self, folder: Path, cache_dir: Path, deadline: Deadline) -> tuple[int, str]:
+        """Run uv once; gives its exit code, and what it said."""
         import uv
 
         arguments = [
@@ -155,6 +188,8 @@ class Compilation:
         if sys.executable:
             arguments += ["--python", sys.executable]
         environment = _environment(folder, keyring=self._asks_keyring)
+        if self._asks_keyring or self._netrc:
+            environment |= _NO_PLAIN_HTTP
         try:
             process = subprocess.Popen(
                 arguments,
@@ -169,6 +204,12 @@ class Compilation:
         with process:
             text = _said(process, deadline).decode(errors="replace").replace(f"{folder}/", "")
         return process.returncode, redacted(text).strip()
+
+
+def _hosts_in_clear(text: str) -> frozenset[str]:
+    """The hosts of URLs in a text that are asked over plain HTTP, and are not this machine."""
+    hosts = (host.lower() for host in _PLAIN.findall(text))
+    return frozenset(host for host in hosts if not is_loopback(host))
 
 
 def _said(process: subprocess.Popen[bytes], deadline: Deadline) -> bytes:
@@ -193,9 +234,7 @@ def _environment(folder: Path, *, keyring: bool) -> dict[str, str]:
     """
     environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
     environment["NETRC"] = str(folder / _NETRC)
-    for name in _PROXIES:
-        if text := os.environ.get(name) or os.environ.get(name.upper()):
-            environment[name] = text
+    environment |= {name: text for name in _PROXIES if (text := _setting(name))}
     if keyring and sys.executable and (program := shutil.which("keyring")) is not None:
         stand_in = folder / "bin" / "keyring"
         stand_in.parent.mkdir()
@@ -206,17 +245,9 @@ def _environment(folder: Path, *, keyring: bool) -> dict[str, str]:
     return environment
 
 
-def _netrc(without: frozenset[str]) -> str:
-    """The user's logins for uv, which would send one for any host to all: the rest, as for the user's own.
-
-    Args:
-        without: Hosts to which they would go in clear.
-    """
-    return "".join(
-        f"machine {host} login {user} password {word}\n"
-        for host, (user, word) in in_netrc_at_all().items()
-        if host not in without and all(map(_PLAIN_WORD.fullmatch, (host, user, word)))
-    )
+def _setting(name: str) -> str:
+    """A variable of the environment under its small or its capital name."""
+    return os.environ.get(name) or os.environ.get(name.upper(), "")
 
 
 def program() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import threading
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import envbuild.pip.uv
 from envbuild.conda.link import PythonTarget
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.errors import ChannelError, DeadlineExceeded, EnvbuildError, SpecError
@@ -278,3 +280,104 @@ def test_a_host_that_need_not_prove_itself_gets_no_login(
     )
     with pytest.raises(SpecError, match="--trusted-host lets be anybody"):
         Sources.of(section, "https://pypi.example.com", NO_DEADLINE, {"TOKEN": ("https://a.example",)})
+
+
+class Leading(http.server.BaseHTTPRequestHandler):
+    """An index whose page leads where it likes; as a proxy it is every server, and wants logins."""
+
+    link = ""
+    seen: list[tuple[str, str | None]]
+
+    def do_GET(self) -> None:
+        """Answer."""
+        login = self.headers.get("Authorization")
+        self.seen.append((self.path, login))
+        is_page = self.path.endswith("/simple/tiny/")
+        content = f'<a href="{self.link}">tiny</a>'.encode() if is_page else WHEEL.to_bytes()
+        if not is_page and login is None:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", "Basic realm=all")
+            content = b""
+        else:
+            self.send_response(200)
+        self.send_header("Content-Type", "text/html" if is_page else "application/octet-stream")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET  # noqa: N815 - the base class names it
+
+    def log_message(self, *args: object) -> None:
+        """Stay quiet."""
+
+
+@contextmanager
+def leading(monkeypatch: pytest.MonkeyPatch, link: str) -> Iterator[str]:
+    """An index that leads to a link, and the proxy that plain HTTP goes through."""
+    for name in ("all_proxy", "https_proxy", "no_proxy", "ALL_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    digest = hashlib.sha256(WHEEL.to_bytes()).hexdigest()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Leading) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        Leading.link = f"{link.format(port=server.server_port)}/{WHEEL.file_name}#sha256={digest}"
+        Leading.seen = []
+        yield f"http://127.0.0.1:{server.server_port}/simple"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("user", ["", "me@"])
+@pytest.mark.parametrize("kind", ["netrc", "keyring"])
+def test_no_page_has_the_users_own_logins_sent_in_clear(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, kind: str, user: str
+) -> None:
+    """Uv finds logins by the host alone, and a page may lead to that host over plain HTTP."""
+    monkeypatch.setitem(envbuild.pip.uv._NO_PLAIN_HTTP, "UV_HTTP_RETRIES", "0")
+    if kind == "netrc":
+        (home / ".netrc").write_text(f"machine good.example login me password {PASSWORD}\n")
+    else:
+        keyring(home, {"http://good.example": USER, "good.example": USER})
+        monkeypatch.setenv("PIP_KEYRING_PROVIDER", "subprocess")
+    with leading(monkeypatch, f"http://{user}good.example") as page:
+        with pytest.raises(ChannelError, match=r"refuse|does not give out"):
+            fetched(solve(tmp_path, f"-i {page}"))
+        assert any("//good.example/" in path for path, _ in Leading.seen), "it is asked without a login"
+        sent = [login for _, login in Leading.seen if login is not None]
+        assert [login for login in sent if login != "Basic bWU6"] == [], "at most the page's own `me:`"
+
+
+def test_a_keyring_knows_the_hosts_that_a_page_leads_to(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with leading(monkeypatch, "http://me@127.0.0.1:{port}/files") as page:
+        keyring(home, {urlsplit(page).netloc: USER})
+        monkeypatch.setenv("PIP_KEYRING_PROVIDER", "subprocess")
+        assert len(solve(tmp_path, f"-i {page}").distributions) == 1
+        assert any(login is not None and path.startswith("/files/") for path, login in Leading.seen)
+
+
+@pytest.mark.parametrize("odd", ["", "/x/..%2F.."])
+def test_no_page_has_a_file_of_this_machine_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    folder = tmp_path / "elsewhere"
+    (folder / "x").mkdir(parents=True)
+    (folder / WHEEL.file_name).write_bytes(WHEEL.to_bytes())
+    with leading(monkeypatch, f"file://{folder}{odd}") as page:
+        with pytest.raises(EnvbuildError, match=r"names no file of this machine|could not be resolved"):
+            solve(tmp_path, f"-i {page}")
+        links = tmp_path / "links/page"
+        links.mkdir(parents=True)
+        with pytest.raises(EnvbuildError, match=r"names no file of this machine|could not be resolved"):
+            solve(tmp_path / "other", f"-i {page}", f"--find-links {links.as_uri()}")
+
+
+def test_an_index_on_this_machine_has_files_beside_it(tmp_path: Path) -> None:
+    digest = hashlib.sha256(WHEEL.to_bytes()).hexdigest()
+    page = tmp_path / "shelf/simple/tiny/index.html"
+    page.parent.mkdir(parents=True)
+    (tmp_path / "shelf/files").mkdir()
+    (tmp_path / "shelf/files" / WHEEL.file_name).write_bytes(WHEEL.to_bytes())
+    page.write_text(f'<a href="../../files/{WHEEL.file_name}#sha256={digest}">tiny</a>')
+    assert fetched(solve(tmp_path, f"-i file://{tmp_path}/shelf/simple")) == WHEEL.to_bytes()
