@@ -8,6 +8,7 @@ import random
 import ssl
 import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, Final, cast

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from envbuild.lock import Lock, PackageRecord
 
 _ENVIRONMENT: Final = "default"
+_MAX_DEPTH: Final = 256
 _WHICH: Final = "say which with --platform, or name the definition that it was made from"
 
 
@@ -43,8 +45,18 @@ def read_pixi(
         SpecError: It is no such lock, or is not for the platform, or for several that differ.
         ChannelError: A package has no sha256.
     """
+    _require_shallow(content, source)
     with panics_told(lambda said: SpecError(f"the lock breaks its reader: {said}", source=source)):
         return _read_pixi(content, source, platform)
+
+
+def _require_shallow(content: bytes, source: str) -> None:
+    """Refuse brackets in brackets in brackets: rattler takes time by the square of their number."""
+    depth = 0
+    for found in re.finditer(rb"[\[\]{}]", content):
+        depth = depth + 1 if found[0] in b"[{" else max(depth - 1, 0)
+        if depth > _MAX_DEPTH:
+            raise SpecError("the lock cannot be read: it is nested too deep", source=source)
 
 
 def _read_pixi(

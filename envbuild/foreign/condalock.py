@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from envbuild.errors import SpecError, counted
 from envbuild.foreign.solved import at_url, section
 from envbuild.spec.document import Mark, fail
+from envbuild.spec.files import check_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,8 @@ _VERSIONS: Final = {"1", "2", "3"}
 _INSTALLED: Final = {"main", "dev"}
 """The categories that ``conda-lock install`` installs where nothing else is asked for."""
 _MAX_DEPTH: Final = 16
+_LOOK: Final = 10_000
+"""After how many values the deadline is looked at."""
 _MAX_VALUES: Final = 5_000_000
 _HINT: Final = "write it again with `conda-lock`"
 _SOLVED: Final = "name the definition that it was made from"
@@ -119,7 +122,9 @@ class _Reader:
         top: list[Any] = []
         stack: list[tuple[list[Any], int]] = []
         children = top
-        for _ in range(_MAX_VALUES):
+        for count in range(_MAX_VALUES):
+            if count % _LOOK == 0:
+                check_time(f"reading {self._source}")
             event = parser.get_event()
             if isinstance(event, yaml.ScalarEvent):
                 children.append(event.value)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from envbuild.spec.conda import CondaSection
 from envbuild.spec.document import fail
+from envbuild.spec.files import check_time
 from envbuild.spec.match import MatchSpec
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def at_url(url: str, kind: str, digest: str, mark: Mark, hint: str) -> MatchSpec
 
     Raises:
         SpecError: It is no URL of a package, or no such digest.
+        DeadlineExceeded: The time for reading the lock ran out.
     """
+    check_time(f"reading {mark.source}")
     place, _, file_name = url.rpartition("/")
     channel, _, subdir = place.rpartition("/")
     archive = _ARCHIVE.fullmatch(file_name)
