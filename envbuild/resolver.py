@@ -466,6 +466,22 @@ class Resolver:
             self.again,
         )
 
+    def _require_use(self, request: Wanted) -> None:
+        """Refuse to build what would not get its tag.
+
+        Raises:
+            Untrusted: What has the tag is not accepted, and nothing is signed here that could take its place.
+        """
+        workspace, trust = self.config.workspace, self.config.trust
+        if trust is None or trust.signs or not trust.rule(workspace).require_signed:
+            return
+        with contextlib.suppress(RegistryError):
+            manifest = self.registries.probe(workspace, request.name.tag, request.deadline)
+            from envbuild.admission import Admission
+
+            registry = self.registries.open(workspace)
+            Admission(self.config, self.progress).require(manifest, registry, request.deadline)
+
     def _build(self, request: Wanted) -> ResolvedImage:
         from envbuild.build.choose import builder_for
 
@@ -473,6 +489,7 @@ class Resolver:
             from envbuild.sbom import check
 
             check()
+        self._require_use(request)
         self.progress(Event("resolve", str(request.name), "start", text="building"))
         job = self.job(request)
         builder = builder_for(self.config, self.index, self.registries, self.progress)
