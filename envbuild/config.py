@@ -322,10 +322,17 @@ def _parsed(table: dict[str, Any], path: Path) -> Iterator[tuple[str, str, Any]]
     """For each setting of a file its name here, its name there, and its value."""
     for name, value in table.items():
         setting = _setting(name, f"{path}")
+        yield setting, name, _value(setting, name, value, path)
+
+
+def _value(setting: str, name: str, value: Any, path: Path) -> Any:
+    """The value of a setting in a file."""
+    try:
         if setting == "trust":
-            yield setting, name, _trust(value, name, path.parent, path)
-        else:
-            yield setting, name, _PARSERS[setting](value, f"{path}: {name}", path.parent)
+            return _trust(value, name, path.parent, path)
+        return _PARSERS[setting](value, f"{path}: {name}", path.parent)
+    except (ValueError, OverflowError) as error:  # TOML has numbers that Python neither converts nor shows
+        raise SpecError(f"{path}: {name} cannot be read: {error}") from None
 
 
 def _setting(name: str, where: str) -> str:
@@ -373,7 +380,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if len(content) > MAX_FILE:
             raise SpecError(f"it is larger than {MAX_FILE} bytes", source=str(path))
         return tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # a number may be too long for Python
         raise SpecError(f"cannot be read as TOML: {error}", source=str(path)) from None
 
 

@@ -19,8 +19,9 @@ from envbuild.deadline import NO_DEADLINE
 from envbuild.errors import IntegrityError, NotFound, SpecError, Unauthorized, Unavailable
 from envbuild.oci.manifest import Manifest
 from envbuild.oci.referrers import Artifact, attach, read_artifact, referrers
+from envbuild.spec.files import read_file
 from envbuild.trust.claims import check_claims, claims_of
-from envbuild.trust.policy import Identity, Untrusted
+from envbuild.trust.policy import MAX_POLICY, Identity, Untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -343,7 +344,7 @@ def _parsed(parse: Any, given: Any, source: str) -> Any:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text("utf-8")
+        return read_file(path, MAX_POLICY)[:MAX_POLICY].decode()
     except (OSError, ValueError) as error:
         raise SpecError(f"the trusted root cannot be read: {error}", source=path) from None
 

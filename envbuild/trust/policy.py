@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from envbuild.errors import IntegrityError, SpecError
+from envbuild.spec.files import read_file
 from envbuild.trust.scope import Scope
 
 if TYPE_CHECKING:
@@ -189,11 +190,16 @@ def _at(name: str, where: str, file: Path | None) -> Iterator[None]:
         raise
 
 
+MAX_POLICY: Final = 4 << 20
+"""The largest policy, and trusted root, that is read: a checkout may name one."""
+_MAX_KEY: Final = 1 << 16
+
+
 def _line_of(name: str, file: Path) -> int | None:
     """The first line of a TOML file on which a table or a member of that name begins, if there is one."""
     spelled = (f'"{name}"', f"'{name}'", f".{name}]")
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = read_file(file, MAX_POLICY).decode().splitlines()
     except (OSError, ValueError):
         return None
     for number, line in enumerate(lines, 1):
@@ -218,7 +224,10 @@ def _toml(path: Path) -> Any:
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        content = read_file(path, MAX_POLICY)
+        if len(content) > MAX_POLICY:
+            raise SpecError(f"it is larger than {MAX_POLICY} bytes", source=str(path))
+        return tomllib.loads(content.decode())
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"cannot be read as TOML: {error}", source=str(path)) from None
 
@@ -291,7 +300,7 @@ def read_key(path: Path) -> bytes:
         SpecError: It cannot be read, or is a private key.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path, _MAX_KEY)[:_MAX_KEY]
     except OSError as error:
         raise SpecError(f"the key cannot be read: {error.strerror}", source=str(path)) from None
     if b"-----BEGIN PUBLIC KEY-----" not in content:
