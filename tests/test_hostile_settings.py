@@ -1,4 +1,4 @@
-"""A checkout's file of settings: whatever it holds, and whatever files it names, ends in an answer or an error."""
+"""A checkout's file of settings: whatever it holds or names, it ends in an answer or an error."""
 
 from __future__ import annotations
 

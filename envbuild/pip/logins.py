@@ -115,6 +115,8 @@ def _ask_keyring(service: str, user: str | None, deadline: Deadline) -> tuple[st
     """What the program ``keyring`` says; it may know the user's name, too."""
     if (program := shutil.which("keyring")) is None:
         return None
+    if user is not None and user.startswith("-"):  # the program would take it for an option
+        return None
     answered = _run([program, "--mode=creds", "--output=json", "get", service, *_each(user)], deadline)
     if answered is not None:
         try:

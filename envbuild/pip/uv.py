@@ -41,6 +41,8 @@ _HIDDEN: Final = "envbuild."
 _KEYRING: Final = """\
 #!{python}
 import os, sys
+if any(word.startswith("-") for word in sys.argv[sys.argv.index("get") :]):
+    sys.exit(1)  # a user of a URL that the program would take for an option
 environ = {{name.removeprefix({hidden!r}): text for name, text in os.environ.items() if {hidden!r} in name}}
 os.execve({program!r}, [{program!r}, *sys.argv[1:]], environ)
 """

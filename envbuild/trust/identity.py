@@ -12,7 +12,6 @@ import base64
 import json
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.deadline import NO_DEADLINE
@@ -25,6 +24,7 @@ from envbuild.trust.policy import MAX_POLICY, Identity, Untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from envbuild.deadline import Deadline
     from envbuild.oci.manifest import ImageIndex

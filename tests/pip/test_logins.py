@@ -7,7 +7,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -381,3 +381,17 @@ def test_an_index_on_this_machine_has_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "shelf/files" / WHEEL.file_name).write_bytes(WHEEL.to_bytes())
     page.write_text(f'<a href="../../files/{WHEEL.file_name}#sha256={digest}">tiny</a>')
     assert fetched(solve(tmp_path, f"-i file://{tmp_path}/shelf/simple")) == WHEEL.to_bytes()
+
+
+@pytest.mark.parametrize("where", ["index", "page"])
+def test_a_user_is_no_option_of_the_keyring(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setenv("PIP_KEYRING_PROVIDER", "subprocess")
+    asked = keyring(home, {})
+    user = "--keyring-backend=evil.Backend@"
+    with leading(monkeypatch, f"http://{user if where == 'page' else ''}127.0.0.1:{{port}}/files") as page:
+        named = page.replace("//", f"//{user}") if where == "index" else page
+        with suppress(EnvbuildError):
+            fetched(solve(tmp_path, f"-i {named}"))
+    assert "evil" not in (asked.read_text() if asked.exists() else "")
