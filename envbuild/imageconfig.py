@@ -6,7 +6,6 @@ would read differently is a fault. Source: OCI Image Specification 1.1, "Image C
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +21,7 @@ from envbuild.oci.manifest import (
     OCI_LAYER,
     OCI_LAYER_GZIP,
     OCI_LAYER_ZSTD,
+    read_json,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def read_config(registry: Registry, manifest: Manifest) -> dict[str, Any]:
     with registry.open_blob(manifest.config) as stream:
         content = read_all(stream, MAX_CONFIG, "the config")
     try:
-        config = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_refuse)
+        config = read_json(content)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"the config is not JSON: {error}") from None
     if not isinstance(config, dict):
@@ -75,17 +75,6 @@ def read_config(registry: Registry, manifest: Manifest) -> dict[str, Any]:
         _require_spelling(config.get(path[0]) if path else config, names.split())
     _require_types(config.get("config") or {})
     return config
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return document
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _require_spelling(document: Any, names: list[str]) -> None:

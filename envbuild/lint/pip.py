@@ -166,9 +166,6 @@ def _pip_credentials(pip: PipSection | None) -> Iterator[Seen]:
             yield f"{one.name or one.url} is written with credentials in its URL", one.mark
 
 
-_LOGIN: Final = re.compile(r"://(?:[^/@\s\"']*)@")
-
-
 def _has_secret(url: str) -> bool:
     """Whether a URL has a user or token other than a variable or the user ``git``."""
     bare = re.sub(r"://(?:git|[^/@:$]*:\$\{\w+\}|\$\{\w+\}(?::\$\{\w+\})?)@", "://", url)

@@ -157,7 +157,7 @@ def encode(document: Any) -> bytes:
 def is_manifest(raw: bytes) -> bool:
     """Whether the bytes mean to be a manifest or an index, good or bad."""
     try:
-        document = _load(raw)
+        document = read_json(raw)
     except (ValueError, RecursionError):
         return False
     return isinstance(document, dict) and document.get("schemaVersion") == 2
@@ -194,7 +194,13 @@ def parse_manifest(raw: bytes, media_type: str | None, what: str) -> Manifest | 
     )
 
 
-def _load(raw: bytes) -> Any:
+def read_json(raw: bytes) -> Any:
+    """JSON that all parsers read alike: UTF-8 in which no object has a name twice, and no NaN.
+
+    Raises:
+        ValueError: It is not.
+        RecursionError: It is nested too deep.
+    """
     # Of bytes, it would take UTF-16 and UTF-32 too.
     document = json.loads(raw.decode(), object_pairs_hook=_object, parse_constant=_refuse)
     if b"\\u" in raw:
@@ -218,7 +224,7 @@ def _load_object(raw: bytes, what: str) -> dict[str, Any]:
     if len(raw) > MAX_MANIFEST:
         raise IntegrityError(f"{what} has {len(raw)} bytes, at most {MAX_MANIFEST} are read")
     try:
-        document = _load(raw)
+        document = read_json(raw)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{what} is not JSON in UTF-8: {error}") from None
     if not isinstance(document, dict) or document.get("schemaVersion") != 2:

@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from envbuild import foreign
 from envbuild.build import engine_info, heredoc, trace
 from envbuild.conda import activate, paths, relocate
 from envbuild.config import Config
@@ -193,6 +194,10 @@ def _lock(text: str) -> object:
     return LockFile.parse(text.encode(), "envbuild.lock")
 
 
+def _kind(text: str) -> object:
+    return foreign._format(text.encode(), foreign._top_keys(text.encode()))
+
+
 def _told(text: str) -> object:
     raise environment._told(SpecError(text, source="x", hint=text), b"", "x")
 
@@ -328,6 +333,13 @@ READERS: tuple[Reader, ...] = (
         lambda text: place.offset_of(text, ["a", 0]),
         ("lockfile.place",),
         made=(lambda size: json.dumps({"a": ["b"] * size}), lambda size: '{"a":' + " " * size + "[1]}"),
+    ),
+    Reader(
+        "the kind of a file",
+        _kind,
+        ("foreign",),
+        (("", ""), ("\n", "@EXPLICIT\n"), ("{", "}")),
+        ("# a\n", "a:\n"),
     ),
     Reader("conda-lock.yml", lambda text: condalock.read(text.encode(), "x", None), ("foreign.condalock",)),
     Reader("an @EXPLICIT list", lambda text: explicit.read(text.encode(), "x", None), ("foreign.explicit",)),

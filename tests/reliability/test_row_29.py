@@ -1,13 +1,17 @@
-"""Row 29: two hundred hostile manifests. All are refused; the host that some of them name hears nothing."""
+"""Row 29: two hundred hostile manifests. All are refused; the host that some of them name hears nothing.
+
+An index may name others, and those others: what it makes us ask for is bounded.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from envbuild.config import Config
 from envbuild.deadline import Deadline
+from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, NotFound
 from envbuild.index import Index
 from envbuild.key import KEY_ANNOTATION, Key
@@ -180,6 +184,7 @@ def hostile(canary: str) -> Iterator[Hostile]:
     yield from _annotations()
     yield from _lies()
     yield from _foreign(canary)
+    yield from _families()
 
 
 def _two_ways() -> Iterator[Hostile]:
@@ -232,6 +237,25 @@ def _foreign(canary: str) -> Iterator[Hostile]:
         yield encoded(f"entry {number}", index(manifests=[blob(urls=[url])]), OCI_INDEX, parses=True)
 
 
+def _families() -> Iterator[Hostile]:
+    """What an index names, and what a manifest says that it is attached to."""
+    for number, digest in enumerate(DIGESTS):
+        if digest is not None:
+            yield encoded(f"subject {number}", manifest(subject=blob(digest, media_type=OCI_MANIFEST)))
+    for number, value in enumerate(NOT_LISTS[1:]):
+        yield encoded(f"subject that is none {number}", manifest(subject=value))
+    for number, value in enumerate(
+        ("linux/amd64", 7, [], {"os": 7}, {"os": ["linux"]}, {"architecture": {}})
+    ):
+        entries = [blob(media_type=OCI_MANIFEST, platform=value)]
+        yield encoded(f"platform {number}", index(manifests=entries), OCI_INDEX, parses=True)
+    entry = blob(media_type=OCI_MANIFEST)
+    yield encoded("one image a thousand times", index(manifests=[entry] * 1000), OCI_INDEX, parses=True)
+    yield encoded("an index in it", index(manifests=[blob(media_type=OCI_INDEX)]), OCI_INDEX, parses=True)
+    many = [blob(f"sha256:{number:064x}", media_type=OCI_MANIFEST) for number in range(5000)]
+    yield encoded("5,000 images", index(manifests=many), OCI_INDEX, parses=True)
+
+
 def test_hostile_manifests(tmp_path: Path) -> None:
     shown: list[Hostile] = []
 
@@ -281,3 +305,29 @@ def judge(config: Config, document: Hostile) -> Iterator[str]:
         pass
     finally:
         source.close()
+
+
+def test_indexes_that_name_each_other_are_asked_for_few_times(tmp_path: Path) -> None:
+    """Two on each of 15 levels, each of which names both below it: some kB, and 32,767 ways through them."""
+    shown = [encoded("an image", manifest()), encoded("another", manifest(artifactType="x"))]
+    held = {f"{Digest.of(each.body)}": each for each in shown}
+    for level in range(15):
+        below = [blob(f"{Digest.of(each.body)}", len(each.body), each.kind) for each in shown]
+        shown = [encoded(f"{level}", index(manifests=order), OCI_INDEX) for order in (below, below[::-1])]
+        held |= {f"{Digest.of(each.body)}": each for each in shown}
+    held[KEY.tag.name] = shown[0]
+    asked: list[str] = []
+
+    def script(call: Call, request: Asked) -> None:
+        asked.append(request.path)
+        found = held.get(request.path.rpartition("/manifests/")[2])
+        if found is None:
+            call.fail(404, "MANIFEST_UNKNOWN")
+        else:
+            call.answer(200, found.body, {"Content-Type": found.kind})
+
+    with serving(script) as server:
+        workspace = Repository.parse(f"{server.host}/envs")
+        config = Config(workspace=workspace, cache_dir=tmp_path / "cache", deep=True)
+        assert list(judge(config, replace(shown[0], parses=True))) == []
+    assert len(asked) < 100
