@@ -11,14 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from envbuild.admission import Admitted, require_name
-from envbuild.build.recipe import held_recipe, name_of, names_of, recipe_tag, require_together
+from envbuild.build.recipe import (
+    held_recipe,
+    name_of,
+    names_of,
+    recipe_artifact,
+    recipe_tag,
+    require_together,
+)
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
 from envbuild.errors import IntegrityError, SpecError, TagMoved
 from envbuild.key import LOCK_TAG
 from envbuild.lockkey import name_in
-from envbuild.oci.copy import copy_image
 from envbuild.oci.manifest import ImageIndex, Manifest
+from envbuild.oci.referrers import put_artifact
 from envbuild.oci.registry import find_manifest, publish_over
 from envbuild.progress import Event, silent
 from envbuild.transfer import Transfer
@@ -223,7 +230,10 @@ class Promotion:
         return transfer.admission.image(seen, target, self.deadline) is None
 
     def _recipe(self, held: Held) -> int:
-        """Copy the recipe beside an image, with which it can be put on another base, if it is its own."""
+        """Write the recipe beside an image, with which it can be put on another base, if it is its own.
+
+        It is written as it was read: its artifact may name anything beside.
+        """
         source, target = self.source.by(self.deadline), self.target.by(self.deadline)
         image = Admitted(held.manifest, held.is_vouched, held.claims)
         for name in names_of(held.manifest) if isinstance(held.manifest, Manifest) else ():
@@ -231,16 +241,15 @@ class Promotion:
             if (found := find_manifest(source, tag)) is None:
                 continue
             try:
-                held_recipe(found, name, image, source.repository)
+                recipe = held_recipe(found, name, image, source.repository)
             except IntegrityError as error:
                 text = f"left out: {error.message}"
                 self.progress(Event("push", str(source.repository), "output", text=text))
                 continue
-            there = find_manifest(target, tag)
-            if there is not None and (there.raw == found.raw or not held.is_vouched):
+            own, there = recipe_artifact(recipe.to_text()), find_manifest(target, tag)
+            if there is not None and (there.raw == own.raw or not held.is_vouched):
                 return 0
-            copy_image(source, target, found, deadline=self.deadline)
-            target.put_manifest(found, tag)
+            put_artifact(target, own, tag)
             return 1
         return 0
 

@@ -378,6 +378,12 @@ def require_of(recipe: Recipe, image: Manifest | ImageIndex, name: str) -> None:
         raise IntegrityError(f"the recipe beside {name} has layers that the image has not", hint=BUILD_AGAIN)
 
 
+def recipe_artifact(text: str) -> Manifest:
+    """A recipe as it stands beside an image, from its text; equal ones give equal bytes."""
+    empty = Descriptor.of(EMPTY, OCI_EMPTY)
+    return Manifest.build(empty, (empty,), {RECIPE_ANNOTATION: text}, artifact_type=ARTIFACT_TYPE)
+
+
 def put_recipe(target: Registry, recipe: Recipe, name: Name, *, has_config: bool = False) -> bool:
     """Put a recipe beside its image; False for one that no registry would take, which is left out.
 
@@ -387,9 +393,7 @@ def put_recipe(target: Registry, recipe: Recipe, name: Name, *, has_config: bool
         name: The image's key, or its lock key where it is locked.
         has_config: As :func:`envbuild.oci.referrers.put_artifact` takes it.
     """
-    empty = Descriptor.of(EMPTY, OCI_EMPTY)
-    annotations = {RECIPE_ANNOTATION: recipe.to_text()}
-    manifest = Manifest.build(empty, (empty,), annotations, artifact_type=ARTIFACT_TYPE)
+    manifest = recipe_artifact(recipe.to_text())
     if len(manifest.raw) > MAX_MANIFEST:
         return False
     put_artifact(target, manifest, recipe_tag(name), has_config=has_config)
