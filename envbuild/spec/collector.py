@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from envbuild.errors import SpecError
 from envbuild.spec.document import Mark, fail, refuse
 from envbuild.spec.files import read_file, require_url
-from envbuild.spec.local import local_path, read_local
+from envbuild.spec.local import ReadSources, local_path, read_local
 from envbuild.spec.requirement import (
     canonical_name,
     check_hash,
@@ -141,6 +141,7 @@ class Collector:
         self._switches: set[str] = set()
         self._chain: list[tuple[Path, str]] = []
         self._included = self._total = 0
+        self._sources = ReadSources()
 
     def requirement(self, one: PipRequirement) -> None:
         """Take up a requirement that was read."""
@@ -214,7 +215,7 @@ class Collector:
             if name in {*self._handlers(mark, folder, constraint=constraint), *_SWITCHES}:
                 fail(mark, f"{stray[1]} stands behind a requirement", "write it on a line of its own")
             _unknown_option(name, {"--hash"}, mark)
-        self._lists[constraint].append(read_requirement(body, mark, folder, hashes))
+        self._lists[constraint].append(read_requirement(body, mark, folder, hashes, self._sources))
 
     def _option(self, text: str, mark: Mark, folder: Path | None, *, constraint: bool) -> None:
         if text.startswith("- "):
@@ -253,7 +254,8 @@ class Collector:
             if found := _BARE_VCS.match(value):  # as pip has it, for what is editable alone
                 system = found[1].lower()
                 value = f"{system}+{system}{value[found.end() :]}"
-            self._lists[False].append(read_requirement(value, mark, folder, ())._replace(editable=True))
+            one = read_requirement(value, mark, folder, (), self._sources)
+            self._lists[False].append(one._replace(editable=True))
 
         def names(option: str) -> Callable[[str], None]:
             return lambda value: self._take_names(option, value)

@@ -53,7 +53,7 @@ _YAML_NAMES = (".yml", ".yaml", ".json")
 _REQUIREMENTS_NAME = re.compile(r"(?:^|[-_. ])(?:requirements?|reqs?)[0-9]*(?:$|[-_. ])")
 _YAML_START = re.compile(r"(?:[\"']?[$A-Za-z_][\w.$-]*[\"']?\s*:(?:\s|$))|[{\[]|---|%|- ")
 
-_URL = r"\b[A-Za-z][A-Za-z+]*://\S+"  # compiled when something is refused
+_URL = r"(?<![A-Za-z+])[A-Za-z+]++://\S+"  # compiled when something is refused
 _DOCKERFILE_START = re.compile(r"(?:from|arg)\s+[^\s=<>~!;@]", re.IGNORECASE)
 
 

@@ -97,7 +97,37 @@ def local_path(value: str, mark: Mark, folder: Path | None) -> Path:
         fail(mark, f"{value[:80]!r} is no path: {error}", "write a plain path")
 
 
-def read_local(value: str, mark: Mark, folder: Path | None, *, project: bool) -> LocalSource:
+class ReadSources:
+    """What requirements of a definition name on this machine: each is read once, all together are bounded."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, LocalSource] = {}
+        self._left = MAX_CONTEXT_BYTES
+
+    def find(self, path: Path) -> LocalSource | None:
+        """The source at a path, if it was read."""
+        return self._read.get(path)
+
+    def add(self, source: LocalSource, mark: Mark) -> LocalSource:
+        """Keep a source.
+
+        Raises:
+            SpecError: All together are too large.
+        """
+        self._read[source.path] = source
+        self._left -= sum(file.size for file in source.files)
+        if self._left < 0:
+            fail(
+                mark,
+                f"the files that requirements name have more than {MAX_CONTEXT_BYTES} bytes",
+                "name fewer",
+            )
+        return source
+
+
+def read_local(
+    value: str, mark: Mark, folder: Path | None, *, project: bool, sources: ReadSources | None = None
+) -> LocalSource:
     """Read a wheel, an archive or a folder.
 
     Args:
@@ -105,11 +135,14 @@ def read_local(value: str, mark: Mark, folder: Path | None, *, project: bool) ->
         mark: Where it is written.
         folder: What a relative path is relative to.
         project: Whether a folder must hold a Python project.
+        sources: Those that were read for the same definition, where ``project`` was the same.
 
     Raises:
         SpecError: It is not there, is no project though it must be, cannot be read or is too large.
     """
     path = local_path(value.split("#", 1)[0], mark, folder)
+    if sources is not None:
+        return sources.find(path) or sources.add(read_local(value, mark, folder, project=project), mark)
     if is_folder(path):
         if project and not any((path / name).is_file() for name in _PROJECT_FILES):
             fail(

@@ -23,7 +23,7 @@ from envbuild.url import Url, UrlError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from envbuild.spec.local import LocalSource
+    from envbuild.spec.local import LocalSource, ReadSources
 
 _USERINFO = re.compile(r"(?<=://)[^/?#@\s]*(?:@[^/?#@\s]*)*@")
 _NESTED_LOGIN = re.compile(r"://[^/?#@]*@")
@@ -309,7 +309,9 @@ def _specifier(operator: str, version: str) -> str:
     return operator + shortest(found[1]) + found[2]
 
 
-def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...]) -> PipRequirement:
+def read_requirement(
+    text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...], sources: ReadSources | None = None
+) -> PipRequirement:
     """Parse a requirement of any form: PEP 508, a bare URL, or a path, whose files are read.
 
     Args:
@@ -317,6 +319,7 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
         mark: Its place.
         folder: What relative paths start from, or None.
         hashes: What its ``--hash`` options said.
+        sources: The files that were read for the same definition.
 
     Raises:
         SpecError: It is not understood, or its file cannot be read.
@@ -332,7 +335,7 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
             "not supported",
             "unpack the archive beside the definition and name the project's folder, as ./NAME/FOLDER",
         )
-    read = _read_place(text, mark, folder, hashes)
+    read = _read_place(text, mark, folder, hashes, sources)
     if read.local is not None and read.local.name and (asked := _SHA256.search(text)):
         digest = read.local.files[0].sha256
         if asked[1].lower() != digest:
@@ -345,7 +348,9 @@ def read_requirement(text: str, mark: Mark, folder: Path | None, hashes: tuple[s
     return read
 
 
-def _read_place(text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...]) -> PipRequirement:
+def _read_place(
+    text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...], sources: ReadSources | None
+) -> PipRequirement:
     """A requirement that is more than a name and versions, before what its fragment asks for is looked at."""
     if is_remote(text):
         url, marker = _split_marker(text)
@@ -361,7 +366,8 @@ def _read_place(text: str, mark: Mark, folder: Path | None, hashes: tuple[str, .
             hashes=hashes,
             mark=mark,
         )
-    if "@" not in text.partition("/")[0] and (local := _local_requirement(text, mark, folder, hashes)):
+    by_path = "@" not in text.partition("/")[0]
+    if by_path and (local := _local_requirement(text, mark, folder, hashes, sources)):
         return local
     if found := re.search(r"\$\{[A-Za-z0-9_]+\}", redacted(text)):
         fail(mark, f"the variable {found[0]}: the key cannot know its value", "write its value")
@@ -369,14 +375,13 @@ def _read_place(text: str, mark: Mark, folder: Path | None, hashes: tuple[str, .
     if parsed.url:
         _check_scheme(parsed.url, mark)
     if parsed.url and _FILE.match(parsed.url):
-        return parsed._replace(
-            url=None, fetch_url=None, local=read_local(parsed.url, mark, folder, project=True)
-        )
+        source = read_local(parsed.url, mark, folder, project=True, sources=sources)
+        return parsed._replace(url=None, fetch_url=None, local=source)
     return parsed
 
 
 def _local_requirement(
-    text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...]
+    text: str, mark: Mark, folder: Path | None, hashes: tuple[str, ...], sources: ReadSources | None
 ) -> PipRequirement | None:
     head, marker = _split_marker(text)
     head = without_file_scheme(head)
@@ -384,7 +389,7 @@ def _local_requirement(
         return None
     if not (tail := _PATH_TAIL.fullmatch(head, found.end())):
         fail(mark, f"{text[:80]!r} is not understood as a path", "write ./PATH, ./PATH[EXTRA] or a URL")
-    local = read_local(found["path"].strip(), mark, folder, project=True)
+    local = read_local(found["path"].strip(), mark, folder, project=True, sources=sources)
     return PipRequirement(
         name_from_url(local.name)[0],
         _extras(tail[1]),

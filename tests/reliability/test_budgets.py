@@ -77,6 +77,15 @@ def test_many_activation_scripts_of_many_variables_cost_no_product() -> None:
     assert time.process_time() - start < 10
 
 
+def test_urls_in_an_error_are_found_in_one_pass() -> None:
+    def made(size: int) -> SpecError:
+        return SpecError("A+" * size, source="x", hint="git+https://user:secret@host/x")
+
+    with growth.bounds():
+        assert growth.fault(lambda error: environment._told(error, b"", "x"), made, 4000) is None
+    assert "secret" not in str(environment._told(made(1), b"", "x").hint)
+
+
 def test_a_budget_is_shared() -> None:
     budget = Budget(10)
     assert expand("$A$A", {"A": "abcd"}, budget) == "abcdabcd"
@@ -150,3 +159,14 @@ def test_files_that_include_one_file_again_and_again_are_refused_by_their_bytes(
     (tmp_path / "requirements.txt").write_text("-r big.txt\n" * 20)
     with pytest.raises(SpecError, match=f"more than {collector.MAX_TOTAL} bytes"):
         environment.load(tmp_path / "requirements.txt")
+
+
+def test_a_project_that_many_lines_name_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'a'\n")
+    (tmp_path / "data").write_bytes(b"x" * (4 << 20))
+    (tmp_path / "requirements.txt").write_text(".\n./.\n-e .\n" * 2000)
+    start = time.process_time()
+    spec = environment.load(tmp_path / "requirements.txt")
+    assert time.process_time() - start < 5
+    assert spec.pip is not None
+    assert {one.editable for one in spec.pip.requirements} == {True, False}
