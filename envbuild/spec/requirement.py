@@ -192,7 +192,7 @@ def public_url(url: str, mark: Mark, *, of_file: bool = False) -> str:
             f"the variable {found[0]} stands outside a URL's credentials, so the key cannot know it",
             "write its value",
         )
-    fetched_url(url, mark)
+    public = strip_credentials(fetched_url(url, mark), mark, of_file=of_file)
     if _NESTED_LOGIN.search(public.partition("://")[2]):
         # It would be in the key and in locks; without it two URLs would have one key.
         fail(
