@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import pytest
 
 from envbuild.deadline import NO_DEADLINE, Deadline
 from envbuild.errors import DeadlineExceeded
+from envbuild.foreign import load
 
 
 def test_none_means_no_end() -> None:
@@ -37,3 +39,22 @@ def test_past_it_nothing_is_left(seconds: float) -> None:
     assert caught.value.retryable
     assert caught.value.hint is not None
     assert "--timeout" in caught.value.hint
+
+
+LONG = {
+    "requirements.txt": "".join(
+        f"a{number}[x,y] >=1.0,<2.{number} ; python_version<'3.{number}'\n" for number in range(6000)
+    ),
+    "environment.yml": "dependencies:\n"
+    + "".join(f"- a{number}[version='>=1.0,<2.{number}|3.*']\n" for number in range(9000)),
+    "envbuild.yaml": "base: scratch\nsteps: |\n"
+    + "".join(f"  ENV A{number}='${{A{number - 1}:-x}}y z'\n" for number in range(1000)),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_definition_is_read_until_the_deadline(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(LONG[name])
+    with pytest.raises(DeadlineExceeded, match="while reading"):
+        load(path, deadline=Deadline.after(0.02))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from envbuild.errors import SpecError
 from envbuild.spec.document import Mark, fail, refuse
-from envbuild.spec.files import read_file, require_url
+from envbuild.spec.files import check_time, read_file, require_url
 from envbuild.spec.local import ReadSources, local_path, read_local
 from envbuild.spec.requirement import (
     canonical_name,
@@ -187,6 +187,7 @@ class Collector:
             fail(place, f"byte 0x{content[error.start]:02x} is not UTF-8", "save the file as UTF-8")
         mistakes: list[SpecError] = []
         for line, mark in logical_lines(text, Mark(source, 1, 1)):
+            check_time(f"reading {source}")
             try:
                 self.line(line, mark, folder, constraint=constraint)
             except SpecError as error:

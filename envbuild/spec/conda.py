@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from envbuild.errors import SpecError
 from envbuild.spec.channel import NODEFAULTS, Channel
 from envbuild.spec.document import NULLS, Mapping, Scalar, Sequence, fail, is_null, refuse
+from envbuild.spec.files import check_time
 from envbuild.spec.forms import ENVBUILD_KEYS
 from envbuild.spec.match import MatchSpec
 
@@ -240,6 +241,8 @@ def _dependencies(
     parse = MatchSpec.parse
     items = _items(node, "dependencies", mistakes)
     for position, item in enumerate(items):
+        if not position % 64:  # each of them takes microseconds
+            check_time("reading the dependencies")
         try:
             if type(item) is Scalar:
                 text, mark, plain, content = item

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from envbuild.errors import SpecError
 from envbuild.spec.arguments import read_arguments
 from envbuild.spec.document import Mark, fail, refuse
+from envbuild.spec.files import check_time
 from envbuild.spec.flags import take_flags, unknown
 from envbuild.spec.instruction import COMMANDS, LISTS, Heredoc, Instruction
 from envbuild.spec.quoting import split_words, unquote
@@ -114,6 +115,7 @@ class _Parser:
         for count, (text, mark) in enumerate(self.logical_lines()):
             if count == MAX_INSTRUCTIONS:
                 fail(mark, f"there are more than {MAX_INSTRUCTIONS} instructions", "join some of them")
+            check_time(f"reading {mark.source}")
             try:
                 found = self._instruction(text, mark)
             except SpecError as error:

@@ -16,6 +16,7 @@ from envbuild.errors import SpecError
 from envbuild.spec.context import ContextFile, Source, collect, write_tar
 from envbuild.spec.dockerfile import parse_instructions
 from envbuild.spec.document import fail, refuse
+from envbuild.spec.files import check_time
 from envbuild.spec.instruction import Heredoc, Instruction
 from envbuild.spec.quoting import expand
 from envbuild.url import Url, UrlError
@@ -144,6 +145,7 @@ class Steps:
         sources: list[Source] = []
         mistakes: list[SpecError] = []
         for one in instructions:
+            check_time(f"reading {mark.source}")
             try:
                 sources += survey.visit(one)
             except SpecError as error:
