@@ -48,7 +48,10 @@ LONG = {
     "environment.yml": "dependencies:\n"
     + "".join(f"- a{number}[version='>=1.0,<2.{number}|3.*']\n" for number in range(9000)),
     "envbuild.yaml": "base: scratch\nsteps: |\n"
-    + "".join(f"  ENV A{number}='${{A{number - 1}:-x}}y z'\n" for number in range(1000)),
+    + "".join(
+        f"  ENV A{number}='${{A{number - 1}:-x}}y z' {' '.join(f'B{each}={each}' for each in range(90))}\n"
+        for number in range(900)
+    ),
 }
 
 
