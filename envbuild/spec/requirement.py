@@ -148,8 +148,8 @@ def without_login(url: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """A text for people, without the users, passwords and tokens of the URLs in it."""
-    return hide_tokens(without_logins(text))
+    """A text for people: of the users, passwords and tokens of the URLs in it shows that they are there."""
+    return hide_tokens(_USERINFO.sub("***@", text))
 
 
 def strip_credentials(url: str, mark: Mark | None = None, *, of_file: bool = False) -> str:
@@ -228,7 +228,11 @@ def _check_scheme(url: str, mark: Mark) -> None:
     if _SCHEMES.match(url):
         return
     scheme = url.partition(":")[0].lower()
-    hint = f"write {scheme}+{redacted(url)[:80]}" if scheme in {"git", "hg", "svn", "bzr"} else ""
+    hint = (
+        f"write {scheme}+{hide_tokens(without_logins(url))[:80]}"
+        if scheme in {"git", "hg", "svn", "bzr"}
+        else ""
+    )
     fail(mark, f"{scheme}: is no scheme that pip fetches requirements from", hint or "give an https: URL")
 
 

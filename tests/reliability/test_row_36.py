@@ -278,8 +278,10 @@ LINES = (
 def test_no_requirement_has_the_key_of_another_server(tmp_path: Path, line: str) -> None:
     path = tmp_path / "requirements.txt"
     path.write_text(f"{line.format(evil='evil.example', good='good.example')}\n")
-    with pytest.raises(SpecError):
+    with pytest.raises(SpecError) as caught:
         load(path)
+    if r"\@" in line:
+        assert "***@good.example" in caught.value.message, "what is wrong with the URL does not show"
 
 
 @pytest.mark.parametrize(
