@@ -138,6 +138,7 @@ class TestDoctor:
             "proxy": "missing",
             "authorities": "ok",
             "mirrors": "missing",
+            "trust": "missing",
             "solver": "ok",
             "engine": "missing",
             "buildx": "missing",
