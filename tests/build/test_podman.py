@@ -134,11 +134,11 @@ def test_an_image_is_loaded_and_runs(
         assert run(["resolve", str(spec), "--base", f"{bases}:small", "--load", *way]) == 0
         answer = capfd.readouterr()
         found = re.search(
-            r"loaded into the engine as (envbuild:[0-9a-f]{12}), sha256:([0-9a-f]{64})", answer.err
+            r"loaded into the engine as (envbuild:[0-9a-f]{64}), sha256:([0-9a-f]{64})", answer.err
         )
         assert found is not None, answer.err
         name, identity = found.groups()
-        assert name.removeprefix("envbuild:") == answer.out.strip().rpartition("@sha256:")[2][:12]
+        assert name.removeprefix("envbuild:") == answer.out.strip().rpartition("@sha256:")[2]
         try:
             shown = json.loads(podman.podman("image", "inspect", name).stdout)[0]
             said = podman.podman("run", "--rm", name, "cat", "/opt/env/share/tool/data").stdout
