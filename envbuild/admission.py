@@ -211,7 +211,9 @@ class Admission:
         found: Manifest | ImageIndex,
         content: Callable[[], Manifest],
     ) -> str | None:
-        """Who vouches for what is kept beside layers, in the words of the index; empty where nobody need.
+        """Who vouches for what is kept beside layers, in the words of the index: ``OWNER@DIGEST``.
+
+        Where nobody need there is no digest: it is the repository's word alone.
 
         Args:
             owner: The repository whose rule holds for the place.
@@ -229,7 +231,7 @@ class Admission:
         """
         rule = self.rule(owner, part=True)
         if rule is None:
-            return ""
+            return f"{owner}@"
         from envbuild.trust import Untrusted
 
         try:
@@ -241,12 +243,17 @@ class Admission:
             return None
         return f"{owner}@{named}"
 
-    def still(self, voucher: str, owner: Repository, place: Callable[[Repository], Registry]) -> bool:
+    def still(
+        self, voucher: str, owners: Collection[Repository], place: Callable[[Repository], Registry]
+    ) -> bool:
         """Whether what the index remembers may be used: whoever vouched for it is still accepted.
+
+        The index is the machine's, and each project names its own workspace: the word of a repository counts
+        for those who read it, and for nobody else.
 
         Args:
             voucher: Who vouched, as :meth:`voucher` said, or :data:`envbuild.index.MADE`.
-            owner: Where it was seen; its rule counts for what nobody vouched for.
+            owners: The repositories that are read.
             place: Opens the repository beside an owner, for a call with its deadline.
 
         Raises:
@@ -254,18 +261,17 @@ class Admission:
         """
         if voucher == MADE:
             return True
-        rule = self.rule(owner, part=True)
-        if not voucher:
-            if rule is not None:
-                self._tell_once(owner, IntegrityError("they were taken from others without a voucher"))
-            return rule is None
-        from envbuild.reference import Repository
-        from envbuild.trust import Untrusted
-
         name, _, digest = voucher.rpartition("@")
-        owner = Repository.parse(name)
+        owner = next((each for each in owners if str(each) == name), None)
+        if owner is None:
+            return False
         if (rule := self.rule(owner, part=True)) is None:
             return True
+        if not digest:
+            self._tell_once(owner, IntegrityError("they were taken from others without a voucher"))
+            return False
+        from envbuild.trust import Untrusted
+
         try:
             self._subjects(Digest.parse(digest), place(owner), rule)
         except Untrusted as error:

@@ -75,7 +75,8 @@ class LayerEntry:
         records: What the packages say of themselves where channels correct it, as JSON by the path of their
             record; may be empty.
         clobbers: The packages in it that carry one path, as JSON; may be empty.
-        voucher: Who vouches for it: :data:`MADE`, a signed statement as ``OWNER@DIGEST``, or nobody.
+        voucher: Who vouches for it: :data:`MADE`, a signed statement as ``OWNER@DIGEST``, or, as
+            ``OWNER@``, nobody but the repository that it was taken from.
     """
 
     descriptor: Descriptor

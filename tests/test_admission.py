@@ -411,13 +411,44 @@ def test_the_index_keeps_who_vouched_and_nobody_is_not_enough(world: World) -> N
     cache = world.other_machine()
     resolve(cache, world.spec("tool=1", "thing", name="other.yml"))
     with contextlib.closing(Index(cache.cache_dir)) as index:
-        vouchers = sorted(each.voucher for each in index.layers(_keys(world)).values())
-    assert vouchers == ["", MADE], "one was taken from others, one was made"
+        vouchers = {each.voucher for each in index.layers(_keys(world)).values()}
+    assert vouchers == {f"{cache.workspace}@", MADE}, "one was taken from others, one was made"
     strict = replace(cache, trust=policy(world, "strict"))
     said: list[Event] = []
     built = resolve(strict, world.spec("tool=1", "thing", "first", name="third.yml"), said)
     assert (built.layers_made, built.layers_reused) == (2, 1)
     assert len([event for event in said if "made again" in (event.text or "")]) == 1
+
+
+@pytest.mark.parametrize("case", ["open", "strict", "other keys"])
+def test_what_one_workspace_shares_is_no_other_workspace_s_layer(world: World, case: str) -> None:
+    """A project names its workspace; what is taken from there stays away from other projects."""
+    theirs = Repository.parse(f"oci:{world.root}/theirs")
+    trusts = policy(world, "strict", "theirs")
+    ours = replace(
+        policy(world, "strict"), rules=((str(theirs), trusts.default),) if case == "other keys" else ()
+    )
+    planter = world.other_machine(workspace=theirs, trust=trusts if case == "other keys" else None)
+    resolve(planter, world.spec("tool=1"))
+    target = opened(theirs)
+    evil = {tag: poison(without_voucher(each), target) for tag, each in beside(planter).items()}
+    if planter.trust is not None:
+        named = {tag.name: each.descriptor.digest for tag, each in evil.items()}
+        statement = sign_statement(named, planter.trust, None)
+        put_artifact(target, statement, statement_tag(statement.descriptor.digest))
+        evil = {tag: vouched_for(each, statement.descriptor.digest) for tag, each in evil.items()}
+    for tag, manifest in evil.items():
+        target.put_manifest(manifest, tag)
+    victim = world.other_machine(trust=None if case == "open" else replace(ours, sign_key=None))
+    project = replace(victim, workspace=theirs)
+    taken = resolve(project, world.spec("tool=1", "thing", name="project.yml"))
+    assert taken.layers_reused == (0 if case == "strict" else 1), "whose workspace it is, believes it"
+    built = resolve(victim, world.spec("tool=1", "first", name="ours.yml"))
+    own = case == "strict"  # made for the project, of what was verified here
+    assert (built.layers_made, built.layers_reused) == ((1, 1) if own else (2, 0))
+    assert not {each.layers[0].digest for each in evil.values()} & {
+        each.digest for each in manifest_of(built).layers
+    }
 
 
 def _keys(world: World) -> list[str]:
@@ -816,7 +847,7 @@ def test_a_built_wheel_is_taken_again_where_the_same_are_believed(
         workspace = Repository.parse(f"oci:{tmp_path}/workspace-{number}")
         resolve(replace(world.config, workspace=workspace, trust=trust), pip_spec(world, "./project"))
         counts.append(len(built) - before)
-    assert counts == [1, 1, 1, 0, 0, 0]
+    assert counts == [1, 1, 1, 0, 0, 1], "without a rule each workspace is believed by its own readers alone"
 
 
 # The base

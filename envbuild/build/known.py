@@ -168,29 +168,23 @@ class SharedLayers:
     @property
     def accepted(self) -> list[str]:
         """Names whose word counts for what is taken: equal where the same are believed."""
-        rules = [self.admission.rule(owner, part=True) for owner in self._owners]
-        if not any(rules):
-            return []
-        from envbuild.trust.statement import fingerprint
+        rules = {owner: self.admission.rule(owner, part=True) for owner in self._owners}
+        names = {str(owner) for owner, rule in rules.items() if rule is None}
+        if strict := [rule for rule in rules.values() if rule is not None]:
+            from envbuild.trust.statement import fingerprint
 
-        return sorted({"anybody" if rule is None else fingerprint(rule) for rule in rules})
+            names |= set(map(fingerprint, strict))
+        return sorted(names)
 
     def held(self, index: Index, keys: Iterable[str]) -> dict[str, LayerEntry]:
         """Those of the layers that the index knows, and that may be used."""
         found = index.layers(keys)
-        return {key: entry for key, entry in found.items() if self.may_use(entry.voucher, entry.repository)}
+        return {key: entry for key, entry in found.items() if self.may_use(entry.voucher)}
 
-    def may_use(self, voucher: str, place: Repository | None = None) -> bool:
-        """Whether what the index remembers may be used.
-
-        Args:
-            voucher: Who vouched for it.
-            place: Where it was seen; None where that is not known.
-        """
-        owners = {layers_repository(owner): owner for owner in self._owners}
-        seen = self._owners if place is None else (owners.get(place, place),)
+    def may_use(self, voucher: str) -> bool:
+        """Whether what the index remembers may be used, by who vouched for it."""
         try:
-            return all(self.admission.still(voucher, owner, self._beside) for owner in seen)
+            return self.admission.still(voucher, self._owners, self._beside)
         except EnvbuildError as error:
             if isinstance(error, SpecError):
                 raise
