@@ -180,6 +180,13 @@ def _pump(context: Iterable[bytes], stdin: IO[bytes], failures: list[Exception])
 
 
 def _environment(endpoint: str | None) -> dict[str, str]:
-    """The environment of the command; buildx would make a build argument of ``SOURCE_DATE_EPOCH``."""
-    own = {name: text for name, text in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
+    """The environment of the command, without what is for envbuild alone: logins, keys, secrets of steps.
+
+    Of ``SOURCE_DATE_EPOCH`` buildx would make a build argument.
+    """
+    own = {
+        name: text
+        for name, text in os.environ.items()
+        if name != "SOURCE_DATE_EPOCH" and not name.startswith("ENVBUILD_")
+    }
     return own if endpoint is None else {**own, "DOCKER_HOST": endpoint}
