@@ -6,6 +6,7 @@ whether the same call may succeed later without any change.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,6 +30,20 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
         plural: What several are called; the noun and an ``s`` if None.
     """
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def plain(text: str) -> str:
+    """A text that is nothing but text to a terminal, a log and a reader of JSON, whoever wrote it.
+
+    Control and format characters and lone surrogates become the escapes that JSON has for them; ends of lines
+    and tabs stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    kept = (
+        each if each.isprintable() or each in "\n\t\u00a0\u3000" else json.dumps(each)[1:-1] for each in text
+    )
+    return "".join(kept)
 
 
 def _without_logins(text: str) -> str:

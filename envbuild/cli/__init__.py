@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 import click
 
 from envbuild.deadline import end_all, is_cleaning_up
-from envbuild.errors import EnvbuildError, SpecError, StorageError, counted
+from envbuild.errors import EnvbuildError, SpecError, StorageError, counted, plain
 from envbuild.storage import local_error, remove_unfinished
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def report(error: EnvbuildError, *, as_json: bool, subject: str | None = None) -
     )
     with contextlib.suppress(OSError):
         for line in lines:
-            click.echo(line, err=True)
+            click.echo(plain(line), err=True)
 
 
 def _lines(error: EnvbuildError, subject: str | None) -> Iterator[str]:

@@ -12,7 +12,7 @@ from envbuild.cli.options import DEFINITION, Command, common
 from envbuild.cli.progress import shown
 from envbuild.deadline import Deadline
 from envbuild.diff import Change, compare
-from envbuild.errors import SpecError
+from envbuild.errors import SpecError, plain
 from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION, OPTIONAL
 from envbuild.lockfile import LockPolicy, is_lock
 from envbuild.reference import ImageReference, parse_reference
@@ -47,7 +47,9 @@ def diff(first: str, second: str, options: Common) -> int:
     ):
         changes = differences(_members(resolver, first, options), _members(resolver, second, options))
     for change in changes:
-        click.echo(json.dumps(change.to_json(), ensure_ascii=False) if options.as_json else str(change))
+        click.echo(
+            plain(json.dumps(change.to_json(), ensure_ascii=False) if options.as_json else str(change))
+        )
     return 1 if changes else 0
 
 

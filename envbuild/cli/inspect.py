@@ -13,7 +13,7 @@ from envbuild import attach
 from envbuild.cli.options import DEFINITION, LOOKUP, Command, amount, common
 from envbuild.cli.progress import shown
 from envbuild.deadline import Deadline
-from envbuild.errors import CacheMiss, IntegrityError, counted
+from envbuild.errors import CacheMiss, IntegrityError, counted, plain
 from envbuild.oci.manifest import ImageIndex
 from envbuild.oci.registry import find_manifest
 from envbuild.reference import ImageReference, parse_reference
@@ -48,7 +48,7 @@ def inspect(image: str, options: Common) -> None:
         document = describe(registry, manifest)
         document["attached"] = _attached(registry, manifest.descriptor.digest)
     if options.as_json:
-        click.echo(json.dumps(document, ensure_ascii=False))
+        click.echo(plain(json.dumps(document, ensure_ascii=False)))
     else:
         _print(document)
 
@@ -69,18 +69,13 @@ def describe(registry: Registry, manifest: Manifest | ImageIndex) -> dict[str, A
     }
     if isinstance(manifest, ImageIndex):
         return document | {"manifests": [entry.to_json() for entry in manifest.manifests]}
-    from envbuild.build.base import MAX_CONFIG, read_all
+    from envbuild.imageconfig import read_config
 
-    with registry.open_blob(manifest.config) as stream:
-        content = read_all(stream, MAX_CONFIG, f"the config of {registry.repository}")
     try:
-        config = json.loads(content)
-    except ValueError as error:
-        raise IntegrityError(f"the config of {document['reference']} is not JSON: {error}") from None
-    titles = [
-        step.get("created_by", "") for step in config.get("history") or [] if not step.get("empty_layer")
-    ]
-    titles += [""] * (len(manifest.layers) - len(titles))
+        config = read_config(registry, manifest)
+    except IntegrityError as error:
+        raise IntegrityError(f"{document['reference']}: {error.message}", hint=error.hint) from None
+    titles = [*_titles(config.get("history")), *[""] * len(manifest.layers)]
     runtime = config.get("config") or {}
     return document | {
         "platform": f"{config.get('os')}/{config.get('architecture')}",
@@ -93,6 +88,12 @@ def describe(registry: Registry, manifest: Manifest | ImageIndex) -> dict[str, A
             for layer, title in zip(manifest.layers, titles, strict=False)
         ],
     }
+
+
+def _titles(history: Any) -> list[str]:
+    """What made each layer, as far as a config's history tells it."""
+    steps = [step for step in history if isinstance(step, dict)] if isinstance(history, list) else []
+    return [str(step.get("created_by") or "") for step in steps if not step.get("empty_layer")]
 
 
 _NAMES: Final = {
@@ -128,8 +129,10 @@ def _print(document: dict[str, Any]) -> None:
     width = max((len(name) for name, _ in rows), default=0)
     click.echo(document["reference"])
     for name, value in rows:
-        click.echo(f"{name:<{width}}  {value}")
+        click.echo(plain(f"{name:<{width}}  {value}"))
     for layer in document.get("layers", ()):
-        click.echo(f"{amount(layer['size']):>10}  {layer['digest'][7:19]}  {layer['title'][:80]}".rstrip())
+        click.echo(
+            f"{amount(layer['size']):>10}  {layer['digest'][7:19]}  {plain(layer['title'][:80])}".rstrip()
+        )
     if "size" in document:
         click.echo(f"{amount(document['size']):>10}  in {counted(len(document['layers']), 'layer')}")

@@ -13,7 +13,7 @@ from envbuild.cli.options import BUILD, DEFINITION, LOOKUP, Command, common
 from envbuild.cli.progress import shown
 from envbuild.cli.target import named
 from envbuild.deadline import Deadline
-from envbuild.errors import IntegrityError
+from envbuild.errors import IntegrityError, plain
 from envbuild.spec.fields import reference
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def _print(report: Report, *, as_json: bool) -> None:
     if as_json:
         checks = [{"name": one.name, "passed": one.passed, "detail": one.detail} for one in report.checks]
         document = {"reference": str(report.reference), "passed": report.passed, "checks": checks}
-        click.echo(json.dumps(document, ensure_ascii=False))
+        click.echo(plain(json.dumps(document, ensure_ascii=False)))
         return
     click.echo(report.reference)
     for check in report.checks:
-        click.echo(f"{_MARKS[check.passed]:<11} {check.name:<12} {check.detail}")
+        click.echo(plain(f"{_MARKS[check.passed]:<11} {check.name:<12} {check.detail}"))
