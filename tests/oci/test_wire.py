@@ -47,7 +47,7 @@ def test_garbled_bytes_may_pass_and_a_certificate_that_is_not_trusted_does_not(
     pool = urllib3.HTTPSConnectionPool("registry.example.com")
     error = urllib3.exceptions.MaxRetryError(pool, "/v2/", urllib3.exceptions.SSLError(reason))
     for each in (error, reason):
-        with pytest.raises(Trouble, match=str(reason.args[0])) as caught, translated("a host", NO_DEADLINE):
+        with pytest.raises(Trouble, match=str(reason.args[0])) as caught, translated("a.host", NO_DEADLINE):
             raise each
         assert caught.value.retryable is retryable
     pool.close()
