@@ -96,7 +96,8 @@ class BaseImage:
         try:
             layers = len(self.diff_ids)
             seen = (self.config.get("os"), self.config.get("architecture"))
-        except (ValueError, KeyError, TypeError, AttributeError, SpecError):
+            _require_types(self.config)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SpecError):
             raise IntegrityError(f"{self.reference} has a config that is not an image's") from None
         if layers != len(self.manifest.layers):
             raise IntegrityError(
@@ -123,6 +124,22 @@ class BaseImage:
         if self.registry is None:
             raise BuildError("a scratch base has no layers")
         return self.registry.open_blob(layer)
+
+
+def _require_types(config: dict[str, Any]) -> None:
+    """Refuse a config of which no image can be made: members of other types, texts that are no UTF-8.
+
+    Raises:
+        TypeError: It has such members.
+        ValueError: It has such texts.
+    """
+    encode(config)
+    runtime = config.get("config") or {}
+    variables, labels = runtime.get("Env") or [], runtime.get("Labels") or {}
+    texts = [config.get("created") or "", *variables, *labels.values()]
+    lists = (variables, config.get("history") or [])
+    if not all(isinstance(each, list) for each in lists) or not all(isinstance(each, str) for each in texts):
+        raise TypeError("the config's members have other types")
 
 
 def _choose(registry: Registry, index: ImageIndex, platform: Platform) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,19 @@ def test_read_all_stops_at_its_limit() -> None:
     assert read_all(io.BytesIO(b"x" * 10), 10, "it") == b"x" * 10
     with pytest.raises(IntegrityError, match="more than 9 bytes"):
         read_all(io.BytesIO(b"x" * 10), 9, "it")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"history": 7}, {"created": [1]}, {"config": "x"}, {"config": {"Env": 7}}, {"config": {"Env": [7]}},
+        {"config": {"Labels": ["x"]}}, {"config": {"Labels": {"a": 7}}}, {"author": "\ud800"},
+    ],
+)  # fmt: skip
+def test_a_base_whose_config_has_odd_members_is_refused(odd: dict[str, Any]) -> None:
+    """The config goes into the image's own, which nobody could write, or run."""
+    scratch = BaseImage.scratch(LINUX_AMD64)
+    scratch.check(LINUX_AMD64)
+    raw = json.dumps({**scratch.config, **odd}).encode()
+    with pytest.raises(IntegrityError, match="not an image's"):
+        replace(scratch, raw_config=raw).check(LINUX_AMD64)
