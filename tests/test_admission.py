@@ -999,4 +999,5 @@ def test_strict_mode_asks_a_fifth_more_at_most(world: World, registry: RegistryS
         counts["known layers on a new machine"].append(requests(fresh, *packages, "second", name="fresh.yml"))
         counts["one small package"].append(requests(config, "tool=2", name="small.yml"))
     for what, (open_, strict) in counts.items():
-        assert strict <= 1.2 * open_, f"{what}: {open_} requests, {strict} in strict mode"
+        # One more where two threads ask the same at the same moment.
+        assert strict <= 1.2 * open_ + 1, f"{what}: {open_} requests, {strict} in strict mode"

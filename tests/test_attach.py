@@ -197,8 +197,8 @@ def test_a_build_without_the_libraries_for_sboms(world: World, sbom: bool) -> No
         "real, missing = importlib.util.find_spec, ('cyclonedx', 'spdx_tools')\n"
         "importlib.util.find_spec = lambda name: None if name in missing else real(name)\n"
         "for name in (*missing, 'cryptography'): sys.modules[name] = None\n"
-        "from envbuild.cli import run\n"
-        "sys.exit(run(sys.argv[1:]))"
+        "from envbuild.cli import exit_code_of\n"
+        "sys.exit(exit_code_of(sys.argv[1:]))"
     )
     config = world.config
     words = ["resolve", str(world.spec("first")), "--workspace", str(config.workspace)]

@@ -149,7 +149,7 @@ def wait(arguments=None):
         print("cleaned", flush=True)
     return 0
 
-cli.run = wait
+cli.exit_code_of = wait
 cli.main()
 """
 

@@ -12,7 +12,7 @@ import pytest
 
 from cli_calls import Answer
 from envbuild.build.engine import Engine
-from envbuild.cli import run
+from envbuild.cli import exit_code_of
 from envbuild.errors import BuildError, IntegrityError, SpecError, StorageError
 from envbuild.oci.layout import LayoutRegistry
 from envbuild.oci.manifest import ImageIndex, Manifest
@@ -154,7 +154,7 @@ def test_the_command_line_delivers(
 
     def call(*words: str) -> Answer:
         capfd.readouterr()
-        code = run(list(words))
+        code = exit_code_of(list(words))
         return Answer(code, *capfd.readouterr())
 
     path = world.root / "image.tar"

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _on_signals(stop)
     code = 0
     with contextlib.suppress(KeyboardInterrupt):  # one that comes after the answer
-        code = run(arguments)
+        code = exit_code_of(arguments)
         if not stopping:
             _on_signals(lambda number, _: os._exit(128 + number))
     _leave(stopping[0] if stopping else code)
@@ -173,8 +173,8 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+def exit_code_of(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, and say how it ended.
 
     Args:
         arguments: What follows the program's name; those of the process if None.

@@ -17,7 +17,7 @@ from envbuild.build.bases import Bases
 from envbuild.build.engine import Engine
 from envbuild.build.local_images import FOLDER, LocalImages
 from envbuild.build.steps_image import StepsBase
-from envbuild.cli import run
+from envbuild.cli import exit_code_of
 from envbuild.config import Config
 from envbuild.deadline import NO_DEADLINE
 from envbuild.digest import Digest
@@ -221,7 +221,7 @@ def test_environments_are_rebased_onto_it(
         old = resolver.resolve(definition(world, images.reference("first"))).reference
     words = ["--workspace", str(world.config.workspace), "--cache-dir", str(world.config.cache_dir)]
     words += ["--docker-host", images.engine.host, "--base", images.reference("made"), str(old)]
-    assert run(["rebase", "--quiet", *words]) == 0
+    assert exit_code_of(["rebase", "--quiet", *words]) == 0
     rebased = capfd.readouterr().out
     with Resolver(world.other_machine()) as resolver:
         found = resolver.resolve(definition(world, images.reference("made")), build=False)
@@ -276,6 +276,6 @@ def test_a_killed_export_leaves_nothing_that_stays(world: World, images: Images)
     (left / "1").write_bytes(b"half")
     found = digest_of(world.config, images.reference("first"))
     assert not left.exists()
-    assert run(["cache", "clear", "--cache-dir", str(world.config.cache_dir)]) == 0
+    assert exit_code_of(["cache", "clear", "--cache-dir", str(world.config.cache_dir)]) == 0
     assert not (world.config.cache_dir / FOLDER).exists()
     assert digest_of(world.config, images.reference("first")) == found

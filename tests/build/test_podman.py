@@ -15,7 +15,7 @@ from builder_contract import same, text_of
 from engine_bases import base_of, content_of, files_of, fresh, leftovers, small_system, tar_of
 from envbuild.build.engine import Engine
 from envbuild.build.steps_image import Limits
-from envbuild.cli import run
+from envbuild.cli import exit_code_of
 from envbuild.errors import BuildError, BuildLimit
 from envbuild.progress import Event
 from envbuild.reference import Repository
@@ -131,7 +131,7 @@ def test_an_image_is_loaded_and_runs(
         monkeypatch.setenv(f"ENVBUILD_{name}", str(getattr(world.config, name.lower())))
     monkeypatch.setenv("DOCKER_HOST", podman.host)
     for way in ((), ("--docker-host", podman.host)):
-        assert run(["resolve", str(spec), "--base", f"{bases}:small", "--load", *way]) == 0
+        assert exit_code_of(["resolve", str(spec), "--base", f"{bases}:small", "--load", *way]) == 0
         answer = capfd.readouterr()
         found = re.search(
             r"loaded into the engine as (envbuild:[0-9a-f]{64}), sha256:([0-9a-f]{64})", answer.err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli_calls import ENVBUILD, Answer, Call
-from envbuild.cli import run
+from envbuild.cli import exit_code_of
 from tiny import World
 
 
@@ -35,7 +35,7 @@ def call(capfd: pytest.CaptureFixture[str]) -> Call:
 
     def call(*words: str | Path) -> Answer:
         capfd.readouterr()
-        code = run([str(word) for word in words])
+        code = exit_code_of([str(word) for word in words])
         out, err = capfd.readouterr()
         return Answer(code, out, err)
 

@@ -316,7 +316,7 @@ def run(arguments):
         print("interrupted")
         return 130
 
-cli.run = run
+cli.exit_code_of = run
 cli.main()
 """
 
@@ -340,7 +340,7 @@ def run(arguments):
     sys.stdout.write("answer\\n")
     os.kill(os.getpid(), signal.SIGTERM)
 
-cli.run = run
+cli.exit_code_of = run
 cli.main()
 """
 

@@ -27,8 +27,8 @@ NEVER = (
 PROGRAM = """
 import sys
 before = set(sys.modules)
-from envbuild.cli import run
-code = run(sys.argv[1:])
+from envbuild.cli import exit_code_of
+code = exit_code_of(sys.argv[1:])
 print(code, *sorted(set(sys.modules) - before), file=sys.stderr)
 """
 

@@ -22,7 +22,7 @@ import zstandard
 
 from envbuild.attach import FORM_TYPE, LOCK_TYPE, lock_artifact
 from envbuild.build.recipe import RECIPE_ANNOTATION
-from envbuild.cli import run
+from envbuild.cli import exit_code_of
 from envbuild.digest import Descriptor, Digest
 from envbuild.key import KEY_ANNOTATION, LOCK_ANNOTATION
 from envbuild.lock import Lock
@@ -190,7 +190,7 @@ class Stage:
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            code = run(given)
+            code = exit_code_of(given)
         documents = [json.loads(line) for line in out.getvalue().splitlines() if line.startswith("{")]
         answers = [each["reference"] for each in documents if each.get("reference")]
         files = {path.name: _content(path) for path in home.iterdir() if path.is_file()}

@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from envbuild.cli import run
+from envbuild.cli import exit_code_of
 from envbuild.config import Config
 from envbuild.digest import Digest
 from envbuild.errors import NotFound
@@ -153,7 +153,7 @@ class Flips:
         for name, text in places.items():
             words = [word.replace(name, text) for word in words]
         with mock.patch.dict(os.environ, {f"ENVBUILD_{name}": str(text) for name, text in settings.items()}):
-            code = run(words)
+            code = exit_code_of(words)
         self.monkeypatch.setattr(LayoutRegistry, "get_manifest", REAL)
         out, self.told = self.capsys.readouterr()
         lines = [json.loads(line) for line in out.splitlines() if line[:1] == "{"]
