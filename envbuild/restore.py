@@ -62,7 +62,7 @@ def restored(
     admission: Admission | None = None,
     *,
     part: bool = False,
-    deadline: Deadline = NO_DEADLINE,
+    deadline: Deadline | None = None,
 ) -> Restored:
     """The lock that is attached to an image; of an index the locks of its images, as one.
 
@@ -75,7 +75,7 @@ def restored(
         platforms: Which platforms of an index to take; all if None.
         admission: Decides whether the image may be used; None for every one.
         part: Whether what is made of the lock is put into the workspace.
-        deadline: When to give up.
+        deadline: When to give up; when the repository does, if None.
 
     Raises:
         NotFound: There is no such image.
@@ -83,13 +83,13 @@ def restored(
         SpecError: It has no lock, or is not for such a platform.
         IntegrityError: The lock is damaged, or is that of another image; or what the tag names is.
     """
-    registry = registry.by(deadline)
+    registry = registry if deadline is None else registry.by(deadline)
     manifest = registry.get_manifest(reference)
     if (name := name_in(reference)) is not None:
         require_name(manifest, name, f"{registry.repository}:{reference}")
     wanted = None if platforms is None else set(platforms)
     if admission is not None:
-        _require_trust(admission, registry, manifest, wanted, deadline, part=part)
+        _require_trust(admission, registry, manifest, wanted, deadline or NO_DEADLINE, part=part)
     images = _images(registry, manifest, wanted)
     locks = [_lock(registry, image) for image in images]
     entries = [entry for lock in locks for entry in lock.entries]

@@ -11,6 +11,7 @@ import click
 from envbuild.cli.options import BUILD, DEFINITION_TO_LOCK, Command, common
 from envbuild.cli.progress import shown
 from envbuild.cli.target import source_image
+from envbuild.deadline import Deadline
 from envbuild.diff import compare
 from envbuild.errors import SpecError, counted
 from envbuild.foreign.write import Format, render
@@ -85,13 +86,13 @@ def _from_image(image: str, output: str | None, kind: Format, options: Common) -
     from envbuild.admission import Admission
     from envbuild.restore import in_folder, restored
 
-    path = _path("", output, kind)
+    path, deadline = _path("", output, kind), Deadline.after(options.config.timeout)
     with (
         shown(options) as display,
         source_image(image, options, display) as (registry, reference, base),
     ):
         admission = Admission(options.config, display)
-        found = restored(registry, reference, options.overrides["platforms"], admission)
+        found = restored(registry, reference, options.overrides["platforms"], admission, deadline=deadline)
     made = in_folder(found.lock, path.parent if path is not None else Path(), base)
     before = None
     if kind is Format.ENVBUILD:
