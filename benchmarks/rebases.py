@@ -175,7 +175,7 @@ def _bases(world: World) -> Repository:
 
 def _fill(config: Config, world: World) -> None:
     """Build environments that differ in a variable, and so in key, lock key and config."""
-    spec = load(world.spec("pyth", "thing", "tool"), base=config.base)
+    spec = config.over(load(world.spec("pyth", "thing", "tool"), base=config.base))
     platform = Platform("linux", "amd64")
     with Resolver(config) as resolver:
         base = resolver.bases.image(spec.require_base(), platform, NO_DEADLINE)
