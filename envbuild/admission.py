@@ -151,12 +151,12 @@ class Admission:
         Raises:
             Untrusted: It is not accepted, and the policy says that this is a failure and not a miss.
         """
-        rule = self.rule(registry.repository, part=part)
         try:
-            return self._required(manifest, registry, deadline, rule, platforms, every=every)
+            return self.require(manifest, registry, deadline, part=part, platforms=platforms, every=every)
         except IntegrityError as error:
             from envbuild.trust import Untrusted
 
+            rule = self.rule(registry.repository, part=part)
             if isinstance(error, Untrusted) and rule is not None and rule.on_failure == "fail":
                 raise
             self.tell(registry.repository, error)
@@ -179,18 +179,6 @@ class Admission:
             Untrusted: It is not accepted.
         """
         rule = self.rule(registry.repository, part=part)
-        return self._required(manifest, registry, deadline, rule, platforms, every=every)
-
-    def _required(
-        self,
-        manifest: Manifest | ImageIndex,
-        registry: Registry,
-        deadline: Deadline,
-        rule: Rule | None,
-        platforms: Collection[Platform] | None,
-        *,
-        every: bool,
-    ) -> Admitted:
         registry = registry.by(deadline)
         if self.config.deep:
             from envbuild.oci.whole import require_whole
